@@ -1,10 +1,10 @@
 //! Shared by the test suites: guests, hosts over each store, and Postgres clusters.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+pub mod crash_app;
 pub mod fuzz;
 pub mod guests;
 pub mod postgres;
 pub mod program;
 pub mod server;
-pub mod slow;
-pub mod tally;
+pub mod slow_modules;

@@ -2,7 +2,7 @@
 
 use kvasm::model::{App, AppName, Scope, Timestamp};
 use kvasm::server::{ServerOptions, router, serve};
-use kvasm::service::NewToken;
+use kvasm::service::TokenSpec;
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use kvasm::{Host, HostBuilder};
 use reqwest::header::HeaderMap;
@@ -123,7 +123,7 @@ impl Server {
         scopes: &[Scope],
         expires_at: Option<Timestamp>,
     ) -> String {
-        let new = NewToken {
+        let new = TokenSpec {
             name: "test".to_owned(),
             scopes: scopes.to_vec(),
             expires_at: expires_at.into(),

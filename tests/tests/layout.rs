@@ -8,14 +8,16 @@ mod abi;
 mod crates;
 #[path = "layout/files.rs"]
 mod files;
-#[path = "layout/guide.rs"]
-mod guide;
 #[path = "layout/imports.rs"]
 mod imports;
 #[path = "layout/links.rs"]
 mod links;
 #[path = "layout/markdown.rs"]
 mod markdown;
+#[path = "layout/names.rs"]
+mod names;
+#[path = "layout/references.rs"]
+mod references;
 #[path = "layout/rust.rs"]
 mod rust;
 #[path = "layout/sources.rs"]

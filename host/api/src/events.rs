@@ -198,7 +198,7 @@ pub struct EventView {
 
 impl EventView {
     fn new(event: &Event) -> Result<EventView, serde_json::Error> {
-        let (version, value) = match &event.what {
+        let (version, value) = match &event.kind {
             EventKind::Set { version, value, .. } => (Some(version.0), Some(value)),
             EventKind::Deleted { version, .. } => (Some(version.0), None),
             EventKind::Due => (None, None),
@@ -210,10 +210,10 @@ impl EventView {
             }
             Some(Value::Bytes(bytes)) => (None, Some(STANDARD.encode(bytes))),
         };
-        let entry = event.what.entry();
+        let entry = event.kind.entry();
         Ok(EventView {
             id: event.id.to_string(),
-            kind: event.what.kind().to_owned(),
+            kind: event.kind.kind().to_owned(),
             at: event.at.0,
             depth: event.depth,
             collection: entry.map(|(collection, _)| collection.to_string()),

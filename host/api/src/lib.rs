@@ -1,7 +1,5 @@
-//! The JSON of the administrators' API. Times are milliseconds since the Unix
-//! epoch.
-#![deny(missing_docs)]
 //! The JSON types of the administration API. Times are milliseconds since the Unix epoch.
+#![deny(missing_docs)]
 
 mod batch;
 mod events;
@@ -15,10 +13,10 @@ pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveriesDone};
 pub use events::{DeliveriesRequest, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
 use limits::given;
-pub use limits::{Limits, LimitsChange};
+pub use limits::{LimitsChange, LimitsView};
 pub use problem::ProblemView;
 
-use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, Plugin, Token, Usage};
+use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, PluginRecord, Token, Usage};
 use kvasm_service::LogRecord;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -35,7 +33,7 @@ pub struct AppView {
     /// Whether the app accepts calls without a token.
     pub public: bool,
     /// Limits of the app.
-    pub limits: Limits,
+    pub limits: LimitsView,
     /// The active plugin version.
     pub plugin: Option<ActiveView>,
     /// The paused triggers. Only in the response for a single app.
@@ -133,7 +131,7 @@ pub struct UsageView {
     #[serde(default)]
     pub deliveries_max: u64,
     /// Limits of the app.
-    pub limits: Limits,
+    pub limits: LimitsView,
 }
 
 impl UsageView {
@@ -177,7 +175,7 @@ pub struct PluginView {
 
 impl PluginView {
     /// The JSON of the value.
-    pub fn new(plugin: &Plugin, app: &App) -> PluginView {
+    pub fn new(plugin: &PluginRecord, app: &App) -> PluginView {
         let Exports {
             functions,
             http,

@@ -7,7 +7,9 @@ use utoipa::ToSchema;
 /// The limits of an app. `null` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+// The name in the OpenAPI document.
+#[schema(as = Limits)]
+pub struct LimitsView {
     /// Maximum number of entries.
     pub entries: Option<u64>,
     /// Maximum total bytes of entries: collections, keys and values.
@@ -18,9 +20,9 @@ pub struct Limits {
     pub calls_at_once: Option<u32>,
 }
 
-impl From<&AppLimits> for Limits {
-    fn from(limits: &AppLimits) -> Limits {
-        Limits {
+impl From<&AppLimits> for LimitsView {
+    fn from(limits: &AppLimits) -> LimitsView {
+        LimitsView {
             entries: limits.quota.entries,
             bytes: limits.quota.bytes,
             calls_per_second: limits.calls_per_second,
@@ -29,8 +31,8 @@ impl From<&AppLimits> for Limits {
     }
 }
 
-impl From<Limits> for AppLimits {
-    fn from(limits: Limits) -> AppLimits {
+impl From<LimitsView> for AppLimits {
+    fn from(limits: LimitsView) -> AppLimits {
         AppLimits {
             quota: Quota {
                 entries: limits.entries,

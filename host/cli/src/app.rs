@@ -1,7 +1,7 @@
 //! `kvasm app` and `kvasm usage`.
 
 use super::client::{Client, Pages, RequestPath, connect};
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::{Global, output};
 use clap::{Args, Subcommand};
 use kvasm::api::{AppPage, AppPatch, AppView, LimitsChange, NewApp, UsageView};
@@ -10,7 +10,7 @@ use serde_json::json;
 use std::io::{BufRead, IsTerminal, Write};
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum AppCommand {
     /// Create an app
     #[command(after_help = "Example:\n  kvasm app create shop --public")]
     Create {
@@ -88,15 +88,15 @@ fn limit<T: std::str::FromStr>(text: &str) -> Result<Limit<T>, String> {
 }
 
 #[derive(Args)]
-pub(super) struct Usage {
+pub(super) struct UsageArgs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+pub(super) async fn run(global: &Global, command: AppCommand) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     match command {
-        Command::Create { name, public } => {
+        AppCommand::Create { name, public } => {
             let new = NewApp {
                 name: name.to_string(),
                 public,
@@ -105,22 +105,22 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             let app: AppView = client.post("POST", &path, &new).await?;
             output::object(global.json, &json!(app), || format!("Created {name}."))?;
         }
-        Command::List => list(global, &client).await?,
-        Command::Show { name } => {
+        AppCommand::List => list(global, &client).await?,
+        AppCommand::Show { name } => {
             let app: AppView = client.get(&RequestPath::app(&name, &[])).await?;
             show(global, &app)?;
         }
-        Command::Public { name, public } => {
+        AppCommand::Public { name, public } => {
             let path = RequestPath::app(&name, &[]);
             let app: AppView = client.post("PATCH", &path, &AppPatch { public }).await?;
             show(global, &app)?;
         }
-        Command::Limits { name, limits } => {
+        AppCommand::Limits { name, limits } => {
             let path = RequestPath::app(&name, &["limits"]);
             let app: AppView = client.post("PATCH", &path, &limits.change()).await?;
             show(global, &app)?;
         }
-        Command::Delete { name, yes } => {
+        AppCommand::Delete { name, yes } => {
             // So that a misspelt name is reported before the confirmation is asked for.
             let path = RequestPath::app(&name, &[]);
             let _: AppView = client.get(&path).await?;
@@ -133,7 +133,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             })?;
         }
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 impl LimitArgs {
@@ -148,14 +148,14 @@ impl LimitArgs {
     }
 }
 
-pub(super) async fn usage(global: &Global, usage: Usage) -> Result<Outcome, Failure> {
+pub(super) async fn usage(global: &Global, usage: UsageArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let usage: UsageView = client
         .get(&RequestPath::app(&usage.app, &["usage"]))
         .await?;
     if global.json {
         output::json(&usage)?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let rows = [
         [
@@ -175,7 +175,7 @@ pub(super) async fn usage(global: &Global, usage: Usage) -> Result<Outcome, Fail
         ],
     ];
     output::table(["", "USED", "LIMIT"], rows)?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 async fn list(global: &Global, client: &Client) -> Result<(), Failure> {

@@ -1,8 +1,8 @@
 //! `kvasm kv commit`, `get-many` and `increment`.
 
 use super::client::{RequestPath, bytes, connect, set};
-use super::failure::{Failure, Outcome};
-use super::kv::{At, Line};
+use super::failure::{CommandOutcome, Failure};
+use super::kv::{At, ListedEntry};
 use super::{Global, input, output};
 use axum::body::Body;
 use clap::Args;
@@ -55,23 +55,23 @@ pub(super) fn parse<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
         .map_err(|e| Failure::host(format!("the server sent an invalid response: {e}")))
 }
 
-pub(super) async fn commit(global: &Global, input: Input) -> Result<Outcome, Failure> {
+pub(super) async fn commit(global: &Global, input: Input) -> Result<CommandOutcome, Failure> {
     let answer = send(global, input, "commit").await?;
     if global.json {
         output::json_line(&answer)?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let done: CommitDone = parse(&answer)?;
     if done.results.is_empty() {
         output::object(false, &json!({}), || "All checks passed.".to_owned())?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let rows = done.results.iter().enumerate();
     output::table(
         ["OPERATION", "RESULT"],
         rows.map(|(at, done)| [at.to_string(), result(done)]),
     )?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 fn result(done: &Done) -> String {
@@ -84,17 +84,17 @@ fn result(done: &Done) -> String {
 }
 
 #[derive(Deserialize)]
-struct Entries {
-    entries: Vec<Option<Line>>,
+struct ReadEntries {
+    entries: Vec<Option<ListedEntry>>,
 }
 
-pub(super) async fn get_many(global: &Global, input: Input) -> Result<Outcome, Failure> {
+pub(super) async fn get_many(global: &Global, input: Input) -> Result<CommandOutcome, Failure> {
     let answer = send(global, input, "get-many").await?;
     if global.json {
         output::json_line(&answer)?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
-    let Entries { entries } = parse(&answer)?;
+    let ReadEntries { entries } = parse(&answer)?;
     let rows = entries.iter().flatten().map(|entry| {
         let version = entry.version.map(|version| version.to_string());
         let updated = entry.updated_at.map(output::time);
@@ -111,10 +111,14 @@ pub(super) async fn get_many(global: &Global, input: Input) -> Result<Outcome, F
     if absent > 0 {
         output::note(&format!("{absent} of {} not found.", entries.len()));
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-pub(super) async fn increment(global: &Global, at: &At, by: i64) -> Result<Outcome, Failure> {
+pub(super) async fn increment(
+    global: &Global,
+    at: &At,
+    by: i64,
+) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let path = RequestPath::app(&at.app, &["kv", "increment"])
         .with("collection", Some(&at.collection))
@@ -125,5 +129,5 @@ pub(super) async fn increment(global: &Global, at: &At, by: i64) -> Result<Outco
     output::object(global.json, &json!(done), || {
         format!("Now {}, version {}.", done.value, done.version)
     })?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

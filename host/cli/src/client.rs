@@ -4,7 +4,7 @@
 use super::config::Config;
 use super::failure::Failure;
 use super::global::{Destination, Global};
-use super::watch::ServerTimeout;
+use super::server_timeout::ServerTimeout;
 use super::{open, profile};
 use axum::Router;
 use axum::body::Body;
@@ -148,7 +148,7 @@ impl Client {
     }
 
     /// The same client without a timeout.
-    pub(super) fn patient(mut self) -> Client {
+    pub(super) fn without_timeout(mut self) -> Client {
         if let Client::Server { timeout, .. } = &mut self {
             *timeout = None;
         }
@@ -238,7 +238,7 @@ fn app_of(request: &Request<Body>) -> Option<AppName> {
 }
 
 /// The first cause of an error.
-fn root(error: &dyn std::error::Error) -> String {
+fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -247,7 +247,7 @@ fn root(error: &dyn std::error::Error) -> String {
 }
 
 fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
-    let cause = root(error);
+    let cause = root_cause(error);
     match error.is_builder() {
         true => Failure::user(format!("cannot send this request to {base}: {cause}")),
         false => Failure::host(format!("cannot reach the server {base}: {cause}")),
@@ -255,8 +255,8 @@ fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
 }
 
 /// A response that was cut off.
-pub(super) fn broke_off(error: &dyn std::error::Error) -> Failure {
-    Failure::host(format!("the response was cut off: {}", root(error)))
+pub(super) fn truncated_response(error: &dyn std::error::Error) -> Failure {
+    Failure::host(format!("the response was cut off: {}", root_cause(error)))
 }
 
 /// Sets a header; the value comes from this program and is valid.
@@ -332,7 +332,7 @@ impl RequestPath {
 pub(super) async fn bytes(response: Response<Body>) -> Result<Vec<u8>, Failure> {
     let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
     let collected = body.collect().await;
-    let collected = collected.map_err(|e| broke_off(&*e))?;
+    let collected = collected.map_err(|e| truncated_response(&*e))?;
     Ok(collected.to_bytes().to_vec())
 }
 
@@ -352,7 +352,7 @@ pub(super) async fn stream(
 ) -> Result<(), Failure> {
     let mut parts = response.into_body().into_data_stream();
     while let Some(next) = parts.next().await {
-        let bytes = next.map_err(|e| broke_off(&e))?;
+        let bytes = next.map_err(|e| truncated_response(&e))?;
         part(&bytes)?;
     }
     Ok(())

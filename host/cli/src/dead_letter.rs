@@ -2,9 +2,9 @@
 
 use super::batch::parse;
 use super::client::{RequestPath, bytes, connect};
-use super::delivery::{brief, happened};
-use super::failure::{Failure, Outcome};
-use super::trigger::say_who_delivers;
+use super::delivery::{describe_event, shorten};
+use super::failure::{CommandOutcome, Failure};
+use super::trigger::note_delivery;
 use super::{Global, output};
 use axum::body::Body;
 use clap::{Args, Subcommand};
@@ -25,12 +25,12 @@ Examples:
   kvasm dead-letter discard shop --all";
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum DeadLetterCommand {
     /// List dead letters, newest first
     #[command(
         after_help = "Example:\n  kvasm dead-letter list shop --reason deterministic --from 2h"
     )]
-    List(List),
+    List(DeadLetterListArgs),
     /// Show a dead letter: its event, its value and its failure
     Show {
         #[arg(value_parser = AppName::parse)]
@@ -47,7 +47,7 @@ pub(super) enum Command {
 }
 
 #[derive(Args)]
-pub(super) struct List {
+pub(super) struct DeadLetterListArgs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
     /// Only those of this trigger
@@ -58,10 +58,10 @@ pub(super) struct List {
     reason: Option<DeadReason>,
     /// Only those that became dead letters at or after this time: 2026-01-31T12:00:00Z, or 2h for
     /// two hours ago
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     from: Option<Timestamp>,
     /// Only those that became dead letters before this time
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<Timestamp>,
     /// Maximum number of dead letters
     #[arg(long, default_value_t = 100)]
@@ -89,10 +89,10 @@ pub(super) struct DeadLetterSelection {
     reason: Option<DeadReason>,
     /// Select those that became dead letters at or after this time: 2026-01-31T12:00:00Z, or 2h for
     /// two hours ago
-    #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, group = "choice")]
     from: Option<Timestamp>,
     /// Select those that became dead letters before this time
-    #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, group = "choice")]
     until: Option<Timestamp>,
     /// Select all dead letters of the app
     #[arg(
@@ -115,7 +115,7 @@ fn reason(word: &str) -> Result<DeadReason, String> {
 }
 
 /// A time, absolute or relative to now.
-pub(super) fn when(text: &str) -> Result<Timestamp, String> {
+pub(super) fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = humantime::parse_rfc3339_weak(text) {
         let since = at.duration_since(std::time::UNIX_EPOCH);
         let ms = since.ok().and_then(|d| i64::try_from(d.as_millis()).ok());
@@ -127,16 +127,19 @@ pub(super) fn when(text: &str) -> Result<Timestamp, String> {
     Ok(Timestamp(Timestamp::now().0.saturating_sub(ago)))
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+pub(super) async fn run(
+    global: &Global,
+    command: DeadLetterCommand,
+) -> Result<CommandOutcome, Failure> {
     match command {
-        Command::List(arguments) => list(global, arguments).await,
-        Command::Show { app, id } => show(global, &app, id).await,
-        Command::Replay(choice) => replay(global, choice).await,
-        Command::Discard(choice) => discard(global, choice).await,
+        DeadLetterCommand::List(arguments) => list(global, arguments).await,
+        DeadLetterCommand::Show { app, id } => show(global, &app, id).await,
+        DeadLetterCommand::Replay(choice) => replay(global, choice).await,
+        DeadLetterCommand::Discard(choice) => discard(global, choice).await,
     }
 }
 
-async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
+async fn list(global: &Global, list: DeadLetterListArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let path = RequestPath::app(&list.app, &["dead-letters"])
         .with("trigger", list.trigger)
@@ -150,18 +153,18 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     if global.json {
         // Unchanged, so that numbers keep all their digits.
         output::json_line(&answer)?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let page: DeadLetterPage = parse(&answer)?;
     let rows = page.dead_letters.iter().map(|letter| {
         [
             letter.id.clone(),
             letter.trigger.clone(),
-            happened(&letter.event),
+            describe_event(&letter.event),
             letter.reason.clone(),
             letter.attempts.to_string(),
             output::time(letter.dead_at),
-            brief(&letter.error),
+            shorten(&letter.error),
         ]
     });
     let head = [
@@ -177,10 +180,10 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     if let Some(next) = page.next {
         output::note(&format!("More: --before {next}"));
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<Outcome, Failure> {
+async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let path = RequestPath::app(app, &["dead-letters", &id.to_string()]);
     let answer = match client.send(path.request("GET", Body::empty())?).await {
@@ -193,7 +196,7 @@ async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<Outcome, Failu
                     "No such dead letter; `kvasm dead-letter list {app}` lists them."
                 ));
             }
-            return Ok(Outcome::Absent);
+            return Ok(CommandOutcome::NotFound);
         }
         Err(failure) => return Err(failure),
     };
@@ -202,7 +205,7 @@ async fn show(global: &Global, app: &AppName, id: Uuid) -> Result<Outcome, Failu
     } else {
         print(&parse(&answer)?)?;
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 fn print(letter: &DeadLetterView) -> Result<(), Failure> {
@@ -224,7 +227,7 @@ fn print(letter: &DeadLetterView) -> Result<(), Failure> {
             "plugin",
             plugin.unwrap_or_else(|| "no plugin was run".to_owned()),
         ),
-        ("event", happened(event)),
+        ("event", describe_event(event)),
         ("event id", event.id.clone()),
         ("happened", output::time(event.at)),
         ("depth", event.depth.to_string()),
@@ -232,7 +235,7 @@ fn print(letter: &DeadLetterView) -> Result<(), Failure> {
     ];
     output::rows(&rows.map(|(name, value)| [name.to_owned(), value]))?;
     if let Some(trace) = &letter.trace {
-        output::line(format!("\n{}", output::clean_lines(trace)).as_bytes())?;
+        output::line(format!("\n{}", output::escape_lines(trace)).as_bytes())?;
     }
     Ok(())
 }
@@ -269,7 +272,7 @@ impl DeadLetterSelection {
         global: &Global,
         count: u64,
         done: impl FnOnce(&str) -> String,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<CommandOutcome, Failure> {
         let json = json!({ "letters": count, "dry_run": self.dry_run });
         let app = &self.app;
         output::object(global.json, &json, || match count {
@@ -281,13 +284,13 @@ impl DeadLetterSelection {
             output::note("Stopped at the limit; there may be more.");
         }
         Ok(match count {
-            0 => Outcome::Absent,
-            _ => Outcome::Done,
+            0 => CommandOutcome::NotFound,
+            _ => CommandOutcome::Done,
         })
     }
 }
 
-async fn replay(global: &Global, choice: DeadLetterSelection) -> Result<Outcome, Failure> {
+async fn replay(global: &Global, choice: DeadLetterSelection) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let count = choice.send(&client, "replay").await?;
     let app = &choice.app;
@@ -299,12 +302,12 @@ async fn replay(global: &Global, choice: DeadLetterSelection) -> Result<Outcome,
         ),
     })?;
     if count > 0 && !choice.dry_run {
-        say_who_delivers(global, &client);
+        note_delivery(global, &client);
     }
     Ok(outcome)
 }
 
-async fn discard(global: &Global, choice: DeadLetterSelection) -> Result<Outcome, Failure> {
+async fn discard(global: &Global, choice: DeadLetterSelection) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let count = choice.send(&client, "discard").await?;
     choice.report(global, count, |letters| match choice.dry_run {

@@ -2,8 +2,8 @@
 
 use super::batch::parse;
 use super::client::{RequestPath, bytes, connect};
-use super::dead_letter::when;
-use super::failure::{Failure, Outcome};
+use super::dead_letter::parse_time;
+use super::failure::{CommandOutcome, Failure};
 use super::{Global, output};
 use axum::body::Body;
 use clap::{Args, Subcommand};
@@ -18,27 +18,27 @@ Examples:
   kvasm delivery discard shop --event 0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02";
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum DeliveryCommand {
     /// List outstanding deliveries
     #[command(after_help = "Example:\n  kvasm delivery list shop --trigger index")]
-    List(List),
+    List(DeliveryListArgs),
     /// Permanently discard outstanding deliveries
     #[command(after_help = DISCARD_HELP)]
     Discard(DeliverySelection),
 }
 
 #[derive(Args)]
-pub(super) struct List {
+pub(super) struct DeliveryListArgs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
     /// Only those of this trigger
     #[arg(long, value_parser = TriggerName::parse)]
     trigger: Option<TriggerName>,
     /// Only those queued at or after this time: 2026-01-31T12:00:00Z, or 2h for two hours ago
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     from: Option<Timestamp>,
     /// Only those queued before this time
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     until: Option<Timestamp>,
     /// Maximum number of deliveries, up to 100
     #[arg(long, default_value_t = 100)]
@@ -62,10 +62,10 @@ pub(super) struct DeliverySelection {
     #[arg(long, value_parser = TriggerName::parse, group = "choice")]
     trigger: Option<TriggerName>,
     /// Select those queued at or after this time: 2026-01-31T12:00:00Z, or 2h for two hours ago
-    #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, group = "choice")]
     from: Option<Timestamp>,
     /// Select those queued before this time
-    #[arg(long, value_name = "TIME", value_parser = when, group = "choice")]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, group = "choice")]
     until: Option<Timestamp>,
     /// Select all deliveries of the app
     #[arg(
@@ -82,14 +82,17 @@ pub(super) struct DeliverySelection {
     dry_run: bool,
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+pub(super) async fn run(
+    global: &Global,
+    command: DeliveryCommand,
+) -> Result<CommandOutcome, Failure> {
     match command {
-        Command::List(arguments) => list(global, arguments).await,
-        Command::Discard(choice) => discard(global, choice).await,
+        DeliveryCommand::List(arguments) => list(global, arguments).await,
+        DeliveryCommand::Discard(choice) => discard(global, choice).await,
     }
 }
 
-async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
+async fn list(global: &Global, list: DeliveryListArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let path = RequestPath::app(&list.app, &["deliveries"])
         .with("trigger", list.trigger)
@@ -102,18 +105,18 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     if global.json {
         // Unchanged, so that numbers keep all their digits.
         output::json_line(&answer)?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let page: DeliveryPage = parse(&answer)?;
     let rows = page.deliveries.iter().map(|delivery| {
         [
             delivery.event.id.clone(),
             delivery.trigger.clone(),
-            happened(&delivery.event),
+            describe_event(&delivery.event),
             delivery.state.clone(),
             format!("{} of {}", delivery.attempts, delivery.attempts_max),
             delivery.due_at.map(output::time).unwrap_or_default(),
-            brief(delivery.error.as_deref().unwrap_or_default()),
+            shorten(delivery.error.as_deref().unwrap_or_default()),
         ]
     });
     let head = [
@@ -123,10 +126,10 @@ async fn list(global: &Global, list: List) -> Result<Outcome, Failure> {
     if let Some(next) = page.next {
         output::note(&format!("More: --after {next}"));
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-async fn discard(global: &Global, choice: DeliverySelection) -> Result<Outcome, Failure> {
+async fn discard(global: &Global, choice: DeliverySelection) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let events: Vec<_> = choice.events.iter().map(ToString::to_string).collect();
     let request = DeliveriesRequest {
@@ -158,13 +161,13 @@ async fn discard(global: &Global, choice: DeliverySelection) -> Result<Outcome, 
         eprintln!("Stopped at the limit; there may be more.");
     }
     Ok(match count {
-        0 => Outcome::Absent,
-        _ => Outcome::Done,
+        0 => CommandOutcome::NotFound,
+        _ => CommandOutcome::Done,
     })
 }
 
 /// A short description of an event.
-pub(super) fn happened(event: &EventView) -> String {
+pub(super) fn describe_event(event: &EventView) -> String {
     match (&event.collection, &event.key) {
         (Some(collection), Some(key)) => format!("{} {collection} {key}", event.kind),
         _ => format!("{} {}", event.kind, output::time(event.at)),
@@ -172,7 +175,7 @@ pub(super) fn happened(event: &EventView) -> String {
 }
 
 /// An error, shortened for a table.
-pub(super) fn brief(error: &str) -> String {
+pub(super) fn shorten(error: &str) -> String {
     const CHARS_MAX: usize = 60;
     let mut shown: String = error.chars().take(CHARS_MAX).collect();
     if shown.len() < error.len() {

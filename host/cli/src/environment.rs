@@ -8,7 +8,7 @@ use std::ffi::OsString;
 /// The prefix of the program's variables.
 const PREFIX: &str = "KVASM_";
 /// Variables that are not configuration keys, or have another purpose too.
-const OWN: [&str; 8] = [
+const NOT_CONFIG_KEYS: [&str; 8] = [
     "KVASM_SERVER",
     "KVASM_TOKEN",
     "KVASM_PROFILE",
@@ -20,7 +20,7 @@ const OWN: [&str; 8] = [
 ];
 /// Variables that others set: Kubernetes for a service named `kvasm`, and this project's tests and
 /// builds.
-const OF_OTHERS: [&str; 8] = [
+const FOREIGN: [&str; 8] = [
     "KVASM_PORT",
     "KVASM_SERVICE_",
     "KVASM_TEST_",
@@ -53,8 +53,8 @@ impl Environment {
             let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
                 continue;
             };
-            if !OWN.contains(&name) && !config::is_variable(name) {
-                if !OF_OTHERS.iter().any(|other| name.starts_with(other)) {
+            if !NOT_CONFIG_KEYS.contains(&name) && !config::is_variable(name) {
+                if !FOREIGN.iter().any(|other| name.starts_with(other)) {
                     environment.unknown.push(name.to_owned());
                 }
                 continue;
@@ -78,9 +78,9 @@ impl Environment {
     /// Warns of variables that begin with the prefix but are unknown.
     pub(super) fn warn_of_unknown(&self) {
         for name in &self.unknown {
-            let names = OWN.into_iter().map(str::to_owned);
+            let names = NOT_CONFIG_KEYS.into_iter().map(str::to_owned);
             let like = similar(name, names.chain(config::variables()));
-            let name = output::clean(name);
+            let name = output::escape_line(name);
             tracing::warn!("unknown environment variable {name}{like}");
         }
     }
@@ -161,7 +161,7 @@ mod tests {
     /// A configuration key must not use a variable that has another meaning.
     #[test]
     fn config_keys_do_not_collide_with_other_variables() {
-        for name in OWN {
+        for name in NOT_CONFIG_KEYS {
             let both = ["KVASM_STORE", "KVASM_CACHE_DIR"].contains(&name);
             assert_eq!(config::is_variable(name), both, "{name}");
         }

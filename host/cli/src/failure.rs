@@ -14,23 +14,23 @@ use std::process::ExitCode;
 
 /// The result of a command that did not fail.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CommandOutcome {
     Done,
     /// The requested item does not exist.
-    Absent,
+    NotFound,
 }
 
-impl Outcome {
+impl CommandOutcome {
     pub(super) fn code(self) -> u8 {
         match self {
-            Outcome::Done => 0,
-            Outcome::Absent => 1,
+            CommandOutcome::Done => 0,
+            CommandOutcome::NotFound => 1,
         }
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fault {
+enum FailureSource {
     User,
     Plugin,
     Host,
@@ -40,7 +40,7 @@ enum Fault {
 
 /// A command that failed.
 pub(super) struct Failure {
-    fault: Fault,
+    fault: FailureSource,
     message: String,
     request_id: Option<String>,
     /// The guest's log, for `--json`; without it, the log was printed as it arrived.
@@ -51,7 +51,7 @@ pub(super) struct Failure {
 
 /// The fields of a problem document that this program reads.
 #[derive(Default, serde::Deserialize)]
-struct Problem {
+struct ProblemFields {
     #[serde(default, rename = "type")]
     kind: String,
     #[serde(default)]
@@ -66,7 +66,7 @@ struct Problem {
 }
 
 /// The entries whose check failed, shortened for a message.
-fn named(failed: &[EntryRef]) -> String {
+fn list_entries(failed: &[EntryRef]) -> String {
     const NAMED_MAX: usize = 5;
     let named = failed.iter().take(NAMED_MAX);
     let named = named.map(|entry| format!("{:?} of {:?}", entry.key, entry.collection));
@@ -81,15 +81,15 @@ fn named(failed: &[EntryRef]) -> String {
 impl Failure {
     /// The user's fault.
     pub(super) fn user(message: impl Into<String>) -> Failure {
-        Failure::new(Fault::User, message)
+        Failure::new(FailureSource::User, message)
     }
 
     /// The host's fault, or that of a service it depends on.
     pub(super) fn host(message: impl Into<String>) -> Failure {
-        Failure::new(Fault::Host, message)
+        Failure::new(FailureSource::Host, message)
     }
 
-    fn new(fault: Fault, message: impl Into<String>) -> Failure {
+    fn new(fault: FailureSource, message: impl Into<String>) -> Failure {
         Failure {
             fault,
             message: message.into(),
@@ -108,13 +108,13 @@ impl Failure {
 
     /// An error response of the host.
     pub(super) fn from_problem(status: StatusCode, body: &[u8]) -> Failure {
-        let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+        let problem: ProblemFields = serde_json::from_slice(body).unwrap_or_default();
         let kind = problem.kind.strip_prefix(PROBLEMS).unwrap_or_default();
         let fault = match kind {
             "plugin-failed" | "plugin-trapped" | "plugin-timeout" | "plugin-answer"
-            | "module-refused" => Fault::Plugin,
-            _ if status.is_server_error() && kind != "quota-exceeded" => Fault::Host,
-            _ => Fault::User,
+            | "module-refused" => FailureSource::Plugin,
+            _ if status.is_server_error() && kind != "quota-exceeded" => FailureSource::Host,
+            _ => FailureSource::User,
         };
         let message = match (kind, problem.detail) {
             ("", _) => format!("the server answered {status}; is it a Kvasm server?"),
@@ -124,13 +124,13 @@ impl Failure {
                  server.body_timeout and server.min_rate): {detail}"
             ),
             (_, detail) if !problem.failed.is_empty() => {
-                format!("{detail}; failed checks: {}", named(&problem.failed))
+                format!("{detail}; failed checks: {}", list_entries(&problem.failed))
             }
             (_, detail) => detail,
         };
         Failure {
             problem: Some((status, kind.to_owned())),
-            request_id: problem.request_id.filter(|_| fault != Fault::User),
+            request_id: problem.request_id.filter(|_| fault != FailureSource::User),
             ..Failure::new(fault, message)
         }
     }
@@ -149,7 +149,7 @@ impl Failure {
 
     /// Whether the reader of the output closed the pipe, which is not an error.
     pub(super) fn is_closed_pipe(&self) -> bool {
-        self.fault == Fault::ClosedPipe
+        self.fault == FailureSource::ClosedPipe
     }
 
     /// Prefixes the message with the place of the failure.
@@ -161,10 +161,10 @@ impl Failure {
     /// Prints the message and returns the exit code.
     pub(super) fn report(self, json: bool) -> ExitCode {
         let (blame, code) = match self.fault {
-            Fault::ClosedPipe => return ExitCode::SUCCESS,
-            Fault::User => ("user", 2),
-            Fault::Plugin => ("plugin", 3),
-            Fault::Host => ("host", 4),
+            FailureSource::ClosedPipe => return ExitCode::SUCCESS,
+            FailureSource::User => ("user", 2),
+            FailureSource::Plugin => ("plugin", 3),
+            FailureSource::Host => ("host", 4),
         };
         if json {
             let error = serde_json::json!({
@@ -182,7 +182,7 @@ impl Failure {
 }
 
 /// An error and its causes, on one line.
-fn chain(error: &dyn Error) -> String {
+fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -198,7 +198,7 @@ fn chain(error: &dyn Error) -> String {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::new(Fault::ClosedPipe, ""),
+            io::ErrorKind::BrokenPipe => Failure::new(FailureSource::ClosedPipe, ""),
             _ => Failure::host(error.to_string()),
         }
     }
@@ -230,7 +230,7 @@ impl From<StoreError> for Failure {
             | StoreError::Full(_)
             | StoreError::Failed(_)
             | StoreError::Deliveries { .. }
-            | StoreError::LeaseLost => Failure::host(chain(&error)),
+            | StoreError::LeaseLost => Failure::host(with_causes(&error)),
         }
     }
 }
@@ -240,7 +240,7 @@ impl From<ServiceError> for Failure {
         match &error {
             ServiceError::Unavailable(cause)
             | ServiceError::Full(cause)
-            | ServiceError::Internal(cause) => Failure::host(chain(cause)),
+            | ServiceError::Internal(cause) => Failure::host(with_causes(cause)),
             _ => Failure::user(error.to_string()),
         }
     }
@@ -248,23 +248,23 @@ impl From<ServiceError> for Failure {
 
 impl From<RuntimeError> for Failure {
     fn from(error: RuntimeError) -> Failure {
-        Failure::host(chain(&error))
+        Failure::host(with_causes(&error))
     }
 }
 
-impl From<Blame> for Fault {
-    fn from(blame: Blame) -> Fault {
+impl From<Blame> for FailureSource {
+    fn from(blame: Blame) -> FailureSource {
         match blame {
-            Blame::Caller => Fault::User,
-            Blame::Guest => Fault::Plugin,
-            Blame::Host => Fault::Host,
+            Blame::Caller => FailureSource::User,
+            Blame::Guest => FailureSource::Plugin,
+            Blame::Host => FailureSource::Host,
         }
     }
 }
 
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Failure {
-        Failure::new(error.blame().into(), chain(&error))
+        Failure::new(error.blame().into(), with_causes(&error))
     }
 }
 

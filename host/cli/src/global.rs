@@ -54,7 +54,7 @@ impl Global {
     ///
     /// # Errors
     /// A user error: an empty option, or both a server and a store.
-    pub(super) fn with(mut self, environment: Environment) -> Result<Global, Failure> {
+    pub(super) fn with_environment(mut self, environment: Environment) -> Result<Global, Failure> {
         let texts = [
             ("--server", &mut self.server),
             ("--token", &mut self.token),

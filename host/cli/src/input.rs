@@ -8,7 +8,7 @@ use std::path::Path;
 /// The maximum size of one input. The limits that matter are the server's, which enforces them.
 const BYTES_MAX: u64 = 1 << 30;
 
-const UTF8_MARK: &[u8] = b"\xef\xbb\xbf";
+const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Reads an argument: literal text, `@FILE`, or `-` for stdin.
 ///
@@ -26,15 +26,19 @@ pub(super) fn argument(argument: &str) -> Result<Vec<u8>, Failure> {
 
 /// Reads all of stdin.
 pub(super) fn stdin() -> Result<Vec<u8>, Failure> {
-    whole("standard input", Ok(std::io::stdin().lock()), BYTES_MAX)
+    read_limited("standard input", Ok(std::io::stdin().lock()), BYTES_MAX)
 }
 
 /// Reads a whole file.
 pub(super) fn file(path: &Path) -> Result<Vec<u8>, Failure> {
-    whole(&path.display().to_string(), File::open(path), BYTES_MAX)
+    read_limited(&path.display().to_string(), File::open(path), BYTES_MAX)
 }
 
-fn whole(name: &str, from: std::io::Result<impl Read>, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+fn read_limited(
+    name: &str,
+    from: std::io::Result<impl Read>,
+    bytes_max: u64,
+) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = from.and_then(|from| from.take(bytes_max + 1).read_to_end(&mut bytes));
     let read = read.map_err(|e| Failure::user(format!("{name}: {e}")))?;
@@ -55,8 +59,8 @@ pub(super) fn json(mut bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
     if is_utf16(&bytes) {
         return Err(Failure::user(UTF16));
     }
-    if bytes.starts_with(UTF8_MARK) {
-        bytes.drain(..UTF8_MARK.len());
+    if bytes.starts_with(UTF8_BOM) {
+        bytes.drain(..UTF8_BOM.len());
     }
     if bytes.ends_with(b"\n") {
         bytes.pop();
@@ -82,10 +86,10 @@ pub(super) fn text(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 /// The first part of a text that arrives in parts, without a byte order mark.
-pub(super) fn start(part: &[u8]) -> Result<&[u8], &'static str> {
+pub(super) fn strip_bom(part: &[u8]) -> Result<&[u8], &'static str> {
     match is_utf16(part) {
         true => Err(UTF16),
-        false => Ok(part.strip_prefix(UTF8_MARK).unwrap_or(part)),
+        false => Ok(part.strip_prefix(UTF8_BOM).unwrap_or(part)),
     }
 }
 
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn input_is_read_completely_or_rejected() {
-        let read = |bytes_max| whole("x", Ok(&b"12345"[..]), bytes_max);
+        let read = |bytes_max| read_limited("x", Ok(&b"12345"[..]), bytes_max);
         assert_eq!(read(5).ok().unwrap(), b"12345");
         assert!(read(4).is_err());
     }

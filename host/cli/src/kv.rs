@@ -1,7 +1,7 @@
 //! `kvasm kv`.
 
 use super::client::{Client, Pages, RequestPath, bytes, connect, is_absent, set};
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::{Global, batch, input, output, transfer};
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use std::path::PathBuf;
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum KvCommand {
     /// Print an entry's value
     Get {
         #[command(flatten)]
@@ -151,10 +151,10 @@ impl At {
     }
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+pub(super) async fn run(global: &Global, command: KvCommand) -> Result<CommandOutcome, Failure> {
     match command {
-        Command::Get { at } => get(global, at).await,
-        Command::Set {
+        KvCommand::Get { at } => get(global, at).await,
+        KvCommand::Set {
             at,
             value,
             bytes,
@@ -165,21 +165,25 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             let value = if bytes { value } else { input::json(value)? };
             write(global, at, value, bytes, ttl, if_version).await
         }
-        Command::Has { at } => {
+        KvCommand::Has { at } => {
             let client = connect(global).await?;
             let request = at.path().request("GET", Body::empty())?;
             let has = present(client.send(request).await)?.is_some();
             output::object(global.json, &json!({ "has": has }), || has.to_string())?;
-            Ok(if has { Outcome::Done } else { Outcome::Absent })
+            Ok(if has {
+                CommandOutcome::Done
+            } else {
+                CommandOutcome::NotFound
+            })
         }
-        Command::Delete { at, if_version } => delete(global, at, if_version).await,
-        Command::Increment { at, by } => batch::increment(global, &at, by).await,
-        Command::Commit(input) => batch::commit(global, input).await,
-        Command::GetMany(input) => batch::get_many(global, input).await,
-        Command::List(list) => list_pages(global, list).await,
-        Command::Collections { app } => collections(global, &app).await,
-        Command::Export { app, collection } => transfer::export(global, &app, collection).await,
-        Command::Import { app, file } => transfer::import(global, &app, file).await,
+        KvCommand::Delete { at, if_version } => delete(global, at, if_version).await,
+        KvCommand::Increment { at, by } => batch::increment(global, &at, by).await,
+        KvCommand::Commit(input) => batch::commit(global, input).await,
+        KvCommand::GetMany(input) => batch::get_many(global, input).await,
+        KvCommand::List(list) => list_pages(global, list).await,
+        KvCommand::Collections { app } => collections(global, &app).await,
+        KvCommand::Export { app, collection } => transfer::export(global, &app, collection).await,
+        KvCommand::Import { app, file } => transfer::import(global, &app, file).await,
     }
 }
 
@@ -207,7 +211,7 @@ async fn write(
     is_bytes: bool,
     ttl: Option<std::time::Duration>,
     if_version: Option<u64>,
-) -> Result<Outcome, Failure> {
+) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let path = at.path().with("ttl_ms", ttl.map(|ttl| ttl.as_millis()));
     let mut request = path.request("PUT", Body::from(value))?;
@@ -223,10 +227,14 @@ async fn write(
     output::object(global.json, &json!(written), || {
         format!("Version {}.", written.version)
     })?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-async fn delete(global: &Global, at: At, if_version: Option<u64>) -> Result<Outcome, Failure> {
+async fn delete(
+    global: &Global,
+    at: At,
+    if_version: Option<u64>,
+) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let mut request = at.path().request("DELETE", Body::empty())?;
     guard(&mut request, if_version);
@@ -239,13 +247,13 @@ async fn delete(global: &Global, at: At, if_version: Option<u64>) -> Result<Outc
         text.to_owned()
     })?;
     Ok(if deleted {
-        Outcome::Done
+        CommandOutcome::Done
     } else {
-        Outcome::Absent
+        CommandOutcome::NotFound
     })
 }
 
-async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
+async fn get(global: &Global, at: At) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let request = at.path().request("GET", Body::empty())?;
     let Some(answer) = present(client.send(request).await)? else {
@@ -254,7 +262,7 @@ async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
         } else {
             output::note("No such entry.");
         }
-        return Ok(Outcome::Absent);
+        return Ok(CommandOutcome::NotFound);
     };
     let headers = answer.headers().clone();
     let is_json = headers
@@ -263,11 +271,11 @@ async fn get(global: &Global, at: At) -> Result<Outcome, Failure> {
     if global.json {
         let value = bytes(answer).await?;
         output::json(&EntryObject::new(&headers, is_json, &value)?)?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let end = if is_json { &b"\n"[..] } else { b"" };
     output::stream(answer, end).await?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// An entry as JSON. Its value is passed on unchanged, so that numbers keep all their digits.
@@ -307,13 +315,13 @@ impl<'a> EntryObject<'a> {
 
 /// A page, for printing as a table.
 #[derive(Deserialize)]
-struct EntryPage {
-    entries: Vec<Line>,
+struct ListedPage {
+    entries: Vec<ListedEntry>,
     cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Line {
+pub(super) struct ListedEntry {
     #[serde(default)]
     pub(super) collection: Option<String>,
     pub(super) key: String,
@@ -327,21 +335,21 @@ pub(super) struct Line {
     pub(super) updated_at: Option<i64>,
 }
 
-impl Line {
+impl ListedEntry {
     /// The value, shortened for a table.
     pub(super) fn shown(&self) -> String {
         shown(self.json.as_deref(), self.bytes.as_deref())
     }
 }
 
-async fn list_pages(global: &Global, args: ListArgs) -> Result<Outcome, Failure> {
+async fn list_pages(global: &Global, args: ListArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let mut cursor = args.cursor.clone();
     let mut pages = Pages::default();
     pages.next(cursor.clone())?;
     loop {
         let page = list_page(&client, &args, cursor).await?;
-        let parsed: EntryPage =
+        let parsed: ListedPage =
             serde_json::from_slice(&page).map_err(|e| Failure::host(e.to_string()))?;
         if global.json {
             // Unchanged, so that numbers keep all their digits.
@@ -361,7 +369,7 @@ async fn list_pages(global: &Global, args: ListArgs) -> Result<Outcome, Failure>
             Some(_) => {}
         }
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 async fn list_page(
@@ -381,7 +389,7 @@ async fn list_page(
     bytes(client.send(path.request("GET", Body::empty())?).await?).await
 }
 
-fn print_page(args: &ListArgs, page: &EntryPage) -> Result<(), Failure> {
+fn print_page(args: &ListArgs, page: &ListedPage) -> Result<(), Failure> {
     if !args.values {
         let rows = page.entries.iter().map(|entry| [entry.key.clone()]);
         return output::table(["KEY"], rows);
@@ -418,7 +426,7 @@ fn shown(json: Option<&RawValue>, bytes: Option<&str>) -> String {
     }
 }
 
-async fn collections(global: &Global, app: &AppName) -> Result<Outcome, Failure> {
+async fn collections(global: &Global, app: &AppName) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let mut names = Vec::new();
     let mut pages = Pages::default();
@@ -437,5 +445,5 @@ async fn collections(global: &Global, app: &AppName) -> Result<Outcome, Failure>
     } else {
         output::table(["COLLECTION"], names.into_iter().map(|name| [name]))?;
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

@@ -23,10 +23,10 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A writer of log lines that never blocks. Clones write to the same queue.
 #[derive(Clone)]
-pub(super) struct LogWriter(Arc<Shared>);
+pub(super) struct LogWriter(Arc<LogShared>);
 
-struct Shared {
-    queue: Mutex<Queue>,
+struct LogShared {
+    queue: Mutex<LogQueue>,
     /// A line was added.
     added: Condvar,
     /// The queue was emptied.
@@ -35,7 +35,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Queue {
+struct LogQueue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     /// Lines dropped since the last line that was written.
@@ -64,7 +64,7 @@ impl LogWriter {
         metrics: Metrics,
         dropped_line: fn(u64) -> String,
     ) -> io::Result<(LogWriter, LogGuard)> {
-        let writer = LogWriter(Arc::new(Shared {
+        let writer = LogWriter(Arc::new(LogShared {
             queue: Mutex::default(),
             added: Condvar::new(),
             emptied: Condvar::new(),
@@ -107,7 +107,7 @@ impl LogWriter {
     }
 }
 
-impl Shared {
+impl LogShared {
     /// The thread: writes lines until the process ends. A line that cannot be written counts as
     /// dropped.
     fn write_all(&self, mut out: impl Write, dropped_line: fn(u64) -> String) {

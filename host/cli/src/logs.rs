@@ -2,8 +2,8 @@
 
 use super::Global;
 use super::client::{RequestPath, connect, stream};
-use super::dead_letter::when;
-use super::failure::{Failure, Outcome};
+use super::dead_letter::parse_time;
+use super::failure::{CommandOutcome, Failure};
 use super::output;
 use axum::body::Body;
 use clap::Args;
@@ -13,7 +13,7 @@ use std::io::Write;
 use uuid::Uuid;
 
 #[derive(Args)]
-pub(super) struct Logs {
+pub(super) struct LogsArgs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
     /// Print new lines as they arrive
@@ -29,7 +29,7 @@ pub(super) struct Logs {
     #[arg(long, value_parser = level)]
     level: Option<Level>,
     /// Only lines written at or after this time: 2026-01-31T12:00:00Z, or 2h for two hours ago
-    #[arg(long, value_name = "TIME", value_parser = when)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Timestamp>,
 }
 
@@ -39,7 +39,7 @@ fn level(word: &str) -> Result<Level, String> {
         .map_err(|()| format!("expected one of {}", words()))
 }
 
-pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure> {
+pub(super) async fn run(global: &Global, logs: LogsArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     if !client.is_server() {
         return Err(Failure::user(
@@ -54,7 +54,7 @@ pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure>
         .with("follow", logs.follow.then_some(true));
     // A plugin may log nothing for a long time.
     let client = match logs.follow {
-        true => client.patient(),
+        true => client.without_timeout(),
         false => client,
     };
     let response = client.send(path.request("GET", Body::empty())?).await?;
@@ -68,7 +68,7 @@ pub(super) async fn run(global: &Global, logs: Logs) -> Result<Outcome, Failure>
         Ok(())
     })
     .await?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
@@ -97,8 +97,8 @@ fn shown(log: &LogView) -> String {
         log.function, log.message
     );
     match log.source.as_str() {
-        "host" => output::clean_item(&text),
-        _ => output::clean(&text),
+        "host" => output::escape_item(&text),
+        _ => output::escape_line(&text),
     }
 }
 

@@ -22,14 +22,14 @@ mod plugin;
 mod profile;
 mod run;
 mod serve;
+mod server_timeout;
 mod token;
 mod transfer;
 mod trigger;
-mod watch;
 
 use clap::{Args, Parser, Subcommand};
 use environment::Environment;
-use failure::{Failure, Outcome};
+use failure::{CommandOutcome, Failure};
 use global::Global;
 use std::process::ExitCode;
 
@@ -71,38 +71,38 @@ enum Command {
     /// Save a server and a token for other commands
     Login(profile::Login),
     /// Call a function of an app's active plugin
-    Call(plugin::Call),
+    Call(plugin::CallArgs),
     /// Run a function of a plugin without deploying it
-    Run(run::Run),
+    Run(run::RunArgs),
     /// Deploy plugins and roll them back
     #[command(subcommand)]
-    Plugin(plugin::Command),
+    Plugin(plugin::PluginCommand),
     /// Manage apps
     #[command(subcommand)]
-    App(app::Command),
+    App(app::AppCommand),
     /// Read and write an app's entries
     #[command(subcommand)]
-    Kv(kv::Command),
+    Kv(kv::KvCommand),
     /// Manage triggers
     #[command(subcommand)]
-    Trigger(trigger::Command),
+    Trigger(trigger::TriggerCommand),
     /// Show and discard outstanding deliveries
     #[command(subcommand)]
-    Delivery(delivery::Command),
+    Delivery(delivery::DeliveryCommand),
     /// Show, replay and discard dead letters
     #[command(subcommand)]
-    DeadLetter(dead_letter::Command),
+    DeadLetter(dead_letter::DeadLetterCommand),
     /// Show the usage of an app
-    Usage(app::Usage),
+    Usage(app::UsageArgs),
     /// Show the log of an app's plugin
-    Logs(logs::Logs),
+    Logs(logs::LogsArgs),
     /// Create, list and revoke tokens
     #[command(subcommand)]
-    Token(token::Command),
+    Token(token::TokenCommand),
     /// Show the audit log
-    Audit(token::Audit),
+    Audit(token::AuditArgs),
     /// Migrate the store's schema, or check whether it is up to date
-    Migrate(migrate::Migrate),
+    Migrate(migrate::MigrateArgs),
 }
 
 /// The folder for compiled plugins.
@@ -144,14 +144,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<Outcome, Failure> {
+fn run(cli: Cli) -> Result<CommandOutcome, Failure> {
     let environment = Environment::read()?;
     // A server sets up its own log.
     if !matches!(cli.command, Command::Serve(_)) {
         start_log(&environment)?;
         environment.warn_of_unknown();
     }
-    let global = cli.global.with(environment)?;
+    let global = cli.global.with_environment(environment)?;
     let is_server = matches!(cli.command, Command::Serve(_));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -182,7 +182,7 @@ fn start_log(environment: &Environment) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn dispatch(global: &Global, command: Command) -> Result<Outcome, Failure> {
+async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, Failure> {
     match command {
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Login(login) => profile::login(global, login).await,

@@ -1,6 +1,6 @@
 //! `kvasm migrate`: migrates the schema of a store, and prepares a restored store.
 
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::open::{self, StoreSpec};
 use super::{Global, output};
 use clap::Args;
@@ -12,7 +12,7 @@ use kvasm::store::{
 use serde_json::json;
 
 #[derive(Args)]
-pub(super) struct Migrate {
+pub(super) struct MigrateArgs {
     /// Change nothing; report whether the schema is up to date (exit code 1 if it is not)
     #[arg(long, conflicts_with = "restored")]
     check: bool,
@@ -21,7 +21,7 @@ pub(super) struct Migrate {
     restored: bool,
 }
 
-pub(super) async fn run(global: &Global, migrate: Migrate) -> Result<Outcome, Failure> {
+pub(super) async fn run(global: &Global, migrate: MigrateArgs) -> Result<CommandOutcome, Failure> {
     let config = open::config(global)?;
     let spec = open::spec(global, &config)?;
     let on_postgres = |url: &str| PostgresOptions {
@@ -49,7 +49,7 @@ async fn check(
     global: &Global,
     spec: &StoreSpec,
     on_postgres: impl Fn(&str) -> PostgresOptions,
-) -> Result<Outcome, Failure> {
+) -> Result<CommandOutcome, Failure> {
     let schema = match spec {
         StoreSpec::Memory => return Err(no_schema()),
         StoreSpec::Sqlite(path) => SqliteStore::schema(&SqliteOptions::new(path)).await,
@@ -77,8 +77,8 @@ async fn check(
         format!("The {kind} store is {text}.")
     })?;
     Ok(match schema.state() {
-        SchemaState::Current => Outcome::Done,
-        SchemaState::Empty | SchemaState::Older | SchemaState::Newer => Outcome::Absent,
+        SchemaState::Current => CommandOutcome::Done,
+        SchemaState::Empty | SchemaState::Older | SchemaState::Newer => CommandOutcome::NotFound,
     })
 }
 
@@ -104,7 +104,7 @@ async fn report(
     global: &Global,
     spec: &StoreSpec,
     skipped: Option<i64>,
-) -> Result<Outcome, Failure> {
+) -> Result<CommandOutcome, Failure> {
     let kind = spec.kind();
     let mut answer = json!({ "store": kind, "up_to_date": true });
     let mut text = format!("The {kind} store is up to date.");
@@ -124,7 +124,7 @@ async fn report(
         add("incremental_vacuum", word.into(), sentence);
     }
     output::object(global.json, &answer, || text)?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 fn vacuumed(vacuum: IncrementalVacuum) -> (&'static str, &'static str) {

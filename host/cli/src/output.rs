@@ -19,23 +19,23 @@ pub(super) fn object(
     if json {
         return self::json(value);
     }
-    writeln!(std::io::stdout(), "{}", clean_lines(&line()))?;
+    writeln!(std::io::stdout(), "{}", escape_lines(&line()))?;
     Ok(())
 }
 
 /// Prints a line for people to standard error; errors are ignored.
 pub(super) fn note(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", clean(line));
+    let _ = writeln!(std::io::stderr(), "{}", escape_line(line));
 }
 
 /// Like [`note`], for text of several lines.
 pub(super) fn note_item(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", clean_item(text));
+    let _ = writeln!(std::io::stderr(), "{}", escape_item(text));
 }
 
 /// Like [`note`], for JSON.
 pub(super) fn note_json(value: &Value) {
-    let _ = writeln!(std::io::stderr(), "{}", clean_json(&value.to_string()));
+    let _ = writeln!(std::io::stderr(), "{}", escape_json(&value.to_string()));
 }
 
 /// Prints a value as JSON.
@@ -48,7 +48,7 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<(), Failure> {
 /// characters are escaped.
 pub(super) fn json_line(bytes: &[u8]) -> Result<(), Failure> {
     if std::io::stdout().is_terminal() {
-        return line(clean_json(&String::from_utf8_lossy(bytes)).as_bytes());
+        return line(escape_json(&String::from_utf8_lossy(bytes)).as_bytes());
     }
     line(bytes)
 }
@@ -63,10 +63,10 @@ pub(super) fn line(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Escapes what could control a terminal, without changing the JSON's meaning: such characters are
 /// only in strings.
-fn clean_json(text: &str) -> String {
+fn escape_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if drives(c) && !c.is_ascii_whitespace() {
+        if controls_terminal(c) && !c.is_ascii_whitespace() {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
                 out.push_str(&format!("\\u{unit:04x}"));
@@ -83,7 +83,7 @@ pub(super) fn rows(rows: &[[String; 2]]) -> Result<(), Failure> {
     let width = rows.iter().map(|[name, _]| name.len()).max().unwrap_or(0);
     let mut stdout = std::io::stdout().lock();
     for [name, value] in rows {
-        writeln!(stdout, "{name:width$}  {}", clean(value))?;
+        writeln!(stdout, "{name:width$}  {}", escape_line(value))?;
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ pub(super) fn table<const N: usize>(
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(head);
     for row in rows {
-        table.add_row(row.map(|cell| clean(&cell)));
+        table.add_row(row.map(|cell| escape_line(&cell)));
     }
     writeln!(std::io::stdout(), "{table}")?;
     Ok(())
@@ -110,7 +110,7 @@ pub(super) fn table<const N: usize>(
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     if stdout.is_terminal() {
-        writeln!(stdout, "{}", clean_lines(&String::from_utf8_lossy(bytes)))?;
+        writeln!(stdout, "{}", escape_lines(&String::from_utf8_lossy(bytes)))?;
     } else {
         stdout.write_all(bytes)?;
     }
@@ -131,22 +131,22 @@ pub(super) async fn stream(answer: Response<Body>, end: &[u8]) -> Result<(), Fai
 }
 
 /// Escapes what could control a terminal, except line breaks.
-pub(super) fn clean_lines(text: &str) -> String {
-    let lines: Vec<_> = text.lines().map(clean).collect();
+pub(super) fn escape_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(escape_line).collect();
     lines.join("\n")
 }
 
 /// Like [`clean_lines`], with lines after the first indented, so that they cannot look like another
 /// item of a list.
-pub(super) fn clean_item(text: &str) -> String {
-    clean_lines(text).replace('\n', "\n    ")
+pub(super) fn escape_item(text: &str) -> String {
+    escape_lines(text).replace('\n', "\n    ")
 }
 
 /// Escapes what could control a terminal.
-pub(super) fn clean(text: &str) -> String {
+pub(super) fn escape_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if drives(c) {
+        if controls_terminal(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -157,7 +157,7 @@ pub(super) fn clean(text: &str) -> String {
 
 /// Whether a character can control a terminal: control characters, line separators, and characters
 /// that change the direction of text.
-fn drives(c: char) -> bool {
+fn controls_terminal(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -189,13 +189,13 @@ mod tests {
     #[test]
     fn terminal_control_characters_are_escaped() {
         assert_eq!(
-            clean("a\u{1b}[2J\u{9b}b\u{202e}"),
+            escape_line("a\u{1b}[2J\u{9b}b\u{202e}"),
             "a\\u{1b}[2J\\u{9b}b\\u{202e}"
         );
-        assert_eq!(clean_lines("a\r\nb\u{7}"), "a\nb\\u{7}");
-        assert_eq!(clean_item("a\n[host] b"), "a\n    [host] b");
+        assert_eq!(escape_lines("a\r\nb\u{7}"), "a\nb\\u{7}");
+        assert_eq!(escape_item("a\n[host] b"), "a\n    [host] b");
         let json = "{\"a\": \"\u{9b}\u{202e}\"}";
-        let cleaned = clean_json(json);
+        let cleaned = escape_json(json);
         assert_eq!(cleaned, "{\"a\": \"\\u009b\\u202e\"}");
         let same = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         assert_eq!(same(&cleaned), same(json));

@@ -1,9 +1,9 @@
 //! `kvasm plugin` and `kvasm call`.
 
 use super::client::{Pages, RequestPath, bytes, connect, connect_to_load, set};
-use super::failure::{Failure, Outcome};
-use super::run::output_value;
-use super::trigger::on_what;
+use super::failure::{CommandOutcome, Failure};
+use super::run::output_as_json;
+use super::trigger::describe_watch;
 use super::{Global, input, output};
 use axum::body::Body;
 use clap::{Args, Subcommand};
@@ -13,7 +13,7 @@ use serde_json::json;
 use std::path::PathBuf;
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum PluginCommand {
     /// Upload a module as a new version and activate it
     #[command(after_help = "Example:\n  kvasm plugin deploy shop target/guests/shortener.wasm")]
     Deploy {
@@ -55,7 +55,7 @@ pub(super) enum Command {
 }
 
 #[derive(Args)]
-pub(super) struct Call {
+pub(super) struct CallArgs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
     /// The function to call
@@ -65,24 +65,27 @@ pub(super) struct Call {
     input: Option<String>,
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+pub(super) async fn run(
+    global: &Global,
+    command: PluginCommand,
+) -> Result<CommandOutcome, Failure> {
     match command {
-        Command::Deploy {
+        PluginCommand::Deploy {
             app,
             module,
             no_activate,
         } => deploy(global, &app, module, !no_activate).await?,
-        Command::Versions { app } => versions(global, &app).await?,
-        Command::Functions { app } => functions(global, &app).await?,
-        Command::Activate { app, version } => {
+        PluginCommand::Versions { app } => versions(global, &app).await?,
+        PluginCommand::Functions { app } => functions(global, &app).await?,
+        PluginCommand::Activate { app, version } => {
             let version = version.to_string();
             let path = RequestPath::app(&app, &["plugins", &version, "activate"]);
             activated(global, &app, &path).await?;
         }
-        Command::Rollback { app } => {
+        PluginCommand::Rollback { app } => {
             activated(global, &app, &RequestPath::app(&app, &["rollback"])).await?;
         }
-        Command::Delete { app, version } => {
+        PluginCommand::Delete { app, version } => {
             let client = connect(global).await?;
             let number = version.to_string();
             client
@@ -93,7 +96,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             })?;
         }
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 async fn deploy(
@@ -168,7 +171,7 @@ async fn functions(global: &Global, app: &AppName) -> Result<(), Failure> {
     rows.extend(offered.http.map(|name| [name, "HTTP handler".to_owned()]));
     rows.extend(offered.triggers.into_iter().map(|trigger| {
         let on = trigger.on.map(|on| on.join(", "));
-        let what = on_what(
+        let what = describe_watch(
             trigger.collection.as_deref(),
             trigger.prefix.as_deref(),
             on.as_deref(),
@@ -191,7 +194,7 @@ async fn activated(global: &Global, app: &AppName, path: &RequestPath) -> Result
 }
 
 /// Calls a function of the app's active plugin.
-pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure> {
+pub(super) async fn call(global: &Global, call: CallArgs) -> Result<CommandOutcome, Failure> {
     let input = match &call.input {
         Some(input) => input::argument(input)?,
         None => Vec::new(),
@@ -203,7 +206,7 @@ pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure
     let answer = client.send(request).await?;
     if !global.json {
         output::stream(answer, b"").await?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let id = answer
         .headers()
@@ -211,7 +214,7 @@ pub(super) async fn call(global: &Global, call: Call) -> Result<Outcome, Failure
         .and_then(|id| id.to_str().ok());
     let id = id.unwrap_or_default().to_owned();
     let body = bytes(answer).await?;
-    let answer = json!({ "output": output_value(&body), "request_id": id });
+    let answer = json!({ "output": output_as_json(&body), "request_id": id });
     output::json(&answer)?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

@@ -3,7 +3,7 @@
 use super::client::{Client, RequestPath, ServerTarget};
 use super::config::Config;
 use super::environment::{similar, trimmed};
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::global::{Destination, Global};
 use super::input::text;
 use super::{open, output};
@@ -83,7 +83,7 @@ pub(super) struct Login {
 }
 
 /// Saves a server and a token in the profiles file, readable only by its owner.
-pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Failure> {
+pub(super) async fn login(global: &Global, login: Login) -> Result<CommandOutcome, Failure> {
     let Some(server) = global.server() else {
         return Err(Failure::user("specify the server with --server URL"));
     };
@@ -109,7 +109,7 @@ pub(super) async fn login(global: &Global, login: Login) -> Result<Outcome, Fail
     output::object(global.json, &value, || {
         format!("Saved as profile {name} in {}.", path.display())
     })?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// Checks that the server is reachable, and that it accepts the token if there is one.

@@ -1,6 +1,6 @@
 //! `kvasm run`.
 
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::{CacheArgs, Global, input, open, output};
 use base64::Engine as _;
 use clap::Args;
@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(Args)]
-pub(super) struct Run {
+pub(super) struct RunArgs {
     /// The plugin, a wasm module
     plugin: PathBuf,
     /// The app whose entries it uses
@@ -29,7 +29,7 @@ pub(super) struct Run {
     cache: CacheArgs,
 }
 
-pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
+pub(super) async fn run(global: &Global, run: RunArgs) -> Result<CommandOutcome, Failure> {
     let config = open::config(global)?;
     let wasm = input::file(&run.plugin)?;
     let input = match &run.input {
@@ -49,7 +49,7 @@ pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
     match host.call(&plugin, call).await {
         Ok(response) if global.json => {
             let answer = json!({
-                "output": output_value(&response.output),
+                "output": output_as_json(&response.output),
                 "request_id": response.request_id,
                 "log": response.log.lines(),
                 "log_dropped": response.log.dropped(),
@@ -67,10 +67,10 @@ pub(super) async fn run(global: &Global, run: Run) -> Result<Outcome, Failure> {
             return Err(Failure::from(failure));
         }
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
-pub(super) fn output_value(output: &[u8]) -> Value {
+pub(super) fn output_as_json(output: &[u8]) -> Value {
     serde_json::from_slice(output).unwrap_or_else(|_| match std::str::from_utf8(output) {
         Ok(text) => json!(text),
         Err(_) => json!({ "base64": base64::engine::general_purpose::STANDARD.encode(output) }),

@@ -1,7 +1,7 @@
 //! `kvasm serve`.
 
 use super::config::{Config, Listen, LogFormat};
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::log::{LogGuard, LogWriter, log_panics};
 use super::{Global, open};
 use clap::Args;
@@ -138,7 +138,7 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
 
 /// File descriptors reserved for the store, the cache, compilers and the log, so that connections
 /// cannot use all of them.
-const OTHER_FILES: u64 = 128;
+const RESERVED_FILES: u64 = 128;
 
 /// The number of public connections that the file limit allows.
 fn connections(config: &Config, files: u64) -> usize {
@@ -147,7 +147,7 @@ fn connections(config: &Config, files: u64) -> usize {
         Some(_) => ADMIN_CONNECTIONS as u64,
         None => 0,
     };
-    let others = OTHER_FILES.saturating_add(of_admin);
+    let others = RESERVED_FILES.saturating_add(of_admin);
     let free = files.saturating_sub(others).max(files / 2).max(1);
     let free = usize::try_from(free).unwrap_or(usize::MAX);
     if free < wanted {
@@ -235,11 +235,11 @@ impl Listeners {
     }
 }
 
-pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure> {
+pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, Failure> {
     let mut config = config(global, &args)?;
     if args.print_config {
         write!(std::io::stdout(), "{}", config.to_toml())?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let metrics = Metrics::default();
     let _log = start_log(&config, &metrics)?;
@@ -269,7 +269,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
     }
     lines.extend(listeners.lines()?);
     print_lines(lines)?;
-    say_start(&config, &listeners)?;
+    log_start(&config, &listeners)?;
 
     let dispatch = DispatchOptions {
         drain: config.server.drain_timeout,
@@ -285,11 +285,11 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<Outcome, Failure
         tracing::warn!("requests still running after server.drain_timeout were aborted");
     }
     tracing::info!("stopped");
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// Logs the version and the main limits of this server. The store is shown without secrets.
-fn say_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
+fn log_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
     let store = match &config.store {
         Some(spec) => spec.clone(),
         None => open::default_store()?,

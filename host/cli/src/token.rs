@@ -1,7 +1,7 @@
 //! `kvasm token` and `kvasm audit`.
 
 use super::client::{Pages, RequestPath, connect};
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::{Global, output};
 use clap::{Args, Subcommand};
 use kvasm::api::{AuditPage, NewToken, TokenMade, TokenPage};
@@ -10,7 +10,7 @@ use serde_json::json;
 use std::time::Duration;
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum TokenCommand {
     /// Create a token, which is shown only once
     #[command(
         after_help = "Example:\n  kvasm token create ci --app shop --scope plugin:deploy --scope app:read --expires 90d"
@@ -60,7 +60,7 @@ fn expires(text: &str) -> Result<Expires, String> {
 }
 
 #[derive(Args)]
-pub(super) struct Audit {
+pub(super) struct AuditArgs {
     /// Only operations on this app
     #[arg(value_parser = AppName::parse)]
     app: Option<AppName>,
@@ -76,10 +76,10 @@ fn path(app: Option<&AppName>, rest: &[&str]) -> RequestPath {
     }
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+pub(super) async fn run(global: &Global, command: TokenCommand) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     match command {
-        Command::Create {
+        TokenCommand::Create {
             name,
             scopes,
             app,
@@ -101,7 +101,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             }
             output::object(global.json, &json!(made), || made.secret.clone())?;
         }
-        Command::List { app } => {
+        TokenCommand::List { app } => {
             let mut tokens = Vec::new();
             let mut pages = Pages::default();
             let mut after = None;
@@ -117,7 +117,7 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             }
             if global.json {
                 output::json(&tokens)?;
-                return Ok(Outcome::Done);
+                return Ok(CommandOutcome::Done);
             }
             let rows = tokens.into_iter().map(|token| {
                 let state = match (token.revoked_at, token.expires_at) {
@@ -131,24 +131,24 @@ pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Fa
             });
             output::table(["ID", "NAME", "SCOPES", "APP", "STATE"], rows)?;
         }
-        Command::Revoke { id, app } => {
+        TokenCommand::Revoke { id, app } => {
             client.delete(&path(app.as_ref(), &["tokens", &id])).await?;
             output::object(global.json, &json!({ "revoked": id }), || {
                 format!("Revoked {id}.")
             })?;
         }
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// Shows the audit log, newest first.
-pub(super) async fn audit(global: &Global, audit: Audit) -> Result<Outcome, Failure> {
+pub(super) async fn audit(global: &Global, audit: AuditArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let path = path(audit.app.as_ref(), &["audit"]).with("limit", Some(audit.limit));
     let page: AuditPage = client.get(&path).await?;
     if global.json {
         output::json(&page.audit)?;
-        return Ok(Outcome::Done);
+        return Ok(CommandOutcome::Done);
     }
     let rows = page.audit.into_iter().map(|row| {
         let app = row.app.unwrap_or_default();
@@ -163,5 +163,5 @@ pub(super) async fn audit(global: &Global, audit: Audit) -> Result<Outcome, Fail
         ]
     });
     output::table(["TIME", "WHO", "WHAT", "APP", "DETAIL", "REQUEST"], rows)?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }

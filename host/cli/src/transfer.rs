@@ -1,7 +1,7 @@
 //! `kvasm kv export` and `import`: an app's entries as JSON Lines.
 
 use super::client::{RequestPath, bytes, connect, set, stream};
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::{Global, input, output};
 use axum::body::Body;
 use futures_util::StreamExt;
@@ -24,7 +24,7 @@ pub(super) async fn export(
     global: &Global,
     app: &AppName,
     collection: Option<Collection>,
-) -> Result<Outcome, Failure> {
+) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     let path = RequestPath::app(app, &["kv", "export"]).with("collection", collection);
     let response = client.send(path.request("GET", Body::empty())?).await?;
@@ -38,16 +38,17 @@ pub(super) async fn export(
         pause = pause.max(start.elapsed());
         Ok(())
     });
-    done.await.map_err(|failure| after(pause, failure))?;
+    done.await
+        .map_err(|failure| explain_pause(pause, failure))?;
     out.flush()?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// The length of a pause of the reader that may cause a failure.
 const LONG_PAUSE: Duration = Duration::from_secs(1);
 
 /// Adds a hint to a failure that a long pause of the reader may have caused.
-fn after(pause: Duration, failure: Failure) -> Failure {
+fn explain_pause(pause: Duration, failure: Failure) -> Failure {
     if pause < LONG_PAUSE || failure.is_closed_pipe() {
         return failure;
     }
@@ -62,7 +63,7 @@ pub(super) async fn import(
     global: &Global,
     app: &AppName,
     file: Option<PathBuf>,
-) -> Result<Outcome, Failure> {
+) -> Result<CommandOutcome, Failure> {
     let (name, input): (_, Box<dyn AsyncRead + Send + Unpin>) = match file {
         None => ("standard input".to_owned(), Box::new(tokio::io::stdin())),
         Some(path) => {
@@ -81,7 +82,7 @@ pub(super) async fn import(
         let broken = Arc::clone(&broken);
         move |part| {
             let part = part.and_then(|part| match std::mem::take(&mut is_first) {
-                true => match input::start(&part) {
+                true => match input::strip_bom(&part) {
                     Ok(start) => Ok(part.slice_ref(start)),
                     Err(why) => Err(std::io::Error::other(why)),
                 },
@@ -109,7 +110,7 @@ pub(super) async fn import(
         let (imported, expired) = (done.imported, done.expired);
         format!("Imported {imported} entries; skipped {expired} that had expired.")
     })?;
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 /// A running count of lines, on a terminal only.

@@ -1,7 +1,7 @@
 //! `kvasm trigger`.
 
 use super::client::{Client, RequestPath, connect};
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandOutcome, Failure};
 use super::kv::collection;
 use super::{Global, output};
 use axum::body::Body;
@@ -12,7 +12,7 @@ use serde_json::json;
 use std::time::Duration;
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum TriggerCommand {
     /// List an app's triggers, including those of its plugin
     List {
         #[arg(value_parser = AppName::parse)]
@@ -28,13 +28,13 @@ pub(super) enum Command {
     /// pause it instead
     Delete(Delete),
     /// Pause a trigger; its deliveries are queued
-    Pause(Named),
+    Pause(TriggerArgs),
     /// Resume a paused trigger
-    Resume(Named),
+    Resume(TriggerArgs),
 }
 
 #[derive(Args)]
-pub(super) struct Named {
+pub(super) struct TriggerArgs {
     #[arg(value_parser = AppName::parse)]
     app: AppName,
     /// Name of the trigger
@@ -45,7 +45,7 @@ pub(super) struct Named {
 #[derive(Args)]
 pub(super) struct Delete {
     #[command(flatten)]
-    named: Named,
+    named: TriggerArgs,
     /// What to do with its outstanding deliveries; if omitted, a trigger that has any is not
     /// deleted
     #[arg(long, value_enum)]
@@ -72,18 +72,18 @@ impl OnDelete {
 #[derive(Args)]
 pub(super) struct Set {
     #[command(flatten)]
-    named: Named,
+    named: TriggerArgs,
     /// The plugin's function to call [default: the trigger's name]
     #[arg(long)]
     function: Option<String>,
     #[command(flatten)]
-    watch: Watch,
+    watch: WatchArgs,
     /// Only keys with this prefix
     #[arg(long, conflicts_with = "schedule")]
     prefix: Option<String>,
     /// Only these kinds of change
     #[arg(long, conflicts_with = "schedule", value_delimiter = ',')]
-    on: Vec<Kind>,
+    on: Vec<ChangeKind>,
     /// Maximum number of attempts, 1 to 100 [default: 12]
     #[arg(long, value_name = "N")]
     attempts: Option<u32>,
@@ -94,7 +94,7 @@ pub(super) struct Set {
 
 #[derive(Args)]
 #[group(required = true, multiple = false)]
-struct Watch {
+struct WatchArgs {
     /// Watch this collection
     #[arg(long, value_parser = collection)]
     collection: Option<Collection>,
@@ -104,48 +104,51 @@ struct Watch {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Kind {
+enum ChangeKind {
     Set,
     Delete,
 }
 
-impl Kind {
+impl ChangeKind {
     fn as_str(self) -> &'static str {
         match self {
-            Kind::Set => "set",
-            Kind::Delete => "delete",
+            ChangeKind::Set => "set",
+            ChangeKind::Delete => "delete",
         }
     }
 }
 
-pub(super) async fn run(global: &Global, command: Command) -> Result<Outcome, Failure> {
+pub(super) async fn run(
+    global: &Global,
+    command: TriggerCommand,
+) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     match command {
-        Command::List { app } => list(global, &client, &app).await?,
-        Command::Set(arguments) => set(global, &client, arguments).await?,
-        Command::Delete(arguments) => delete(global, &client, &arguments).await?,
-        Command::Pause(named) => {
+        TriggerCommand::List { app } => list(global, &client, &app).await?,
+        TriggerCommand::Set(arguments) => set(global, &client, arguments).await?,
+        TriggerCommand::Delete(arguments) => delete(global, &client, &arguments).await?,
+        TriggerCommand::Pause(named) => {
             named.send(&client, "pause").await?;
-            let Named { app, name } = &named;
+            let TriggerArgs { app, name } = &named;
             output::object(global.json, &json!({ "paused": name }), || {
                 format!("Paused {name}; `kvasm trigger resume {app} {name}` resumes it.")
             })?;
         }
-        Command::Resume(named) => {
+        TriggerCommand::Resume(named) => {
             named.send(&client, "resume").await?;
-            let Named { app, name } = &named;
+            let TriggerArgs { app, name } = &named;
             output::object(global.json, &json!({ "resumed": name }), || {
                 format!("Resumed {name}; `kvasm delivery list {app}` shows its deliveries.")
             })?;
-            say_who_delivers(global, &client);
+            note_delivery(global, &client);
         }
     }
-    Ok(Outcome::Done)
+    Ok(CommandOutcome::Done)
 }
 
 async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<(), Failure> {
     let Delete { named, deliveries } = arguments;
-    let Named { app, name } = named;
+    let TriggerArgs { app, name } = named;
     let path = named.path(&[]).with(
         "deliveries",
         Some(deliveries.map_or("refuse", OnDelete::as_str)),
@@ -157,7 +160,7 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
                  --deliveries keep to let them be delivered, or --deliveries discard; \
                  `kvasm delivery list {app} --trigger {name}` shows them"
             )),
-            false => named.absent(failure),
+            false => named.map_not_found(failure),
         });
     }
     output::object(global.json, &json!({ "deleted": name }), || {
@@ -174,13 +177,13 @@ async fn delete(global: &Global, client: &Client, arguments: &Delete) -> Result<
 }
 
 /// A command on a store delivers nothing itself.
-pub(super) fn say_who_delivers(global: &Global, client: &Client) {
+pub(super) fn note_delivery(global: &Global, client: &Client) {
     if !client.is_server() && !global.json {
         output::note("Only a running server on this store makes deliveries: `kvasm serve`.");
     }
 }
 
-impl Named {
+impl TriggerArgs {
     fn path(&self, rest: &[&str]) -> RequestPath {
         let mut segments = vec!["triggers", self.name.as_str()];
         segments.extend(rest);
@@ -190,12 +193,12 @@ impl Named {
     async fn send(&self, client: &Client, verb: &str) -> Result<(), Failure> {
         let request = self.path(&[verb]).request("POST", Body::empty())?;
         let sent = client.send(request).await;
-        sent.map(drop).map_err(|e| self.absent(e))
+        sent.map(drop).map_err(|e| self.map_not_found(e))
     }
 
     /// Replaces a failure for an unknown trigger by one that names it.
-    fn absent(&self, failure: Failure) -> Failure {
-        let Named { app, name } = self;
+    fn map_not_found(&self, failure: Failure) -> Failure {
+        let TriggerArgs { app, name } = self;
         match failure.is_kind("trigger-not-found") {
             true => Failure::user(format!(
                 "{app} has no trigger {name}; `kvasm trigger list {app}` lists its triggers"
@@ -225,17 +228,17 @@ async fn set(global: &Global, client: &Client, arguments: Set) -> Result<(), Fai
         let app = &arguments.named.app;
         format!(
             "Trigger {name} of {app} calls {function}: {}.",
-            output::clean(&watches(&trigger))
+            output::escape_line(&watches(&trigger))
         )
     })?;
-    say_who_delivers(global, client);
+    note_delivery(global, client);
     Ok(())
 }
 
 /// What a trigger watches.
 fn watches(trigger: &TriggerView) -> String {
     let on = trigger.on.as_ref().map(|on| on.join(", "));
-    on_what(
+    describe_watch(
         trigger.collection.as_deref(),
         trigger.prefix.as_deref(),
         on.as_deref(),
@@ -244,7 +247,7 @@ fn watches(trigger: &TriggerView) -> String {
 }
 
 /// What a trigger watches, for a table.
-pub(super) fn on_what(
+pub(super) fn describe_watch(
     collection: Option<&str>,
     prefix: Option<&str>,
     on: Option<&str>,

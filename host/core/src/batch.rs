@@ -1,8 +1,8 @@
 //! Write batches: checks and operations that are applied atomically.
 
 use super::{
-    AppId, Audit, Collection, DELIVERIES_OF_A_WRITE_MAX, FOLLOWERS_MAX, Key, LeaseToken, Link,
-    Timestamp, Value, Version,
+    AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, Key, LeaseToken, Link,
+    TRIGGERED_DELIVERIES_MAX, Timestamp, Value, Version,
 };
 
 /// The expected state of an entry, for a check or a conditional write.
@@ -103,7 +103,7 @@ pub struct WriteBatch {
     pub depth: u32,
     /// The maximum number of deliveries that may follow from this write: the rest of the budget of
     /// the event that is being handled, or [`FOLLOWERS_MAX`] for each change outside a handler.
-    pub followers: u32,
+    pub delivery_budget: u32,
     /// The delivery that this write acknowledges. Nothing is written unless its lease still holds.
     pub acknowledge: Option<Box<LeaseToken>>,
     /// Links it to earlier and later batches.
@@ -114,8 +114,8 @@ impl WriteBatch {
     /// Returns the maximum number of deliveries that the batch may create.
     pub fn deliveries_max(&self) -> u32 {
         match self.depth {
-            0 => DELIVERIES_OF_A_WRITE_MAX,
-            _ => DELIVERIES_OF_A_WRITE_MAX.min(self.followers),
+            0 => DELIVERIES_PER_WRITE_MAX,
+            _ => DELIVERIES_PER_WRITE_MAX.min(self.delivery_budget),
         }
     }
 
@@ -128,7 +128,7 @@ impl WriteBatch {
             ops: Vec::new(),
             audit: None,
             depth: 0,
-            followers: FOLLOWERS_MAX,
+            delivery_budget: TRIGGERED_DELIVERIES_MAX,
             acknowledge: None,
             link: None,
         }

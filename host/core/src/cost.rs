@@ -14,7 +14,7 @@ pub const DELIVERY_BYTES: u64 = 768;
 
 /// The maximum number of deliveries that one write may create. A larger write is refused because it
 /// would block the writes of others while it runs.
-pub const DELIVERIES_OF_A_WRITE_MAX: u32 = 10_000;
+pub const DELIVERIES_PER_WRITE_MAX: u32 = 10_000;
 
 /// The maximum number of outstanding deliveries of an app. Runs of schedules do not count: each
 /// schedule has at most one.
@@ -23,7 +23,7 @@ pub const DELIVERIES_MAX: u64 = 100_000;
 /// The maximum number of deliveries that may follow from one change of an entry, over all handlers
 /// that it triggers, directly or indirectly. The deliveries of a write share the remaining budget
 /// equally.
-pub const FOLLOWERS_MAX: u32 = 10_000;
+pub const TRIGGERED_DELIVERIES_MAX: u32 = 10_000;
 
 /// The maximum length of the failure text that a delivery keeps between two attempts, in bytes.
 /// [`DELIVERY_BYTES`] includes it. A dead letter keeps the full text.
@@ -31,7 +31,7 @@ const NOTE_BYTES_MAX: usize = 256;
 
 impl FailedAttempt {
     /// Returns the failure text that the delivery keeps until the next attempt.
-    pub fn note(&self) -> &str {
+    pub fn truncated_error(&self) -> &str {
         let end = self.error.floor_char_boundary(NOTE_BYTES_MAX);
         self.error.get(..end).unwrap_or_default()
     }
@@ -52,13 +52,16 @@ mod tests {
 
     #[test]
     fn delivery_shares_never_exceed_the_budget() {
-        for left in [0, 1, 9, 100, FOLLOWERS_MAX] {
+        for left in [0, 1, 9, 100, TRIGGERED_DELIVERIES_MAX] {
             for siblings in 1..=left {
                 let all = siblings + siblings * share(left, siblings);
                 assert!(all <= left, "{siblings} of {left}");
             }
         }
-        assert_eq!(share(FOLLOWERS_MAX, 1), FOLLOWERS_MAX - 1);
+        assert_eq!(
+            share(TRIGGERED_DELIVERIES_MAX, 1),
+            TRIGGERED_DELIVERIES_MAX - 1
+        );
         assert_eq!(share(10, 0), 0);
     }
 }

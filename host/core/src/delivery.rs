@@ -30,7 +30,7 @@ pub struct Event {
     /// When it occurred; for a schedule, when it was due.
     pub at: Timestamp,
     /// Its kind and data.
-    pub what: EventKind,
+    pub kind: EventKind,
 }
 
 /// The kind of an event, with its data.
@@ -111,13 +111,13 @@ pub struct DeliveryKey {
     pub trigger: TriggerName,
     /// The ordering key: a hash of the entry's key. Keys with the same hash only wait for each
     /// other.
-    pub chain: i64,
+    pub ordering_key: i64,
     /// The sequence number, larger for later events of the same key.
     pub seq: i64,
 }
 
 /// Returns the ordering key of an entry's key, or of a schedule, which has one of its own.
-pub fn chain_of(key: &str) -> i64 {
+pub fn ordering_key_of(key: &str) -> i64 {
     use sha2::{Digest as _, Sha256};
     let hash = Sha256::digest(key.as_bytes());
     let first = hash.first_chunk::<8>().copied().unwrap_or_default();
@@ -192,7 +192,7 @@ impl DeadLetter {
     /// texts of its failure.
     pub fn bytes(&self) -> u64 {
         let texts = self.error.len() + self.trace.as_ref().map_or(0, String::len);
-        self.event.what.bytes().max(DELIVERY_BYTES) + texts as u64
+        self.event.kind.bytes().max(DELIVERY_BYTES) + texts as u64
     }
 }
 
@@ -281,9 +281,9 @@ pub struct FailedAttempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailOutcome {
     /// The lease no longer held; nothing changed.
-    Lost,
+    LeaseLost,
     /// The delivery follows its verdict; its trigger is unchanged.
-    Kept,
+    Recorded,
     /// The same, and the trigger is now paused.
     Paused {
         /// Consecutive failed deliveries.
@@ -301,7 +301,7 @@ pub enum FailOutcome {
 impl FailOutcome {
     /// Returns whether the lease held.
     pub const fn is_held(self) -> bool {
-        !matches!(self, FailOutcome::Lost)
+        !matches!(self, FailOutcome::LeaseLost)
     }
 }
 
@@ -311,7 +311,7 @@ pub enum Verdict {
     /// Retry it, not before this time.
     RetryAt(Timestamp),
     /// It becomes a dead letter.
-    GiveUp(DeadReason),
+    DeadLetter(DeadReason),
 }
 
 /// A delivery that was given up.
@@ -425,9 +425,9 @@ mod tests {
     fn ordering_key_is_stable() {
         // The value is stored in databases.
         assert_eq!(
-            chain_of(""),
+            ordering_key_of(""),
             i64::from_le_bytes(*b"\xe3\xb0\xc4\x42\x98\xfc\x1c\x14")
         );
-        assert_ne!(chain_of("a"), chain_of("b"));
+        assert_ne!(ordering_key_of("a"), ordering_key_of("b"));
     }
 }

@@ -90,7 +90,7 @@ pub enum IncrementError {
 ///
 /// # Errors
 /// [`NoSum`].
-pub fn sum(value: Option<&Value>, delta: i64) -> Result<i64, IncrementError> {
+pub fn increment(value: Option<&Value>, delta: i64) -> Result<i64, IncrementError> {
     let before = match value {
         None => Integer::Value(0),
         Some(Value::Json(text)) => text.as_integer(),

@@ -1,8 +1,6 @@
-//! The words of the system as types, without I/O. Each is parsed once, at the
-//! door, and is valid from then on.
-#![deny(missing_docs)]
 //! The domain types, without I/O. Each is parsed once, where it enters the system, and is valid
 //! from then on.
+#![deny(missing_docs)]
 
 mod access;
 mod app;
@@ -10,59 +8,61 @@ mod batch;
 mod cost;
 mod cursor;
 mod delivery;
+mod delivery_state;
 mod entry;
-mod error;
+mod invalid;
 mod json;
 mod key;
 mod level;
-mod life;
 mod limits;
 mod link;
 mod list;
 mod pieces;
 mod plugin;
-mod registry;
+mod records;
 mod schedule;
-mod standing;
 pub mod store;
 mod text;
 mod token;
 mod trigger;
+mod trigger_health;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
 pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
 pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
 pub use cost::share;
 pub use cost::{
-    DELIVERIES_MAX, DELIVERIES_OF_A_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, FOLLOWERS_MAX,
+    DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, TRIGGERED_DELIVERIES_MAX,
 };
 pub use cursor::{Cursor, CursorKey};
 pub use delivery::{
     Claim, DEPTH_MAX, DeadLetter, DeadLetterFilter, DeadReason, Delivery, DeliveryFilter,
     DeliveryKey, Event, EventKind, FailOutcome, FailedAttempt, LeaseToken, Queue, ScheduleTick,
-    TriggerDeletion, Verdict, chain_of,
+    TriggerDeletion, Verdict, ordering_key_of,
 };
-pub use entry::{Entry, IncrementError, Timestamp, Value, Version, sum};
-pub use error::{Invalid, Subject};
+pub use delivery_state::DeliveryState;
+pub use entry::{Entry, IncrementError, Timestamp, Value, Version, increment};
+pub use invalid::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
 pub use level::Level;
-pub use life::DeliveryState;
 pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
-pub use list::{KeyRange, ListQuery, Page};
+pub use list::{KeyRange, ListPage, ListQuery};
 pub use pieces::Pieces;
 pub use plugin::room_for_version;
 pub use plugin::{
-    ActivePlugin, Digest, Exports, Plugin, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
+    ActivePlugin, Digest, Exports, PluginRecord, PluginVersion, VERSION_BYTES_MAX, VERSIONS_MAX,
 };
-pub use registry::{Audit, Generation, NewPlugin};
+pub use records::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
-pub use standing::{Claimable, spread_by};
-pub use standing::{FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeDelay, TriggerHealth};
-pub use text::{short, shown_start};
+pub use text::{display_truncated, truncate};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trigger::{
     Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePosition,
     TRIGGERS_MAX, Trigger, TriggerName, Watch,
+};
+pub use trigger_health::{Claimable, with_jitter};
+pub use trigger_health::{
+    FAILURES_MAX, PROBE_AFTER, PROBE_WAIT_MAX, Pause, ProbeDelay, TriggerHealth,
 };

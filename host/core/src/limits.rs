@@ -77,7 +77,7 @@ impl Limits {
             return Err(LimitsError {
                 limit: "input",
                 bytes: self.input_bytes,
-                least: event,
+                min: event,
                 why: "a handler's input holds a value and its metadata",
             });
         }
@@ -93,7 +93,7 @@ pub struct LimitsError {
     /// Its value.
     pub bytes: usize,
     /// Its minimum.
-    pub least: usize,
+    pub min: usize,
     /// What it must hold.
     pub why: &'static str,
 }

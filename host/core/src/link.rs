@@ -35,9 +35,9 @@ pub struct Follow {
 /// each of them [follows](Link::follows) it: such a check holds if the commit was applied and the
 /// entry has not changed since. A store that never calls `queued` receives no such checks.
 #[derive(Clone)]
-pub struct Link(Arc<Inner>);
+pub struct Link(Arc<LinkInner>);
 
-struct Inner {
+struct LinkInner {
     id: CommitId,
     follows: Vec<Follow>,
     queued: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -50,7 +50,7 @@ impl Link {
         follows: Vec<Follow>,
         queued: Option<Box<dyn FnOnce() + Send>>,
     ) -> Link {
-        Link(Arc::new(Inner {
+        Link(Arc::new(LinkInner {
             id,
             follows,
             queued: Mutex::new(queued),

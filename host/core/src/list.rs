@@ -151,7 +151,7 @@ pub struct ListQuery {
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Page {
+pub struct ListPage {
     /// The keys in order, with their entries if requested.
     pub entries: Vec<(Key, Option<Entry>)>,
     /// Whether the list may continue after the last entry.

@@ -79,7 +79,7 @@ pub struct Exports {
 
 /// A stored version of an app's plugin, without its module's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plugin {
+pub struct PluginRecord {
     /// Its number.
     pub version: PluginVersion,
     /// The digest of its module.

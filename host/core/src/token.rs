@@ -129,13 +129,13 @@ impl Token {
     pub const NAME_BYTES_MAX: usize = 128;
 
     /// Returns whether it is neither expired nor revoked.
-    pub fn is_good(&self, now: Timestamp) -> bool {
+    pub fn is_valid(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
     }
 
     /// Returns whether it currently lets its holder administer the instance.
     pub fn administers(&self, now: Timestamp) -> bool {
-        self.app.is_none() && self.scopes.contains(&Scope::InstanceAdmin) && self.is_good(now)
+        self.app.is_none() && self.scopes.contains(&Scope::InstanceAdmin) && self.is_valid(now)
     }
 
     /// Returns the principal that it authenticates.

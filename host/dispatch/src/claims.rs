@@ -1,11 +1,11 @@
 //! Finds queues with due deliveries, claims a few deliveries of each, and starts their handlers.
 
-use super::lent::LeaseGuard;
+use super::leases::LeaseGuard;
 use super::supervisor::Stop;
-use super::{HandlerPermit, Shared, millis, worker};
+use super::{DispatchContext, HandlerPermit, millis, worker};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Claim, Queue};
-use kvasm_service::{TaskHandle, chain};
+use kvasm_service::{TaskHandle, error_chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
@@ -14,19 +14,19 @@ use uuid::Uuid;
 /// Number of queues read per page.
 const QUEUES: u32 = 64;
 /// Maximum number of deliveries claimed from a queue before the next queue is served.
-const OF_A_QUEUE: usize = 8;
+const CLAIM_MAX: usize = 8;
 /// Delay after a permit was released, so that a claim takes more than one delivery when there
 /// are many.
 const GATHER: Duration = Duration::from_millis(1);
 /// A pass over very many queues takes longer than this. It is followed by a rest of three times
 /// its duration, so that passes do not take all the time.
-const LONG_LOOK: Duration = Duration::from_millis(5);
+const LONG_PASS: Duration = Duration::from_millis(5);
 /// Number of consecutive apps with failing claims that counts as a failure of the store.
 const FAILING_APPS: usize = 3;
 
 /// The result of a pass.
 #[derive(Default)]
-struct Pass {
+struct QueuePass {
     /// Time spent reading queues.
     took: Duration,
     /// Whether a claim got as many deliveries as it requested.
@@ -37,23 +37,23 @@ struct Pass {
 
 /// Runs passes repeatedly.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
     task: TaskHandle,
     mut stop: Stop,
 ) -> Result<(), StoreError> {
-    let mut after = shared.looked_until.lock().take();
+    let mut after = shared.claims_position.lock().take();
     loop {
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            () = shared.clock.acts() => {}
+            () = shared.clock.wait_until_trusted() => {}
         }
         let looked = look(&shared, &task, &mut after, &mut stop).await;
-        shared.looked_until.lock().clone_from(&after);
+        shared.claims_position.lock().clone_from(&after);
         let look = looked?;
-        task.works();
+        task.report_ok();
         shared.reap();
-        let rest = if look.took > LONG_LOOK {
+        let rest = if look.took > LONG_PASS {
             look.took * 3
         } else {
             Duration::ZERO
@@ -68,7 +68,7 @@ pub(super) async fn run(
 
 /// Waits until there may be something to do, but at least for `rest`. Returns at once if a claim
 /// was `full`.
-async fn wait(shared: &Shared, rest: Duration, full: bool) {
+async fn wait(shared: &DispatchContext, rest: Duration, full: bool) {
     if !rest.is_zero() {
         tokio::time::sleep(rest).await;
     }
@@ -86,16 +86,16 @@ async fn wait(shared: &Shared, rest: Duration, full: bool) {
 /// never interrupted: claimed deliveries are run, rather than left until their lease expires.
 /// After an error, `after` is the current position.
 async fn look(
-    shared: &Arc<Shared>,
+    shared: &Arc<DispatchContext>,
     task: &TaskHandle,
     after: &mut Option<Queue>,
     stop: &mut Stop,
-) -> Result<Pass, StoreError> {
-    let mut look = Pass::default();
+) -> Result<QueuePass, StoreError> {
+    let mut look = QueuePass::default();
     // From the end of the last pass to the last queue, then from the first.
     let mut wrapped = after.is_none();
     loop {
-        if shared.places.available_permits() == 0 {
+        if shared.permits.available_permits() == 0 {
             return Ok(look);
         }
         let now = shared.clock.now();
@@ -115,7 +115,7 @@ async fn look(
             continue;
         }
         for queue in queues {
-            let places = places_for(shared, queue.app);
+            let places = acquire_permits(shared, queue.app);
             if places.as_ref().is_some_and(Vec::is_empty) {
                 // The next pass starts with it.
                 return Ok(look);
@@ -135,9 +135,9 @@ async fn look(
                         look.failing.clear();
                     }
                     Err(error) => {
-                        task.skips(
+                        task.report_skip(
                             &format_args!("deliveries of app {}", queue.app),
-                            &chain(&error),
+                            &error_chain(&error),
                         );
                         look.failing.push(queue.app);
                         if look.failing.len() >= FAILING_APPS {
@@ -152,15 +152,15 @@ async fn look(
 
 /// Acquires permits for deliveries of an app. Returns `None` if the app is at its limit, and an
 /// empty list if no permit is free.
-fn places_for(shared: &Shared, app: AppId) -> Option<Vec<OwnedSemaphorePermit>> {
+fn acquire_permits(shared: &DispatchContext, app: AppId) -> Option<Vec<OwnedSemaphorePermit>> {
     let running = shared.running.lock().get(&app).copied().unwrap_or(0);
-    let free = shared.places.available_permits();
+    let free = shared.permits.available_permits();
     let share = share(shared.options.handlers_of_app, free, running);
     if share == 0 && free > 0 {
         return None;
     }
-    let places = std::iter::from_fn(|| Arc::clone(&shared.places).try_acquire_owned().ok());
-    Some(places.take(share.min(OF_A_QUEUE)).collect())
+    let places = std::iter::from_fn(|| Arc::clone(&shared.permits).try_acquire_owned().ok());
+    Some(places.take(share.min(CLAIM_MAX)).collect())
 }
 
 /// Returns how many more handlers an app may run: it may hold as many permits as remain free,
@@ -175,7 +175,7 @@ fn share(of_app: usize, free: usize, running: usize) -> usize {
 /// Claims deliveries for these permits and starts their handlers. Returns whether all permits
 /// were used, so that there may be more deliveries.
 async fn claim(
-    shared: &Arc<Shared>,
+    shared: &Arc<DispatchContext>,
     queue: &Queue,
     places: Vec<OwnedSemaphorePermit>,
 ) -> Result<bool, StoreError> {

@@ -1,12 +1,12 @@
 //! The dispatcher's clock: the system's clock while it is trusted (see `trust`), and monotonic
 //! across small steps back.
 
-use super::Shared;
+use super::DispatchContext;
 use super::supervisor::Stop;
-use super::trust::{Doubt, Reading, Trust};
+use super::trust::{ClockTrust, Doubt, Reading};
 use kvasm_core::Timestamp;
 use kvasm_core::store::StoreError;
-use kvasm_service::{TaskHandle, chain};
+use kvasm_service::{TaskHandle, error_chain};
 use parking_lot::Mutex;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -52,17 +52,17 @@ impl Eq for TimeSource {}
 #[derive(Default)]
 pub(super) struct Clock {
     source: TimeSource,
-    state: Mutex<State>,
+    state: Mutex<ClockState>,
     judged: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct ClockState {
     last: Option<Reading>,
-    trust: Trust,
+    trust: ClockTrust,
 }
 
-impl State {
+impl ClockState {
     fn now(&mut self, now: Reading) -> Timestamp {
         let time = self.trust.time(now);
         let ahead_max = super::millis(self.trust.ahead_max());
@@ -96,7 +96,11 @@ impl Clock {
     /// while it is in doubt.
     pub(super) fn for_deletion(&self) -> Option<Timestamp> {
         let now = self.reading();
-        self.state.lock().trust.holds(now).then_some(now.system)
+        self.state
+            .lock()
+            .trust
+            .is_trusted(now)
+            .then_some(now.system)
     }
 
     /// Whether the clock is trusted now.
@@ -105,13 +109,13 @@ impl Clock {
     }
 
     /// Whether it may be used to change the plans of other hosts.
-    pub(super) fn plans(&self) -> bool {
+    pub(super) fn may_replan(&self) -> bool {
         let now = self.reading();
         self.state.lock().trust.plans(now)
     }
 
     /// Waits until deliveries and schedules may run.
-    pub(super) async fn acts(&self) {
+    pub(super) async fn wait_until_trusted(&self) {
         loop {
             let judged = self.judged.notified();
             let now = self.reading();
@@ -134,13 +138,13 @@ impl Clock {
 
     /// Compares the clock with the store's. Returns whether something has changed, and why the
     /// clock is in doubt.
-    async fn look(&self, shared: &Shared) -> Result<(bool, Option<Doubt>), StoreError> {
+    async fn look(&self, shared: &DispatchContext) -> Result<(bool, Option<Doubt>), StoreError> {
         let before = self.reading();
         let store = shared.host.store().clock().await?;
         let after = self.reading();
         let (changed, doubt) = {
             let trust = &mut self.state.lock().trust;
-            (trust.judge(store, before, after), trust.doubt())
+            (trust.compare(store, before, after), trust.doubt())
         };
         self.judged.notify_waiters();
         Ok((changed, doubt))
@@ -149,7 +153,7 @@ impl Clock {
 
 /// Repeatedly compares the clock, and logs when it is in doubt.
 pub(super) async fn run(
-    shared: std::sync::Arc<Shared>,
+    shared: std::sync::Arc<DispatchContext>,
     task: TaskHandle,
     mut stop: Stop,
 ) -> Result<(), StoreError> {
@@ -165,18 +169,18 @@ pub(super) async fn run(
             shared.stepped.notify_one();
         }
         match doubt {
-            Some(doubt @ Doubt::Database(_)) => task.fails(doubt.to_string()),
+            Some(doubt @ Doubt::Database(_)) => task.report_failure(doubt.to_string()),
             doubt => {
-                task.works();
-                say(doubt, &mut said);
+                task.report_ok();
+                log_doubt(doubt, &mut said);
             }
         }
         if noted.is_none_or(|at| at.elapsed() >= NOTE)
             && let Some(now) = shared.clock.for_deletion()
         {
             noted = Some(Instant::now());
-            if let Err(error) = shared.host.store().note_time(now).await {
-                task.skips(&"recording the time", &chain(&error));
+            if let Err(error) = shared.host.store().record_time(now).await {
+                task.report_skip(&"recording the time", &error_chain(&error));
             }
         }
         let looked = Instant::now();
@@ -193,7 +197,7 @@ pub(super) async fn run(
 }
 
 /// Logs that the clock is in doubt, at most every ten minutes, and when it is trusted again.
-fn say(doubt: Option<Doubt>, said: &mut Option<Instant>) {
+fn log_doubt(doubt: Option<Doubt>, said: &mut Option<Instant>) {
     match doubt {
         Some(doubt) if said.is_none_or(|at| at.elapsed() >= SAY) => {
             *said = Some(Instant::now());
@@ -211,7 +215,7 @@ fn say(doubt: Option<Doubt>, said: &mut Option<Instant>) {
 
 impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Doubt::Database(ms) | Doubt::Seen(ms) | Doubt::Stepped(ms)) = *self;
+        let (Doubt::Database(ms) | Doubt::RecordedTime(ms) | Doubt::Stepped(ms)) = *self;
         let seconds = ms.unsigned_abs() / 1_000;
         let side = if ms > 0 { "ahead of" } else { "behind" };
         match self {
@@ -221,7 +225,7 @@ impl fmt::Display for Doubt {
                  deliveries, schedules and deletions are suspended until it is corrected",
                 super::trust::BOUND.as_secs()
             ),
-            Doubt::Seen(_) => write!(
+            Doubt::RecordedTime(_) => write!(
                 f,
                 "this host's clock is {seconds} s {side} the last time recorded in the store"
             ),
@@ -239,7 +243,7 @@ mod tests {
 
     #[test]
     fn clock_stays_monotonic_and_follows_forward_steps() {
-        let mut state = State::default();
+        let mut state = ClockState::default();
         let start = Instant::now();
         let mut at = |system, ms| {
             let instant = start + Duration::from_millis(ms);

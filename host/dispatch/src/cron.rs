@@ -3,11 +3,11 @@
 //! Of runs missed while no host was running, only the last is created. While a run is
 //! outstanding, no further one is created.
 
-use super::Shared;
+use super::DispatchContext;
 use super::supervisor::Stop;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, DueSchedule, Queue, Schedule, ScheduleTick, Timestamp, Trigger, Watch};
-use kvasm_service::{TaskHandle, chain};
+use kvasm_service::{TaskHandle, error_chain};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::task::JoinSet;
@@ -19,7 +19,7 @@ const APPS_AT_ONCE: usize = 8;
 
 /// Repeatedly creates the due runs. With several hosts, the first one wins.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
     task: TaskHandle,
     mut stop: Stop,
 ) -> Result<(), StoreError> {
@@ -27,14 +27,14 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            () = shared.clock.acts() => {}
+            () = shared.clock.wait_until_trusted() => {}
         }
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
             passed = pass(&shared, &task) => passed?,
         }
-        task.works();
+        task.report_ok();
         tokio::select! {
             () = stop.requested() => return Ok(()),
             () = tokio::time::sleep(shared.options.poll) => {}
@@ -43,7 +43,7 @@ pub(super) async fn run(
 }
 
 /// Processes all due schedules once. Skipped ones are retried in the next pass.
-async fn pass(shared: &Arc<Shared>, task: &TaskHandle) -> Result<(), StoreError> {
+async fn pass(shared: &Arc<DispatchContext>, task: &TaskHandle) -> Result<(), StoreError> {
     let now = shared.clock.now();
     let mut after = None;
     loop {
@@ -59,7 +59,12 @@ async fn pass(shared: &Arc<Shared>, task: &TaskHandle) -> Result<(), StoreError>
 }
 
 /// Creates these runs, for a few apps concurrently.
-async fn make(shared: &Arc<Shared>, task: &TaskHandle, due: Vec<DueSchedule>, now: Timestamp) {
+async fn make(
+    shared: &Arc<DispatchContext>,
+    task: &TaskHandle,
+    due: Vec<DueSchedule>,
+    now: Timestamp,
+) {
     let mut apps: BTreeMap<AppId, Vec<ScheduleTick>> = BTreeMap::new();
     for DueSchedule { place, trigger } in due {
         let Queue { app, trigger: name } = &place.queue;
@@ -70,7 +75,7 @@ async fn make(shared: &Arc<Shared>, task: &TaskHandle, due: Vec<DueSchedule>, no
                     ticks.push(tick(*app, &trigger, schedule, now));
                 }
             }
-            Err(why) => task.skips(&format_args!("schedule {name} of app {app}"), &why),
+            Err(why) => task.report_skip(&format_args!("schedule {name} of app {app}"), &why),
         }
     }
     let mut running = JoinSet::new();
@@ -88,19 +93,19 @@ async fn make(shared: &Arc<Shared>, task: &TaskHandle, due: Vec<DueSchedule>, no
 
 fn note(task: &TaskHandle, ended: Option<Result<(), tokio::task::JoinError>>) {
     if let Some(Err(panic)) = ended {
-        task.skips(&"the schedules of an app", &panic.to_string());
+        task.report_skip(&"the schedules of an app", &panic.to_string());
     }
 }
 
 /// Creates the runs of one app. After an error the rest is retried in the next pass.
-async fn of_app(shared: &Shared, task: &TaskHandle, app: AppId, ticks: Vec<ScheduleTick>) {
+async fn of_app(shared: &DispatchContext, task: &TaskHandle, app: AppId, ticks: Vec<ScheduleTick>) {
     for tick in ticks {
         match shared.host.store().tick(&tick).await {
             Ok(true) => shared.changed.notify_one(),
             Ok(false) => {}
             Err(error) => {
-                let cause = chain(&error);
-                return task.skips(&format_args!("schedules of app {app}"), &cause);
+                let cause = error_chain(&error);
+                return task.report_skip(&format_args!("schedules of app {app}"), &cause);
             }
         }
     }

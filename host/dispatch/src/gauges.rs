@@ -1,12 +1,12 @@
 //! Periodically samples the store for gauges, app by app. Scrapes of the metrics do not query
 //! the store.
 
-use super::Shared;
+use super::DispatchContext;
 use super::supervisor::Stop;
 use kvasm_core::store::{AppSurvey, LogSize, StoreError};
 use kvasm_core::{App, DELIVERIES_MAX, Timestamp};
 use kvasm_metrics::{FULLEST_APPS, QuotaUse, Sample};
-use kvasm_service::{TaskHandle, chain};
+use kvasm_service::{TaskHandle, error_chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,7 +22,7 @@ const WARNING: Duration = Duration::from_secs(600);
 /// Samples repeatedly. After a failure the last sample stays visible, with its time, until the
 /// next.
 pub(super) async fn run(
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
     task: TaskHandle,
     mut stop: Stop,
 ) -> Result<(), StoreError> {
@@ -40,17 +40,17 @@ pub(super) async fn run(
             sampled = sample(&shared, &task) => match sampled {
                 Ok((sample, log)) => {
                     let is_due = warned.is_none_or(|at| at.elapsed() >= WARNING);
-                    if let Some(log) = log.filter(|log| is_due && !log.held.is_zero()) {
+                    if let Some(log) = log.filter(|log| is_due && !log.checkpoint_blocked.is_zero()) {
                         warn(log);
                         warned = Some(Instant::now());
                     }
                     shared.host.metrics().sampled(sample);
-                    task.works();
+                    task.report_ok();
                     // Not after an error, such as a timeout: that says nothing about the store's
                     // work.
                     pause = pause.max(start.elapsed() * (SHARE - 1));
                 }
-                Err(error) => task.skips(&"a sample for the metrics", &chain(&error)),
+                Err(error) => task.report_skip(&"a sample for the metrics", &error_chain(&error)),
             },
         }
     }
@@ -59,14 +59,14 @@ pub(super) async fn run(
 fn warn(log: LogSize) {
     tracing::warn!(
         bytes = log.bytes,
-        held_for = ?log.held,
+        held_for = ?log.checkpoint_blocked,
         "a reader holds an old snapshot of the database, so its WAL grows and cannot be \
          checkpointed: close whatever has the file open, such as a shell or a backup"
     );
 }
 
 async fn sample(
-    shared: &Shared,
+    shared: &DispatchContext,
     task: &TaskHandle,
 ) -> Result<(Sample, Option<LogSize>), StoreError> {
     let store = shared.host.store();
@@ -79,7 +79,7 @@ async fn sample(
         dead_letters: 0,
         paused_triggers: 0,
         database_bytes: size.database,
-        wal: size.log.map(|log| (log.bytes, log.held)),
+        wal: size.log.map(|log| (log.bytes, log.checkpoint_blocked)),
         fullest: Vec::new(),
     };
     let (mut after, mut fullest, mut failed) = (None, Fullest::default(), 0);
@@ -98,9 +98,9 @@ async fn sample(
                     if failed >= FAILING_APPS {
                         return Err(error);
                     }
-                    task.skips(
+                    task.report_skip(
                         &format_args!("the sample of app {}", app.name),
-                        &chain(&error),
+                        &error_chain(&error),
                     );
                 }
             }

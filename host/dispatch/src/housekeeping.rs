@@ -1,21 +1,21 @@
 //! Upkeep that is independent of apps: old audit rows, and free space to return.
 
 use super::upkeep::{REST, ROWS};
-use super::{Shared, millis};
+use super::{DispatchContext, millis};
 use kvasm_core::Timestamp;
 use kvasm_core::store::StoreError;
 use kvasm_service::TaskHandle;
 use std::sync::Arc;
 
 /// Runs each part, even if another one has failed.
-pub(super) async fn round(shared: Arc<Shared>, _: TaskHandle) -> Result<(), StoreError> {
+pub(super) async fn round(shared: Arc<DispatchContext>, _: TaskHandle) -> Result<(), StoreError> {
     let pruned = prune_audit(&shared).await;
     let given_back = give_back(&shared).await;
     pruned.and(given_back)
 }
 
 /// Removes audit rows of all apps that are too old, unless the clock is in doubt.
-async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
+async fn prune_audit(shared: &DispatchContext) -> Result<(), StoreError> {
     let age = i64::try_from(millis(shared.options.audit_age)).unwrap_or(i64::MAX);
     loop {
         let Some(now) = shared.clock.for_deletion() else {
@@ -32,8 +32,8 @@ async fn prune_audit(shared: &Shared) -> Result<(), StoreError> {
 }
 
 /// Returns free space to the file system.
-async fn give_back(shared: &Shared) -> Result<(), StoreError> {
-    while shared.host.store().give_back().await? {
+async fn give_back(shared: &DispatchContext) -> Result<(), StoreError> {
+    while shared.host.store().reclaim_space().await? {
         tokio::time::sleep(REST).await;
     }
     Ok(())

@@ -6,27 +6,22 @@
 //! app's backlog delays another app's events.
 //!
 //! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps,
-//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and the
-//! `rescue` from what a wrong one has left are tasks of their own, which `supervisor`
-//! starts again after a failure. None of them waits for another, and in
-//! none does an error with one app end the work for the others: it is counted, logged
-//! at most every ten seconds, and skipped until the next round.
-#![deny(missing_docs)]
-//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and the `rescue`
+//! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and `clock_repair`
 //! of what a wrong one has postponed are separate tasks, which `supervisor` restarts after a
 //! failure. None of them waits for another. An error with one app does not stop a task for the
 //! others: it is counted, logged at most every ten seconds, and the app is skipped until the
 //! next round.
+#![deny(missing_docs)]
 
 mod claims;
 mod clock;
+mod clock_repair;
 mod cron;
 mod gauges;
 mod housekeeping;
-mod lent;
+mod leases;
 mod pauses;
 mod reaper;
-mod rescue;
 mod retry;
 mod supervisor;
 mod trust;
@@ -39,16 +34,16 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, AppName, PROBE_AFTER, Queue};
 use kvasm_host::Host;
 use kvasm_service::TaskHandle;
-use lent::Leases;
+use leases::Leases;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use supervisor::{Stop, rounds, supervise};
+use supervisor::{Stop, run_rounds, supervise};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, Failure, backoff, verdict};
+pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, FailureKind, backoff, verdict};
 
 /// Options of a dispatcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,9 +62,9 @@ pub struct DispatchOptions {
     /// Interval at which expired entries and old dead letters are removed. Default 60 s.
     pub upkeep: Duration,
     /// Retention time of dead letters. Default 14 days.
-    pub letter_age: Duration,
+    pub dead_letter_retention: Duration,
     /// Maximum number of dead letters of an app; the oldest are removed. Default 10,000.
-    pub letters_of_app: u32,
+    pub dead_letters_per_app: u32,
     /// Retention time of audit rows. Default 1 year (365.25 days).
     pub audit_age: Duration,
     /// Maximum number of audit rows about one app; the oldest are removed. Default 100,000.
@@ -94,8 +89,8 @@ impl Default for DispatchOptions {
             poll: Duration::from_millis(500),
             lease_min: Duration::from_secs(30),
             upkeep: Duration::from_secs(60),
-            letter_age: Duration::from_secs(14 * 24 * 60 * 60),
-            letters_of_app: 10_000,
+            dead_letter_retention: Duration::from_secs(14 * 24 * 60 * 60),
+            dead_letters_per_app: 10_000,
             audit_age: Duration::from_secs(31_557_600),
             audit_of_app: 100_000,
             sample: Duration::from_secs(15),
@@ -113,15 +108,15 @@ const LEASE_MIN: Duration = Duration::from_millis(30);
 /// Runs deliveries, creates the runs of schedules, and removes expired data. See
 /// [`run`](Dispatcher::run).
 pub struct Dispatcher {
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
 }
 
 /// State shared by the dispatcher's tasks and handlers.
-struct Shared {
+struct DispatchContext {
     host: Host,
     options: DispatchOptions,
     clock: Clock,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     running: Mutex<HashMap<AppId, usize>>,
     /// The running handlers. They are here so that they outlive a failure of the task that
     /// starts them.
@@ -136,11 +131,11 @@ struct Shared {
     stepped: Notify,
     /// Where the last pass over the queues ended. It is here so that a pass after a failure
     /// starts behind the apps that failed.
-    looked_until: Mutex<Option<Queue>>,
+    claims_position: Mutex<Option<Queue>>,
     /// The app at which the last round of upkeep was aborted, for the same reason.
-    kept_until: Mutex<Option<AppName>>,
+    upkeep_position: Mutex<Option<AppName>>,
     /// Like `kept_until`, for the reaper.
-    reaped_until: Mutex<Option<AppId>>,
+    reaper_position: Mutex<Option<AppId>>,
 }
 
 impl Dispatcher {
@@ -150,20 +145,20 @@ impl Dispatcher {
             options.handlers.clamp(1, Semaphore::MAX_PERMITS),
         ));
         Dispatcher {
-            shared: Arc::new(Shared {
+            shared: Arc::new(DispatchContext {
                 deliveries: host.health().task("deliveries"),
                 host,
                 clock: Clock::new(options.time),
                 options,
-                places,
+                permits: places,
                 running: Mutex::default(),
                 handlers: Mutex::default(),
                 lent: Leases::default(),
                 changed: Notify::new(),
                 stepped: Notify::new(),
-                looked_until: Mutex::default(),
-                kept_until: Mutex::default(),
-                reaped_until: Mutex::default(),
+                claims_position: Mutex::default(),
+                upkeep_position: Mutex::default(),
+                reaper_position: Mutex::default(),
             }),
         }
     }
@@ -185,7 +180,7 @@ impl Dispatcher {
         let (tell, told) = Stop::new();
         let mut loops = JoinSet::new();
         self.start(&mut loops, &told, "clock", clock::run);
-        self.start(&mut loops, &told, "rescue", rescue::run);
+        self.start(&mut loops, &told, "rescue", clock_repair::run);
         self.start(&mut loops, &told, "claims", claims::run);
         self.start(&mut loops, &told, "schedules", cron::run);
         self.start(&mut loops, &told, "samples", gauges::run);
@@ -197,7 +192,7 @@ impl Dispatcher {
             () = &mut stop => {}
             // Supervised loops end only when asked to.
             _ = loops.join_next() => {
-                guard.task.fails("a background task ended unexpectedly".to_owned());
+                guard.task.report_failure("a background task ended unexpectedly".to_owned());
                 stop.await;
             }
         }
@@ -209,7 +204,7 @@ impl Dispatcher {
             .await
             .is_err()
         {
-            shared.lent.cut_off(shared, handlers).await;
+            shared.lent.abort_and_release(shared, handlers).await;
         }
         guard.is_done = true;
     }
@@ -220,7 +215,7 @@ impl Dispatcher {
         loops: &mut JoinSet<()>,
         stop: &Stop,
         name: &'static str,
-        run: impl Fn(Arc<Shared>, TaskHandle, Stop) -> F + Send + 'static,
+        run: impl Fn(Arc<DispatchContext>, TaskHandle, Stop) -> F + Send + 'static,
     ) where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
@@ -235,13 +230,13 @@ impl Dispatcher {
         loops: &mut JoinSet<()>,
         stop: &Stop,
         name: &'static str,
-        round: fn(Arc<Shared>, TaskHandle) -> F,
+        round: fn(Arc<DispatchContext>, TaskHandle) -> F,
     ) where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
-        let run = move |shared: Arc<Shared>, task: TaskHandle, stop, starts| async move {
+        let run = move |shared: Arc<DispatchContext>, task: TaskHandle, stop, starts| async move {
             let next = || round(Arc::clone(&shared), task.clone());
-            rounds(shared.options.upkeep, starts, &task, stop, next).await
+            run_rounds(shared.options.upkeep, starts, &task, stop, next).await
         };
         self.start_counted(loops, stop, name, run);
     }
@@ -252,7 +247,7 @@ impl Dispatcher {
         loops: &mut JoinSet<()>,
         stop: &Stop,
         name: &'static str,
-        run: impl Fn(Arc<Shared>, TaskHandle, Stop, u64) -> F + Send + 'static,
+        run: impl Fn(Arc<DispatchContext>, TaskHandle, Stop, u64) -> F + Send + 'static,
     ) where
         F: Future<Output = Result<(), StoreError>> + Send + 'static,
     {
@@ -282,7 +277,7 @@ const TASKS: [&str; 10] = [
 
 /// Lives as long as the dispatcher runs.
 struct Guard {
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
     task: TaskHandle,
     is_done: bool,
 }
@@ -298,12 +293,12 @@ impl Drop for Guard {
         } else {
             // Dropped or panicked before it was asked to stop.
             self.task
-                .fails("the dispatcher ended unexpectedly".to_owned());
+                .report_failure("the dispatcher ended unexpectedly".to_owned());
         }
     }
 }
 
-impl Shared {
+impl DispatchContext {
     /// Returns the lease time of a delivery.
     fn lease(&self) -> Duration {
         let least = self.options.lease_min.max(LEASE_MIN);
@@ -316,7 +311,8 @@ impl Shared {
         while let Some(ended) = handlers.try_join_next() {
             if let Err(error) = ended {
                 // The delivery is retried when its lease expires.
-                self.deliveries.skips(&"a delivery", &error.to_string());
+                self.deliveries
+                    .report_skip(&"a delivery", &error.to_string());
             }
         }
     }
@@ -328,13 +324,17 @@ fn millis(duration: Duration) -> u64 {
 
 /// The permit of a running handler, also counted for its app.
 struct HandlerPermit {
-    shared: Arc<Shared>,
+    shared: Arc<DispatchContext>,
     app: AppId,
     _place: OwnedSemaphorePermit,
 }
 
 impl HandlerPermit {
-    fn new(shared: &Arc<Shared>, app: AppId, place: OwnedSemaphorePermit) -> HandlerPermit {
+    fn new(
+        shared: &Arc<DispatchContext>,
+        app: AppId,
+        place: OwnedSemaphorePermit,
+    ) -> HandlerPermit {
         *shared.running.lock().entry(app).or_default() += 1;
         HandlerPermit {
             shared: Arc::clone(shared),

@@ -1,7 +1,7 @@
 //! Reports when failures pause a trigger, and how its probes end: in the app's log, the host's
 //! log and the metrics.
 
-use super::Shared;
+use super::DispatchContext;
 use kvasm_core::{App, Delivery, FailOutcome, Level, Timestamp};
 use kvasm_service::{LogRecord, LogSource};
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// Logs the effect of a failed delivery on its trigger. A pause is always logged, whatever the
 /// app has logged: it happens at most once in ten failures.
 pub(super) fn after_failure(
-    shared: &Shared,
+    shared: &DispatchContext,
     app: &App,
     delivery: &Delivery,
     request_id: Uuid,
@@ -17,7 +17,7 @@ pub(super) fn after_failure(
 ) {
     let trigger = &delivery.place.trigger;
     match returned {
-        FailOutcome::Lost | FailOutcome::Kept => {}
+        FailOutcome::LeaseLost | FailOutcome::Recorded => {}
         FailOutcome::Paused { failures, probe_at } => {
             shared.host.metrics().trigger(app.name.as_str(), "paused");
             let wait = seconds(probe_at);
@@ -44,7 +44,7 @@ pub(super) fn after_failure(
 }
 
 /// Logs that the probe of a paused trigger succeeded.
-pub(super) fn after_probe(shared: &Shared, app: &App, delivery: &Delivery) {
+pub(super) fn after_probe(shared: &DispatchContext, app: &App, delivery: &Delivery) {
     let trigger = &delivery.place.trigger;
     shared.host.metrics().trigger(app.name.as_str(), "resumed");
     tracing::info!(app = %app.name, %trigger, "trigger resumed: its probe succeeded");
@@ -58,7 +58,7 @@ fn seconds(at: Timestamp) -> i64 {
 }
 
 fn log(
-    shared: &Shared,
+    shared: &DispatchContext,
     app: &App,
     delivery: &Delivery,
     request_id: Uuid,

@@ -1,6 +1,6 @@
 //! Removes the rows of deleted apps, in small batches.
 
-use super::Shared;
+use super::DispatchContext;
 use super::supervisor::Skips;
 use super::upkeep::{REST, ROWS};
 use kvasm_core::AppId;
@@ -13,17 +13,20 @@ const GRAVES: u32 = 100;
 
 /// Removes the remaining rows of each deleted app. One that fails is skipped until the next
 /// round.
-pub(super) async fn round(shared: Arc<Shared>, task: TaskHandle) -> Result<(), StoreError> {
+pub(super) async fn round(
+    shared: Arc<DispatchContext>,
+    task: TaskHandle,
+) -> Result<(), StoreError> {
     // Continues after the app at which the last round was aborted.
-    let mut after = shared.reaped_until.lock().take();
+    let mut after = shared.reaper_position.lock().take();
     let mut skips = Skips::new(&task);
     loop {
-        let graves = shared.host.store().graves(after, GRAVES).await?;
+        let graves = shared.host.store().tombstones(after, GRAVES).await?;
         for grave in &graves {
             let reaped = reap(&shared, *grave).await;
             let what = format_args!("the rows of the deleted app {grave}");
             if let Err(error) = skips.take(what, reaped) {
-                *shared.reaped_until.lock() = Some(*grave);
+                *shared.reaper_position.lock() = Some(*grave);
                 return Err(error);
             }
         }
@@ -34,7 +37,7 @@ pub(super) async fn round(shared: Arc<Shared>, task: TaskHandle) -> Result<(), S
     }
 }
 
-async fn reap(shared: &Shared, grave: AppId) -> Result<(), StoreError> {
+async fn reap(shared: &DispatchContext, grave: AppId) -> Result<(), StoreError> {
     loop {
         let reaped = shared.host.store().reap(grave, ROWS).await?;
         if reaped == 0 {

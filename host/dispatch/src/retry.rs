@@ -1,6 +1,6 @@
 //! Decides whether and when a delivery is retried.
 
-use kvasm_core::{DeadReason, Policy, Timestamp, Verdict, spread_by};
+use kvasm_core::{DeadReason, Policy, Timestamp, Verdict, with_jitter};
 use std::time::Duration;
 
 /// The longest time between two attempts, before jitter.
@@ -19,14 +19,14 @@ const FACTOR: u32 = 3;
 pub fn backoff(attempts: u32, spread: f64) -> Duration {
     let factor = FACTOR.saturating_pow(attempts.saturating_sub(1));
     let wait = FIRST.saturating_mul(factor).min(BACKOFF_MAX);
-    spread_by(wait, spread)
+    with_jitter(wait, spread)
 }
 
 /// What a failed attempt says about the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub enum FailureKind {
     /// The next attempt may succeed.
-    Passing,
+    Transient,
     /// The next attempt would fail the same way, as far as the host can tell.
     Deterministic,
     /// The handler reported that a retry would fail.
@@ -44,23 +44,25 @@ pub fn verdict(
     attempts: u32,
     queued_at: Timestamp,
     now: Timestamp,
-    failure: Failure,
+    failure: FailureKind,
     spread: f64,
 ) -> Verdict {
     let is_hopeless = match failure {
-        Failure::Passing => false,
-        Failure::Deterministic => attempts >= DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max),
-        Failure::Permanent => true,
+        FailureKind::Transient => false,
+        FailureKind::Deterministic => {
+            attempts >= DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max)
+        }
+        FailureKind::Permanent => true,
     };
     if is_hopeless {
-        return Verdict::GiveUp(DeadReason::Deterministic);
+        return Verdict::DeadLetter(DeadReason::Deterministic);
     }
     if attempts >= policy.attempts_max {
-        return Verdict::GiveUp(DeadReason::Attempts);
+        return Verdict::DeadLetter(DeadReason::Attempts);
     }
     let at = now.plus_ms(super::millis(backoff(attempts, spread)));
     if at > queued_at.plus_ms(super::millis(policy.age_max)) {
-        return Verdict::GiveUp(DeadReason::Age);
+        return Verdict::DeadLetter(DeadReason::Age);
     }
     Verdict::RetryAt(at)
 }

@@ -2,7 +2,7 @@
 //! state in the host's health.
 
 use kvasm_core::store::StoreError;
-use kvasm_service::{TaskHandle, chain};
+use kvasm_service::{TaskHandle, error_chain};
 use std::fmt;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -51,8 +51,8 @@ where
         running.spawn(run(starts));
         match running.join_next().await {
             None | Some(Ok(Ok(()))) => return,
-            Some(Ok(Err(error))) => task.fails(chain(&error)),
-            Some(Err(panic)) => task.fails(panic.to_string()),
+            Some(Ok(Err(error))) => task.report_failure(error_chain(&error)),
+            Some(Err(panic)) => task.report_failure(panic.to_string()),
         }
         if started.elapsed() > PAUSE_MAX {
             pause = PAUSE_MIN;
@@ -68,7 +68,7 @@ where
 
 /// Runs rounds, with a `pause` before each, until a stop is requested, which also interrupts a
 /// round. After a failure, when `starts` is not 0, the first round starts immediately.
-pub(super) async fn rounds<F>(
+pub(super) async fn run_rounds<F>(
     mut pause: Duration,
     starts: u64,
     task: &TaskHandle,
@@ -92,7 +92,7 @@ where
             () = stop.requested() => return Ok(()),
             done = round() => done?,
         }
-        task.works();
+        task.report_ok();
         pause = interval;
     }
 }
@@ -127,7 +127,7 @@ impl<'t> Skips<'t> {
             }
             Err(error) => error,
         };
-        self.task.skips(&what, &chain(&error));
+        self.task.report_skip(&what, &error_chain(&error));
         self.in_a_row += 1;
         match self.in_a_row {
             FAILING_ITEMS.. => Err(error),
@@ -158,7 +158,7 @@ mod tests {
                 match starts {
                     0 => return Err(StoreError::Failed("an error".into())),
                     1 => panic!("a bug"),
-                    _ => task.works(),
+                    _ => task.report_ok(),
                 }
                 told.requested().await;
                 Ok(())

@@ -51,18 +51,18 @@ pub(super) enum Doubt {
     /// It is this many ms ahead of the database's, or behind if negative.
     Database(i64),
     /// At the start it was this many ms ahead of the last recorded time.
-    Seen(i64),
+    RecordedTime(i64),
     /// It has stepped by this many ms.
     Stepped(i64),
 }
 
 /// The state of trust in the clock.
 #[derive(Debug, Default)]
-pub(super) struct Trust {
+pub(super) struct ClockTrust {
     /// Whether a database decides.
     by_database: bool,
     /// The last trusted time. `None` before the first comparison.
-    line: Option<Reading>,
+    last_trusted: Option<Reading>,
     /// The last comparison.
     last: Option<Reading>,
     /// Why it is in doubt, and since when it has run evenly.
@@ -73,18 +73,18 @@ fn signed(duration: Duration) -> i64 {
     i64::try_from(millis(duration)).unwrap_or(i64::MAX)
 }
 
-impl Trust {
+impl ClockTrust {
     /// Compares the clock with the store's, which was queried between two readings. Returns
     /// whether something has changed: trust, or the time by a step.
-    pub(super) fn judge(&mut self, store: StoreClock, before: Reading, after: Reading) -> bool {
-        let (was, first) = (self.doubt, self.line.is_none());
+    pub(super) fn compare(&mut self, store: StoreClock, before: Reading, after: Reading) -> bool {
+        let (was, first) = (self.doubt, self.last_trusted.is_none());
         let off = self.last.map_or(0, |last| last.off(after));
         let stepped = off.saturating_abs() > signed(STEP);
         match store {
             StoreClock::Database(database) => self.by_database(database, before, after),
-            StoreClock::Seen(seen) if first => self.begin(Some(seen), after),
+            StoreClock::Recorded(seen) if first => self.begin(Some(seen), after),
             StoreClock::None if first => self.begin(None, after),
-            StoreClock::Seen(_) | StoreClock::None => self.go_on(off, stepped, after),
+            StoreClock::Recorded(_) | StoreClock::None => self.go_on(off, stepped, after),
         }
         self.last = Some(after);
         first || stepped || was.is_some() != self.doubt.is_some()
@@ -100,7 +100,7 @@ impl Trust {
         let off = if ahead > 0 { ahead } else { -behind.max(0) };
         let is_wrong = off.saturating_abs() > signed(BOUND);
         self.doubt = is_wrong.then_some((Doubt::Database(off), after.instant));
-        self.line = Some(match is_wrong {
+        self.last_trusted = Some(match is_wrong {
             false => after,
             true => Reading {
                 system: database,
@@ -114,13 +114,13 @@ impl Trust {
         let seen = seen.unwrap_or(after.system).max(EARLIEST);
         let ahead = after.system.0.saturating_sub(seen.0);
         if ahead < -signed(STEP) || ahead > signed(OFF_MAX) {
-            self.doubt = Some((Doubt::Seen(ahead), after.instant));
-            self.line = Some(Reading {
+            self.doubt = Some((Doubt::RecordedTime(ahead), after.instant));
+            self.last_trusted = Some(Reading {
                 system: seen,
                 instant: after.instant,
             });
         } else {
-            self.line = Some(after);
+            self.last_trusted = Some(after);
         }
     }
 
@@ -129,13 +129,13 @@ impl Trust {
             if stepped {
                 self.doubt = Some((Doubt::Stepped(off), after.instant));
             } else {
-                self.line = Some(after);
+                self.last_trusted = Some(after);
             }
             return;
         };
-        let ahead = self.line.map_or(0, |line| line.off(after));
+        let ahead = self.last_trusted.map_or(0, |line| line.off(after));
         let ahead_max = match doubt {
-            Doubt::Seen(_) => OFF_MAX,
+            Doubt::RecordedTime(_) => OFF_MAX,
             Doubt::Database(_) | Doubt::Stepped(_) => STEP,
         };
         let fits = ahead >= -signed(STEP) && ahead <= signed(ahead_max);
@@ -143,7 +143,7 @@ impl Trust {
         let has_settled = !stepped && even_for >= SETTLED && after.system >= EARLIEST;
         if fits || has_settled {
             self.doubt = None;
-            self.line = Some(after);
+            self.last_trusted = Some(after);
         } else if stepped {
             self.doubt = Some((doubt, after.instant));
         }
@@ -156,18 +156,18 @@ impl Trust {
 
     /// Whether there was a comparison.
     pub(super) fn is_judged(&self) -> bool {
-        self.line.is_some()
+        self.last_trusted.is_some()
     }
 
     /// Whether the clock is trusted now: it may have stepped since the last comparison.
-    pub(super) fn holds(&self, now: Reading) -> bool {
+    pub(super) fn is_trusted(&self, now: Reading) -> bool {
         let even = |line: Reading| line.off(now).saturating_abs() <= signed(self.bound());
-        self.doubt.is_none() && self.line.is_some_and(even)
+        self.doubt.is_none() && self.last_trusted.is_some_and(even)
     }
 
     /// Whether deliveries and schedules may run.
     pub(super) fn acts(&self, now: Reading) -> bool {
-        self.is_judged() && (!self.by_database || self.holds(now))
+        self.is_judged() && (!self.by_database || self.is_trusted(now))
     }
 
     /// Whether this clock may be used to change the plans of other hosts. On SQLite also while
@@ -178,8 +178,8 @@ impl Trust {
 
     /// Returns the time to use: an estimate of the database's, if the system's is wrong.
     pub(super) fn time(&self, now: Reading) -> Timestamp {
-        match self.line {
-            Some(line) if self.by_database && !self.holds(now) => line.at(now.instant),
+        match self.last_trusted {
+            Some(line) if self.by_database && !self.is_trusted(now) => line.at(now.instant),
             _ => now.system,
         }
     }
@@ -209,14 +209,14 @@ mod tests {
     const START: i64 = EARLIEST.0 + 500 * 86_400_000;
 
     struct Stage {
-        trust: Trust,
+        trust: ClockTrust,
         start: Instant,
     }
 
     impl Stage {
         fn new() -> Stage {
             Stage {
-                trust: Trust::default(),
+                trust: ClockTrust::default(),
                 start: Instant::now(),
             }
         }
@@ -233,13 +233,13 @@ mod tests {
         /// trusted then.
         fn look(&mut self, store: StoreClock, seconds: u64, off: i64) -> bool {
             let reading = self.reading(seconds, off);
-            self.trust.judge(store, reading, reading);
-            self.trust.holds(reading)
+            self.trust.compare(store, reading, reading);
+            self.trust.is_trusted(reading)
         }
     }
 
     fn seen(at: i64) -> StoreClock {
-        StoreClock::Seen(Timestamp(at))
+        StoreClock::Recorded(Timestamp(at))
     }
 
     #[test]
@@ -265,12 +265,12 @@ mod tests {
         );
         // The query took 30 s: the host's clock may be right.
         let (before, after) = (stage.reading(60, 0), stage.reading(90, 0));
-        stage.trust.judge(now(75), before, after);
-        assert!(stage.trust.holds(after));
+        stage.trust.compare(now(75), before, after);
+        assert!(stage.trust.is_trusted(after));
         // It stepped during the query.
         let (before, after) = (stage.reading(100, 0), stage.reading(101, DAYS_400));
-        stage.trust.judge(now(100), before, after);
-        assert!(!stage.trust.holds(after));
+        stage.trust.compare(now(100), before, after);
+        assert!(!stage.trust.is_trusted(after));
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
         assert!(stage.look(saw, 0, 0));
         assert!(stage.look(saw, 10, 59_000));
         assert!(stage.look(saw, 20, 59_000));
-        assert!(!stage.trust.holds(stage.reading(25, DAYS_400)));
+        assert!(!stage.trust.is_trusted(stage.reading(25, DAYS_400)));
         assert!(!stage.look(saw, 30, DAYS_400));
         // Deliveries and schedules continue.
         assert!(stage.trust.acts(stage.reading(31, DAYS_400)));

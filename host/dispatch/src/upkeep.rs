@@ -1,7 +1,7 @@
 //! Removes excess data of each app: expired entries, dead letters, audit rows.
 
 use super::supervisor::Skips;
-use super::{Shared, millis};
+use super::{DispatchContext, millis};
 use kvasm_core::store::StoreError;
 use kvasm_core::{App, AppId, AppName, Timestamp};
 use kvasm_service::TaskHandle;
@@ -17,9 +17,12 @@ pub(super) const REST: Duration = Duration::from_millis(10);
 const APPS: u32 = 200;
 
 /// Processes all apps once. One that fails is skipped until the next round.
-pub(super) async fn round(shared: Arc<Shared>, task: TaskHandle) -> Result<(), StoreError> {
+pub(super) async fn round(
+    shared: Arc<DispatchContext>,
+    task: TaskHandle,
+) -> Result<(), StoreError> {
     // Continues after the app at which the last round was aborted.
-    let mut after = shared.kept_until.lock().take();
+    let mut after = shared.upkeep_position.lock().take();
     let mut unseen = after.is_none().then(|| Unseen::new(&shared));
     let mut skips = Skips::new(&task);
     loop {
@@ -34,7 +37,7 @@ pub(super) async fn round(shared: Arc<Shared>, task: TaskHandle) -> Result<(), S
             let shortened = prune_audit(&shared, app).await;
             let kept = swept.and(pruned).and(shortened);
             if let Err(error) = skips.take(format_args!("upkeep of app {}", app.name), kept) {
-                *shared.kept_until.lock() = Some(app.name.clone());
+                *shared.upkeep_position.lock() = Some(app.name.clone());
                 return Err(error);
             }
         }
@@ -57,7 +60,7 @@ struct Unseen {
 }
 
 impl Unseen {
-    fn new(shared: &Shared) -> Unseen {
+    fn new(shared: &DispatchContext) -> Unseen {
         Unseen {
             logs: shared.host.logs().apps().into_iter().collect(),
             labels: shared.host.metrics().apps().into_iter().collect(),
@@ -72,7 +75,7 @@ impl Unseen {
     }
 
     /// Forgets those that are deleted. Some may have been created since.
-    async fn forget(self, shared: &Shared) -> Result<(), StoreError> {
+    async fn forget(self, shared: &DispatchContext) -> Result<(), StoreError> {
         let store = shared.host.store();
         for app in self.logs {
             if store.app_by_id(app).await?.is_none() {
@@ -94,7 +97,7 @@ impl Unseen {
 
 /// Removes entries that have expired by the system's clock, which reads also use, unless it is
 /// in doubt.
-async fn sweep(shared: &Shared, app: &App) -> Result<(), StoreError> {
+async fn sweep(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
     let store = shared.host.store();
     loop {
         let Some(now) = shared.clock.for_deletion() else {
@@ -111,15 +114,15 @@ async fn sweep(shared: &Shared, app: &App) -> Result<(), StoreError> {
 
 /// Removes dead letters that are too old or too many, and logs it. While the clock is in doubt,
 /// none is too old.
-async fn prune(shared: &Shared, app: &App) -> Result<(), StoreError> {
+async fn prune(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
     let (store, options) = (shared.host.store(), &shared.options);
-    let age = i64::try_from(millis(options.letter_age)).unwrap_or(i64::MAX);
+    let age = i64::try_from(millis(options.dead_letter_retention)).unwrap_or(i64::MAX);
     let mut total = 0;
     loop {
         let now = shared.clock.for_deletion();
         let before = Timestamp(now.map_or(i64::MIN, |now| now.0.saturating_sub(age)));
         let pruned = store
-            .prune(app.id, before, options.letters_of_app, ROWS)
+            .prune(app.id, before, options.dead_letters_per_app, ROWS)
             .await?;
         shared.host.metrics().upkeep("dead_letters", pruned);
         total += pruned;
@@ -135,7 +138,7 @@ async fn prune(shared: &Shared, app: &App) -> Result<(), StoreError> {
 }
 
 /// Removes the oldest audit rows of an app beyond the maximum.
-async fn prune_audit(shared: &Shared, app: &App) -> Result<(), StoreError> {
+async fn prune_audit(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
     let (store, keep) = (shared.host.store(), shared.options.audit_of_app);
     loop {
         let pruned = store.prune_audit_of(app.id, keep, ROWS).await?;

@@ -1,13 +1,13 @@
 //! Runs one claimed delivery.
 
-use super::{Shared, millis, pauses, retry};
+use super::{DispatchContext, millis, pauses, retry};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     App, AppId, DEPTH_MAX, DeadReason, Delivery, FailOutcome, FailedAttempt, LeaseToken,
-    ProbeDelay, Verdict, short,
+    ProbeDelay, Verdict, truncate,
 };
 use kvasm_host::DeliverError;
-use kvasm_service::{SeenGeneration, chain, line_about};
+use kvasm_service::{SeenGeneration, admit_app_line, error_chain};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
@@ -27,7 +27,7 @@ const GIVE_BACK_PAUSE: Duration = Duration::from_millis(250);
 const LOGGED_BYTES_MAX: usize = 256;
 
 /// The outcome of an attempt.
-enum Outcome {
+enum AttemptOutcome {
     Done,
     /// Another host has the delivery, or it was deleted.
     Lost,
@@ -44,7 +44,7 @@ pub(super) struct Claimed {
     pub(super) lease: Uuid,
 }
 
-pub(super) async fn work(shared: &Shared, claimed: Claimed) {
+pub(super) async fn work(shared: &DispatchContext, claimed: Claimed) {
     let Claimed {
         id,
         app,
@@ -66,14 +66,14 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
         Ok(None) => return,
         Err(error) => {
             let what = format!("a delivery of app {id}, which cannot be read");
-            shared.deliveries.skips(&what, &chain(&error));
+            shared.deliveries.report_skip(&what, &error_chain(&error));
             return release(shared, &receipt).await;
         }
     };
-    if let Some((reason, error)) = refuse(&delivery) {
-        let verdict = Verdict::GiveUp(reason);
+    if let Some((reason, error)) = reason_not_to_run(&delivery) {
+        let verdict = Verdict::DeadLetter(reason);
         let failed = failure(shared, receipt, verdict, error);
-        return give_back(shared, app, &delivery, failed, Uuid::now_v7()).await;
+        return nack(shared, app, &delivery, failed, Uuid::now_v7()).await;
     }
     if delivery.attempts == 1 {
         let lag = shared.clock.now().0.saturating_sub(delivery.queued_at.0);
@@ -84,23 +84,23 @@ pub(super) async fn work(shared: &Shared, claimed: Claimed) {
     let outcome = attempt(shared, app, &delivery, &receipt).await;
     drop(running);
     match outcome {
-        Outcome::Done => {
+        AttemptOutcome::Done => {
             shared.host.metrics().delivery(app.name.as_str(), "done");
             if delivery.is_probe {
                 pauses::after_probe(shared, app, &delivery);
             }
         }
-        Outcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
-        Outcome::Failed(error) => {
-            let failed = judge(shared, &delivery, receipt, &error);
+        AttemptOutcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        AttemptOutcome::Failed(error) => {
+            let failed = classify(shared, &delivery, receipt, &error);
             let request_id = error.error.request_id().unwrap_or_else(Uuid::now_v7);
-            give_back(shared, app, &delivery, failed, request_id).await;
+            nack(shared, app, &delivery, failed, request_id).await;
         }
     }
 }
 
 /// Returns why a delivery must not be run at all.
-fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
+fn reason_not_to_run(delivery: &Delivery) -> Option<(DeadReason, String)> {
     if delivery.event.depth > DEPTH_MAX {
         let error = format!(
             "trigger recursion limit exceeded (depth {}, limit {DEPTH_MAX}): handlers change what \
@@ -119,19 +119,19 @@ fn refuse(delivery: &Delivery) -> Option<(DeadReason, String)> {
 
 /// Runs the handler, and renews the lease meanwhile.
 async fn attempt(
-    shared: &Shared,
+    shared: &DispatchContext,
     app: &App,
     delivery: &Arc<Delivery>,
     receipt: &LeaseToken,
-) -> Outcome {
+) -> AttemptOutcome {
     let handler = shared.host.deliver(app, delivery, receipt.clone());
     let renew = || renew(shared, receipt);
     match while_leased(handler, shared.lease() / 3, renew).await {
-        Some(Ok(())) => Outcome::Done,
-        Some(Err(error)) if error.error.is_lease_lost() => Outcome::Lost,
-        Some(Err(error)) => Outcome::Failed(Box::new(error)),
+        Some(Ok(())) => AttemptOutcome::Done,
+        Some(Err(error)) if error.error.is_lease_lost() => AttemptOutcome::Lost,
+        Some(Err(error)) => AttemptOutcome::Failed(Box::new(error)),
         // Its commit would be rejected.
-        None => Outcome::Lost,
+        None => AttemptOutcome::Lost,
     }
 }
 
@@ -160,30 +160,30 @@ async fn while_leased<T, R: Future<Output = bool>>(
 }
 
 /// Renews a lease. Returns `false` if it is known to be lost.
-async fn renew(shared: &Shared, receipt: &LeaseToken) -> bool {
+async fn renew(shared: &DispatchContext, receipt: &LeaseToken) -> bool {
     let until = shared.clock.now().plus_ms(millis(shared.lease()));
     match shared.host.store().renew(receipt, until).await {
         Ok(held) => held,
         Err(error) => {
             let what = format_args!("the renewal of a lease of app {}", receipt.app);
-            shared.deliveries.skips(&what, &chain(&error));
+            shared.deliveries.report_skip(&what, &error_chain(&error));
             true
         }
     }
 }
 
 /// Classifies a failed attempt, and decides what to do with its delivery.
-fn judge(
-    shared: &Shared,
+fn classify(
+    shared: &DispatchContext,
     delivery: &Delivery,
     receipt: LeaseToken,
     error: &DeliverError,
 ) -> FailedAttempt {
     let deterministic = error.error.is_deterministic();
     let failure_kind = match deterministic {
-        true if error.error.is_permanent() => retry::Failure::Permanent,
-        true => retry::Failure::Deterministic,
-        false => retry::Failure::Passing,
+        true if error.error.is_permanent() => retry::FailureKind::Permanent,
+        true => retry::FailureKind::Deterministic,
+        false => retry::FailureKind::Transient,
     };
     let now = shared.clock.now();
     let verdict = retry::verdict(
@@ -196,17 +196,25 @@ fn judge(
         },
         now,
         failure_kind,
-        spread(),
+        jitter(),
     );
     FailedAttempt {
         deterministic,
-        trace: error.error.trace().map(|trace| cut(trace.to_owned())),
+        trace: error
+            .error
+            .trace()
+            .map(|trace| truncate_for_store(trace.to_owned())),
         plugin: error.plugin,
         ..failure(shared, receipt, verdict, error.error.summary())
     }
 }
 
-fn failure(shared: &Shared, receipt: LeaseToken, verdict: Verdict, error: String) -> FailedAttempt {
+fn failure(
+    shared: &DispatchContext,
+    receipt: LeaseToken,
+    verdict: Verdict,
+    error: String,
+) -> FailedAttempt {
     FailedAttempt {
         receipt,
         now: shared.clock.now(),
@@ -214,16 +222,16 @@ fn failure(shared: &Shared, receipt: LeaseToken, verdict: Verdict, error: String
         deterministic: false,
         probe: ProbeDelay {
             first: shared.options.probe_after,
-            spread: spread(),
+            jitter: jitter(),
         },
-        error: cut(error),
+        error: truncate_for_store(error),
         trace: None,
         plugin: None,
     }
 }
 
-async fn give_back(
-    shared: &Shared,
+async fn nack(
+    shared: &DispatchContext,
     app: &App,
     delivery: &Delivery,
     failed: FailedAttempt,
@@ -231,33 +239,33 @@ async fn give_back(
 ) {
     let outcome = match failed.verdict {
         Verdict::RetryAt(_) => "retry",
-        Verdict::GiveUp(_) => "dead",
+        Verdict::DeadLetter(_) => "dead",
     };
     let trigger = failed.receipt.place.trigger.clone();
     match fail(shared, &failed).await {
-        Ok(FailOutcome::Lost) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        Ok(FailOutcome::LeaseLost) => shared.host.metrics().delivery(app.name.as_str(), "lost"),
         Ok(returned) => {
             pauses::after_failure(shared, app, delivery, request_id, returned);
             shared.host.metrics().delivery(app.name.as_str(), outcome);
-            if let Verdict::GiveUp(reason) = failed.verdict
-                && let Some(suppressed) = line_about(app.id)
+            if let Verdict::DeadLetter(reason) = failed.verdict
+                && let Some(suppressed) = admit_app_line(app.id)
             {
                 // The full text is in the dead letter.
-                let error = short(&failed.error, LOGGED_BYTES_MAX);
+                let error = truncate(&failed.error, LOGGED_BYTES_MAX);
                 tracing::warn!(app = %app.name, %trigger, %reason, error, suppressed, "a delivery became a dead letter");
             }
         }
         // It is retried when its lease expires.
         Err(error) => {
             let what = format_args!("the nack of a failed delivery of app {}", app.name);
-            shared.deliveries.skips(&what, &chain(&error));
+            shared.deliveries.report_skip(&what, &error_chain(&error));
         }
     }
 }
 
 /// Releases a delivery whose handler could not be started, through no fault of the app: the
 /// attempt does not count.
-async fn release(shared: &Shared, receipt: &LeaseToken) {
+async fn release(shared: &DispatchContext, receipt: &LeaseToken) {
     tokio::time::sleep(UNREAD_HOLD).await;
     let mut tries = StoreRetries::within(shared.lease());
     loop {
@@ -268,14 +276,14 @@ async fn release(shared: &Shared, receipt: &LeaseToken) {
             Some(pause) => tokio::time::sleep(pause).await,
             None => {
                 let what = format_args!("the release of a delivery of app {}", receipt.app);
-                return shared.deliveries.skips(&what, &chain(&error));
+                return shared.deliveries.report_skip(&what, &error_chain(&error));
             }
         }
     }
 }
 
 /// Nacks a delivery. While the store is unavailable, retries for a third of the lease.
-async fn fail(shared: &Shared, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
+async fn fail(shared: &DispatchContext, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
     let mut tries = StoreRetries::within(shared.lease() / 3);
     loop {
         match shared.host.store().fail(failed).await {
@@ -312,7 +320,7 @@ impl StoreRetries {
 }
 
 /// Prepares text for the store: truncates it, and removes NUL, which Postgres cannot store.
-fn cut(mut text: String) -> String {
+fn truncate_for_store(mut text: String) -> String {
     text.retain(|c| c != '\0');
     let mut end = text.len().min(ERROR_BYTES_MAX);
     while !text.is_char_boundary(end) {
@@ -323,7 +331,7 @@ fn cut(mut text: String) -> String {
 }
 
 /// Returns a random number from 0 to 1, or 0.5 without randomness.
-fn spread() -> f64 {
+fn jitter() -> f64 {
     let mut bytes = [0; 4];
     match getrandom::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
@@ -372,7 +380,7 @@ mod tests {
 
     #[test]
     fn retry_delays_have_jitter() {
-        let spreads: Vec<f64> = std::iter::repeat_with(spread).take(100).collect();
+        let spreads: Vec<f64> = std::iter::repeat_with(jitter).take(100).collect();
         assert!(spreads.iter().all(|spread| (0.0..=1.0).contains(spread)));
         // The probability of a false failure is 2^-100 per half.
         assert!(spreads.iter().any(|spread| *spread < 0.5));
@@ -381,10 +389,10 @@ mod tests {
 
     #[test]
     fn error_text_is_truncated_at_a_char_boundary() {
-        let text = cut(format!("\0{}", "é".repeat(ERROR_BYTES_MAX)));
+        let text = truncate_for_store(format!("\0{}", "é".repeat(ERROR_BYTES_MAX)));
         assert_eq!(text.len(), ERROR_BYTES_MAX);
-        assert_eq!(cut("é".repeat(3)), "ééé");
-        let odd = cut(format!("x{}", "é".repeat(ERROR_BYTES_MAX)));
+        assert_eq!(truncate_for_store("é".repeat(3)), "ééé");
+        let odd = truncate_for_store(format!("x{}", "é".repeat(ERROR_BYTES_MAX)));
         assert_eq!(odd.len(), ERROR_BYTES_MAX - 1);
     }
 }

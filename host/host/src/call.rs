@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 /// Number of versions of a deleted app whose modules are evicted from memory at once. Those of
 /// older versions are evicted as they become least recently used.
-const VERSIONS_LOOKED_AT: u32 = 1_000;
+const VERSIONS_EVICTED_MAX: u32 = 1_000;
 
 /// A failed call of an app's active plugin.
 #[derive(Debug, Error)]
@@ -103,10 +103,10 @@ impl AdmittedCall {
         let _pass = tokio::select! {
             biased;
             pass = ticket.admit(&context.deadline) => pass?,
-            () = left => return Err(Refusal::Left.into()),
+            () = left => return Err(Refusal::Disconnected.into()),
         };
         let plugin = host
-            .plugin_now(Arc::clone(&app), digest, &context.deadline)
+            .current_plugin(Arc::clone(&app), digest, &context.deadline)
             .await?;
         let name: Arc<str> = call.target.name(&plugin.compiled).into();
         let result = host.run(&plugin, call, context).await;
@@ -133,7 +133,7 @@ impl Host {
     ///
     /// # Errors
     /// [`InvokeError`].
-    pub async fn enter(
+    pub async fn admit(
         &self,
         app: impl Into<Arc<App>>,
         mut call: Call,
@@ -165,7 +165,7 @@ impl Host {
     /// # Errors
     /// [`InvokeError`].
     pub async fn invoke(&self, app: &App, call: Call) -> Result<Response, InvokeError> {
-        let entered = self.enter(app.clone(), call).await?;
+        let entered = self.admit(app.clone(), call).await?;
         entered.run(std::future::pending()).await
     }
 
@@ -194,7 +194,7 @@ impl Host {
 
     /// Returns the plugin of an admitted call. Its version, or the app, may have been deleted
     /// since.
-    async fn plugin_now(
+    async fn current_plugin(
         &self,
         app: Arc<App>,
         digest: Digest,
@@ -272,13 +272,13 @@ impl Host {
     /// is evicted when it becomes least recently used.
     async fn forget_unless_stored(&self, digest: Digest) {
         if let Ok(None) = self.0.store.module(digest).await {
-            self.0.runtime.forget(&digest);
+            self.0.runtime.evict(&digest);
         }
     }
 
     /// Returns the app's modules that this host has in memory.
     async fn modules_of(&self, app: AppId) -> Vec<Digest> {
-        let plugins = self.0.store.plugins(app, None, VERSIONS_LOOKED_AT).await;
+        let plugins = self.0.store.plugins(app, None, VERSIONS_EVICTED_MAX).await;
         let plugins = plugins.unwrap_or_default();
         let mut digests: Vec<_> = plugins.into_iter().map(|plugin| plugin.digest).collect();
         digests.sort_unstable();

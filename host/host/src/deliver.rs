@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
 use kvasm_core::{App, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, Value};
 use kvasm_runtime::DeliveryContext;
-use kvasm_runtime::{Blame, CallError, Target};
+use kvasm_runtime::{Blame, CallError, InvocationTarget};
 use kvasm_service::{CallContext, Caller, Deadline, ServiceError};
 use serde_json::json;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 /// A handler may wait for a CPU and an instance for this multiple of its run time, without using
 /// up its time: nobody is waiting for its answer.
-const PATIENCE: u32 = 10;
+const WAIT_FACTOR: u32 = 10;
 
 /// A failed delivery.
 #[derive(Debug, Error)]
@@ -113,14 +113,14 @@ impl Host {
             request_id: Uuid::now_v7(),
             deadline: Deadline::patient(
                 self.0.limits.wall_time,
-                self.0.limits.wall_time.saturating_mul(PATIENCE),
+                self.0.limits.wall_time.saturating_mul(WAIT_FACTOR),
             ),
         };
         let loaded = self.plugin_of(Arc::new(app.clone()), digest, &context.deadline);
         let plugin = loaded.await.map_err(failed)?;
         let name: Arc<str> = delivery.function.as_str().into();
         let input = input(delivery);
-        let target = Target::Handler(Arc::clone(&name));
+        let target = InvocationTarget::Handler(Arc::clone(&name));
         let delivered = DeliveryContext {
             trigger: delivery.place.trigger.to_string(),
             event_id: delivery.event.id,
@@ -139,7 +139,7 @@ impl Host {
 fn input(delivery: &Arc<Delivery>) -> Pieces {
     let event = &delivery.event;
     let mut head = json!({
-        "kind": event.what.kind(),
+        "kind": event.kind.kind(),
         "event_id": event.id,
         "trigger": delivery.place.trigger,
         "attempt": delivery.attempts,
@@ -148,7 +148,7 @@ fn input(delivery: &Arc<Delivery>) -> Pieces {
     });
     if let Some(members) = head.as_object_mut() {
         let mut put = |name: &str, value| drop(members.insert(name.to_owned(), value));
-        match &event.what {
+        match &event.kind {
             EventKind::Set {
                 collection,
                 key,
@@ -185,7 +185,7 @@ struct ValueOf(Arc<Delivery>);
 
 impl AsRef<[u8]> for ValueOf {
     fn as_ref(&self) -> &[u8] {
-        match &self.0.event.what {
+        match &self.0.event.kind {
             EventKind::Set { value, .. } => value.as_bytes(),
             EventKind::Deleted { .. } | EventKind::Due => &[],
         }

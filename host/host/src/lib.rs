@@ -1,6 +1,5 @@
-//! The library's front door: a store, a runtime and the services between them.
-#![deny(missing_docs)]
 //! The library's entry point: combines a store, a runtime and the services between them.
+#![deny(missing_docs)]
 
 mod call;
 mod deliver;
@@ -10,8 +9,8 @@ use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppLimits, AppName, Digest, Limits, Pieces, Principal};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{
-    CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation, LoadError,
-    Request, Response, Runtime, RuntimeError, Target,
+    CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation,
+    InvocationRequest, InvocationTarget, LoadError, Response, Runtime, RuntimeError,
 };
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
@@ -401,7 +400,7 @@ impl Host {
             let run = transaction::Run::new(plugin, context, target, input);
             return self.run_transaction(run).await;
         }
-        let request = Request {
+        let request = InvocationRequest {
             context,
             app_name: Arc::clone(&plugin.app_name),
             target,
@@ -410,7 +409,7 @@ impl Host {
             delivery: None,
             transaction: false,
             gives_way: None,
-            place: None,
+            slot: None,
         };
         self.0.runtime.call(&plugin.compiled, request).await
     }
@@ -444,7 +443,7 @@ impl Plugin {
 /// A call of a function.
 #[derive(Debug, Clone)]
 pub struct Call {
-    target: Target,
+    target: InvocationTarget,
     input: Pieces,
     principal: Option<Principal>,
     request_id: Option<Uuid>,
@@ -453,16 +452,16 @@ pub struct Call {
 impl Call {
     /// A public call without input.
     pub fn function(name: impl Into<Arc<str>>) -> Call {
-        Call::of(Target::Function(name.into()))
+        Call::of(InvocationTarget::Function(name.into()))
     }
 
     /// A public call of the HTTP handler, whose input and output are framed as in
     /// `kvasm_abi::http`.
     pub fn http() -> Call {
-        Call::of(Target::Http)
+        Call::of(InvocationTarget::Http)
     }
 
-    fn of(target: Target) -> Call {
+    fn of(target: InvocationTarget) -> Call {
         Call {
             target,
             input: Pieces::default(),

@@ -2,7 +2,7 @@
 
 use super::{Host, Plugin};
 use kvasm_core::{LeaseToken, Pieces};
-use kvasm_runtime::{CallError, CallFailure, Request, Response, Target};
+use kvasm_runtime::{CallError, CallFailure, InvocationRequest, InvocationTarget, Response};
 use kvasm_runtime::{DeliveryContext, GuestLog};
 use kvasm_service::{
     Address, CallContext, FairPermit, KeyLocks, LockPolicy, LockSet, LockSetGuard, ServiceError,
@@ -21,7 +21,7 @@ const KEYS_MAX: usize = 4_000;
 pub(super) struct Run<'p> {
     plugin: &'p Plugin,
     context: CallContext,
-    target: Target,
+    target: InvocationTarget,
     input: Pieces,
     delivery: Option<(Arc<DeliveryContext>, LeaseToken)>,
 }
@@ -30,7 +30,7 @@ impl<'p> Run<'p> {
     pub(super) fn new(
         plugin: &'p Plugin,
         context: CallContext,
-        target: Target,
+        target: InvocationTarget,
         input: Pieces,
     ) -> Run<'p> {
         Run {
@@ -50,8 +50,8 @@ impl<'p> Run<'p> {
         }
     }
 
-    fn request(&self, services: Services) -> Request {
-        Request {
+    fn request(&self, services: Services) -> InvocationRequest {
+        InvocationRequest {
             context: self.context.clone(),
             app_name: Arc::clone(&self.plugin.app_name),
             target: self.target.clone(),
@@ -63,7 +63,7 @@ impl<'p> Run<'p> {
                 .map(|(context, _)| Arc::clone(context)),
             transaction: true,
             gives_way: None,
-            place: None,
+            slot: None,
         }
     }
 
@@ -94,7 +94,7 @@ enum ConflictKind {
     /// Others changed what it read.
     Conflict,
     /// As `Conflict`, and it had read writes that were not yet durable.
-    Followed,
+    FollowedCommit,
     /// It gave way to the holders of locks it needs.
     GaveWay,
 }
@@ -130,7 +130,7 @@ impl Locks {
         );
         match self.chains {
             true => way,
-            false => way.unchained(),
+            false => way.not_pipelined(),
         }
     }
 
@@ -139,7 +139,7 @@ impl Locks {
     /// order.
     fn renew(&mut self, touched: BTreeSet<Address>, kind: ConflictKind) {
         // After such a conflict, the next runs wait until preceding commits are durable.
-        self.chains &= !matches!(kind, ConflictKind::Followed);
+        self.chains &= !matches!(kind, ConflictKind::FollowedCommit);
         if !touched.is_empty() && self.held.lane().holds(&touched) {
             return;
         }
@@ -158,7 +158,7 @@ impl Host {
     /// may be waiting for their locks.
     pub(super) async fn run_transaction(&self, run: Run<'_>) -> Result<Response, CallFailure> {
         let deadline = &run.context.deadline;
-        let place = self.0.runtime.place(&run.context).await;
+        let place = self.0.runtime.acquire_slot(&run.context).await;
         let place = place.map_err(|error| run.failure(error, GuestLog::new(0, 0)))?;
         let mut discarded = Vec::new();
         let mut locks = Locks::new(&self.0.locks, &run.context);
@@ -215,18 +215,18 @@ impl Host {
             ..self.0.services.clone()
         };
         let compiled = &run.plugin.compiled;
-        let request = Request {
+        let request = InvocationRequest {
             gives_way: Some(gives_way),
-            place: Some(Arc::clone(place)),
+            slot: Some(Arc::clone(place)),
             ..run.request(services)
         };
         match self.0.runtime.call(compiled, request).await {
             Ok(response) => self.commit(run, &transaction, response).await,
-            Err(failure) if transaction.gave_way() && failure.error.may_come_of_giving_way() => {
+            Err(failure) if transaction.gave_way() && failure.error.may_be_due_to_giving_way() => {
                 lost(&transaction, failure.log, ConflictKind::GaveWay)
             }
             // A run that read an inconsistent state may have failed only because of that.
-            Err(failure) if failure.error.may_come_of_stale_reads() => {
+            Err(failure) if failure.error.may_be_due_to_stale_reads() => {
                 let current = transaction.is_current(caller);
                 match run.context.deadline.within(Stage::Commit, current).await {
                     Ok(Ok(false)) => in_conflict(&transaction, failure.log),
@@ -276,7 +276,7 @@ impl Host {
 /// The outcome of a run that lost by a conflict.
 fn in_conflict(transaction: &Transaction, log: GuestLog) -> RunOutcome {
     match transaction.forget_followed() {
-        true => lost(transaction, log, ConflictKind::Followed),
+        true => lost(transaction, log, ConflictKind::FollowedCommit),
         false => lost(transaction, log, ConflictKind::Conflict),
     }
 }
@@ -294,7 +294,7 @@ fn lost(transaction: &Transaction, log: GuestLog, kind: ConflictKind) -> RunOutc
 fn lost_time(error: CallError, runs: u32, is_late: bool) -> CallError {
     match error {
         CallError::Deadline { timeout, .. }
-            if (runs > 1 && is_late) || timeout.longest() == Stage::Lane =>
+            if (runs > 1 && is_late) || timeout.longest() == Stage::Locks =>
         {
             CallError::Conflict { runs, timeout }
         }

@@ -3,17 +3,16 @@
 //! Every label has few values: names from the code, or names of apps, of which at most [`APPS_MAX`]
 //! have their own series; the others share one. A deleted app frees its series for another.
 //!
-//! `table` names and describes each metric, `sample` is what a background task finds
-//! out about the store from time to time, and `process` what the system says of the
-//! process.
-#![deny(missing_docs)]
 //! `table` names and describes each metric, `sample` has measurements of the store by a background
 //! task, and `process` has what the system reports about the process.
+#![deny(missing_docs)]
 
+mod in_use;
 mod process;
 mod sample;
 mod table;
 
+pub use in_use::InUse;
 use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -25,7 +24,7 @@ pub use sample::{FULLEST_APPS, QuotaUse, Sample};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-pub use table::Row;
+pub use table::MetricRow;
 
 /// The maximum number of apps that have their own series at once.
 pub const APPS_MAX: usize = 1_000;
@@ -46,13 +45,13 @@ const LAG: [f64; 14] = [
 const GROUP: [f64; 10] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Invocation {
+struct InvocationLabels {
     app: Arc<str>,
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Named {
+struct NameLabel {
     name: &'static str,
 }
 
@@ -64,7 +63,7 @@ struct HttpRequest {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Route {
+struct RouteLabels {
     route: Arc<str>,
     method: &'static str,
 }
@@ -92,7 +91,7 @@ impl ModuleSource {
 
 /// The metrics of one host. Cheap to clone; clones share the counters.
 #[derive(Clone)]
-pub struct Metrics(Arc<Inner>);
+pub struct Metrics(Arc<MetricsInner>);
 
 impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -110,39 +109,39 @@ enum OfApp {
     Triggers,
 }
 
-struct Inner {
+struct MetricsInner {
     registry: Registry,
-    rows: Vec<Row>,
+    rows: Vec<MetricRow>,
     sample: sample::Sampled,
     /// The apps that have their own series, with those series.
     apps: Mutex<HashMap<Arc<str>, Vec<Series>>>,
-    invocations: Family<Invocation, Counter>,
+    invocations: Family<InvocationLabels, Counter>,
     invocation_seconds: Histogram,
-    host_calls: Family<Named, Counter>,
+    host_calls: Family<NameLabel, Counter>,
     instances: Gauge,
     instance_queue: Gauge,
     admission_queue: Gauge,
-    modules: Family<Named, Counter>,
-    access: Family<Named, Counter>,
-    store_seconds: Family<Named, Histogram>,
+    modules: Family<NameLabel, Counter>,
+    access: Family<NameLabel, Counter>,
+    store_seconds: Family<NameLabel, Histogram>,
     commit_group: Histogram,
     transaction_locks: Gauge,
     transaction_reruns: Counter,
     transaction_wait_seconds: Histogram,
     cold_reads: Counter,
     http_requests: Family<HttpRequest, Counter>,
-    http_seconds: Family<Route, Histogram>,
+    http_seconds: Family<RouteLabels, Histogram>,
     connections: Gauge,
     connections_refused: Counter,
     bytes_in_flight: Gauge,
-    deliveries: Family<Invocation, Counter>,
-    triggers: Family<Invocation, Counter>,
+    deliveries: Family<InvocationLabels, Counter>,
+    triggers: Family<InvocationLabels, Counter>,
     deliveries_running: Gauge,
     delivery_lag: Histogram,
-    upkeep: Family<Named, Counter>,
-    task_restarts: Family<Named, Counter>,
-    task_failing: Family<Named, Gauge>,
-    task_skips: Family<Named, Counter>,
+    upkeep: Family<NameLabel, Counter>,
+    task_restarts: Family<NameLabel, Counter>,
+    task_failing: Family<NameLabel, Gauge>,
+    task_skips: Family<NameLabel, Counter>,
     log_lines_dropped: Counter,
     oldest_snapshot: Gauge,
     clock_trusted: Gauge,
@@ -150,7 +149,7 @@ struct Inner {
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let inner = Inner {
+        let inner = MetricsInner {
             rows: Vec::new(),
             sample: sample::Sampled::default(),
             apps: Mutex::default(),
@@ -187,7 +186,7 @@ impl Default for Metrics {
             registry: Registry::default(),
         };
         let (registry, rows) = table::register(&inner);
-        Metrics(Arc::new(Inner {
+        Metrics(Arc::new(MetricsInner {
             registry,
             rows,
             ..inner
@@ -205,7 +204,7 @@ impl Metrics {
     }
 
     /// Returns every metric that can exist, in the order of the text.
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &[MetricRow] {
         &self.0.rows
     }
 
@@ -245,11 +244,11 @@ impl Metrics {
         {
             series.push((what, outcome));
         }
-        let label = Invocation { app, outcome };
+        let label = InvocationLabels { app, outcome };
         self.family(what).get_or_create(&label).inc();
     }
 
-    fn family(&self, what: OfApp) -> &Family<Invocation, Counter> {
+    fn family(&self, what: OfApp) -> &Family<InvocationLabels, Counter> {
         match what {
             OfApp::Invocations => &self.0.invocations,
             OfApp::Deliveries => &self.0.deliveries,
@@ -270,7 +269,7 @@ impl Metrics {
         };
         for (what, outcome) in series {
             let app = Arc::clone(&app);
-            self.family(what).remove(&Invocation { app, outcome });
+            self.family(what).remove(&InvocationLabels { app, outcome });
         }
     }
 
@@ -284,7 +283,7 @@ impl Metrics {
     pub fn host_calls(&self, name: &'static str, count: u64) {
         self.0
             .host_calls
-            .get_or_create(&Named { name })
+            .get_or_create(&NameLabel { name })
             .inc_by(count);
     }
 
@@ -306,19 +305,19 @@ impl Metrics {
     /// Counts a module that was needed, by where it was found.
     pub fn module(&self, source: ModuleSource) {
         let name = source.name();
-        self.0.modules.get_or_create(&Named { name }).inc();
+        self.0.modules.get_or_create(&NameLabel { name }).inc();
     }
 
     /// Counts an access to an app or token: a `hit` or a `miss`, or a generation check (`look`).
     pub fn access(&self, name: &'static str) {
-        self.0.access.get_or_create(&Named { name }).inc();
+        self.0.access.get_or_create(&NameLabel { name }).inc();
     }
 
     /// Observes the duration of a store operation.
     pub fn store(&self, name: &'static str, took: Duration) {
         self.0
             .store_seconds
-            .get_or_create(&Named { name })
+            .get_or_create(&NameLabel { name })
             .observe(took.as_secs_f64());
     }
 
@@ -344,23 +343,29 @@ impl Metrics {
 
     /// Counts rows that the host has removed automatically.
     pub fn upkeep(&self, name: &'static str, rows: u64) {
-        self.0.upkeep.get_or_create(&Named { name }).inc_by(rows);
+        self.0
+            .upkeep
+            .get_or_create(&NameLabel { name })
+            .inc_by(rows);
     }
 
     /// Counts a restart of a background task.
     pub fn task_restart(&self, name: &'static str) {
-        self.0.task_restarts.get_or_create(&Named { name }).inc();
+        self.0
+            .task_restarts
+            .get_or_create(&NameLabel { name })
+            .inc();
     }
 
     /// Sets whether a background task is failing.
     pub fn task_failing(&self, name: &'static str, failing: bool) {
-        let gauge = self.0.task_failing.get_or_create(&Named { name });
+        let gauge = self.0.task_failing.get_or_create(&NameLabel { name });
         gauge.set(i64::from(failing));
     }
 
     /// Counts a round that a background task skipped.
     pub fn task_skip(&self, name: &'static str) {
-        self.0.task_skips.get_or_create(&Named { name }).inc();
+        self.0.task_skips.get_or_create(&NameLabel { name }).inc();
     }
 
     /// Observes the number of requests that were committed together.
@@ -387,14 +392,12 @@ impl Metrics {
     pub fn cold_read(&self) {
         self.0.cold_reads.inc();
     }
-}
 
-impl Metrics {
     /// Counts a request. `route` is a template, and `status` is reduced to few values, because a
     /// plugin chooses its own.
     pub fn http_request(&self, route: &str, method: &'static str, status: &str, took: Duration) {
         let route: Arc<str> = route.into();
-        let seconds = Route {
+        let seconds = RouteLabels {
             route: Arc::clone(&route),
             method,
         };
@@ -422,28 +425,6 @@ impl Metrics {
     pub fn bytes_in_flight(&self, bytes: usize) -> InUse {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         InUse::new(&self.0.bytes_in_flight, bytes)
-    }
-}
-
-/// Counts something in a gauge as long as it lives.
-pub struct InUse {
-    gauge: Gauge,
-    count: i64,
-}
-
-impl InUse {
-    fn new(gauge: &Gauge, count: i64) -> InUse {
-        gauge.inc_by(count);
-        InUse {
-            gauge: gauge.clone(),
-            count,
-        }
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.gauge.dec_by(self.count);
     }
 }
 

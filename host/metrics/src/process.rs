@@ -18,7 +18,7 @@ const fn metric(name: &'static str, kind: &'static str, help: &'static str) -> C
 }
 
 /// A metric, and its reader, whose second argument is `/proc/self/status`.
-type Read = (Collected, fn(&Process, &str) -> Option<f64>);
+type Read = (Collected, fn(&ProcessMetrics, &str) -> Option<f64>);
 
 /// All metrics of the process.
 pub(super) const METRICS: [Read; 6] = [
@@ -80,14 +80,14 @@ pub(super) const METRICS: [Read; 6] = [
 
 /// Reads the metrics of the process.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct ProcessMetrics {
     start: SystemTime,
 }
 
-impl Process {
+impl ProcessMetrics {
     /// Must be created when the process starts.
-    pub(super) fn new() -> Process {
-        Process {
+    pub(super) fn new() -> ProcessMetrics {
+        ProcessMetrics {
             start: SystemTime::now(),
         }
     }
@@ -111,7 +111,7 @@ fn cpu_seconds() -> Option<f64> {
     None
 }
 
-impl Collector for Process {
+impl Collector for ProcessMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         for (metric, read) in &METRICS {
@@ -142,7 +142,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn every_process_metric_has_a_value() {
         let (process, status) = (
-            Process::new(),
+            ProcessMetrics::new(),
             std::fs::read_to_string("/proc/self/status").unwrap(),
         );
         for (metric, read) in &METRICS {

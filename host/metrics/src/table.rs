@@ -1,12 +1,12 @@
 //! The name and description of each metric. `docs/operating.md` has the same table.
 
-use super::{Inner, process, sample};
+use super::{MetricsInner, process, sample};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 /// A metric, as documented.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct MetricRow {
     /// The name that a query uses: that of a counter ends with `_total`, and that of a histogram is
     /// the prefix of its `_bucket`, `_sum` and `_count`.
     pub name: String,
@@ -32,13 +32,13 @@ const PREFIX: &str = "kvasm";
 
 struct Table<'r> {
     registry: &'r mut Registry,
-    rows: Vec<Row>,
+    rows: Vec<MetricRow>,
 }
 
 impl Table<'_> {
     fn row(&mut self, name: String, kind: &'static str, labels: &'static str, help: &'static str) {
         let name = format!("{PREFIX}_{name}");
-        self.rows.push(Row {
+        self.rows.push(MetricRow {
             name,
             kind,
             labels,
@@ -82,7 +82,7 @@ impl Table<'_> {
 }
 
 /// Registers all metrics, and returns their table.
-pub(super) fn register(inner: &Inner) -> (Registry, Vec<Row>) {
+pub(super) fn register(inner: &MetricsInner) -> (Registry, Vec<MetricRow>) {
     let mut registry = Registry::default();
     let mut table = Table {
         registry: registry.sub_registry_with_prefix(PREFIX),
@@ -106,7 +106,7 @@ pub(super) fn register(inner: &Inner) -> (Registry, Vec<Row>) {
     let sampled = Box::new(inner.sample.clone());
     table.registry.register_collector(sampled);
     let mut rows = table.rows;
-    rows.extend(process::METRICS.iter().map(|(metric, _)| Row {
+    rows.extend(process::METRICS.iter().map(|(metric, _)| MetricRow {
         name: match metric.kind {
             "counter" => format!("{}_total", metric.name),
             _ => metric.name.to_owned(),
@@ -115,11 +115,11 @@ pub(super) fn register(inner: &Inner) -> (Registry, Vec<Row>) {
         labels: metric.labels,
         help: metric.help,
     }));
-    registry.register_collector(Box::new(process::Process::new()));
+    registry.register_collector(Box::new(process::ProcessMetrics::new()));
     (registry, rows)
 }
 
-fn of_calls(inner: &Inner, table: &mut Table<'_>) {
+fn of_calls(inner: &MetricsInner, table: &mut Table<'_>) {
     table.counter(
         "invocations",
         "app, outcome",
@@ -206,7 +206,7 @@ fn of_calls(inner: &Inner, table: &mut Table<'_>) {
     );
 }
 
-fn of_http(inner: &Inner, table: &mut Table<'_>) {
+fn of_http(inner: &MetricsInner, table: &mut Table<'_>) {
     table.counter(
             "http_requests",
             "route, method, status",
@@ -239,7 +239,7 @@ fn of_http(inner: &Inner, table: &mut Table<'_>) {
     );
 }
 
-fn of_background(inner: &Inner, table: &mut Table<'_>) {
+fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
     table.counter(
         "deliveries",
         "app, outcome",

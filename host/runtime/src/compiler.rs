@@ -5,7 +5,7 @@
 //! code and is trusted like the program itself.
 
 use super::error::LoadError;
-use super::worker::{self, Answer};
+use super::worker::{self, WorkerAnswer};
 use crate::abi::printable;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -88,14 +88,14 @@ impl CompileLimits {
 }
 
 /// A compilation in progress.
-pub(super) struct Running {
-    process: Option<Arc<Process>>,
+pub(super) struct RunningCompilation {
+    process: Option<Arc<CompilerProcess>>,
     started: Instant,
     /// Completes when the process has exited and was reaped.
     pub(super) ended: JoinHandle<Result<Vec<u8>, LoadError>>,
 }
 
-struct Process {
+struct CompilerProcess {
     child: Mutex<Option<Child>>,
     id: u32,
 }
@@ -108,7 +108,7 @@ impl Compiler {
         wasm: Bytes,
         limits: CompileLimits,
         held: impl Send + 'static,
-    ) -> Result<Running, LoadError> {
+    ) -> Result<RunningCompilation, LoadError> {
         let started = Instant::now();
         let (program, arguments) = match self {
             Compiler::InProcess => {
@@ -117,7 +117,7 @@ impl Compiler {
                     let _held = held;
                     compile(&engine, &wasm).map_err(LoadError::NotWasm)
                 });
-                return Ok(Running {
+                return Ok(RunningCompilation {
                     process: None,
                     started,
                     ended,
@@ -138,7 +138,7 @@ impl Compiler {
         let mut child = command.spawn().map_err(LoadError::host)?;
         let id = child.id();
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let process = Arc::new(Process {
+        let process = Arc::new(CompilerProcess {
             child: Mutex::new(Some(child)),
             id,
         });
@@ -171,7 +171,7 @@ impl Compiler {
             }
             outcome(status, answer, limits)
         });
-        Ok(Running {
+        Ok(RunningCompilation {
             process: Some(process),
             started,
             ended,
@@ -197,10 +197,10 @@ fn outcome(
 ) -> Result<Vec<u8>, LoadError> {
     if status.success() {
         return match worker::answer(answer) {
-            Some(Answer::Code(code)) => Ok(code),
-            Some(Answer::Refused(why)) => Err(LoadError::NotWasm(printable(&why))),
-            Some(Answer::OutOfMemory) => Err(LoadError::CompilerMemory(limits.memory_bytes)),
-            Some(Answer::OtherBuild) => Err(LoadError::host(io::Error::other(
+            Some(WorkerAnswer::Code(code)) => Ok(code),
+            Some(WorkerAnswer::Refused(why)) => Err(LoadError::NotWasm(printable(&why))),
+            Some(WorkerAnswer::OutOfMemory) => Err(LoadError::CompilerMemory(limits.memory_bytes)),
+            Some(WorkerAnswer::OtherBuild) => Err(LoadError::host(io::Error::other(
                 "the compiler and the host are different builds",
             ))),
             None => Err(LoadError::host(io::Error::other(
@@ -208,7 +208,7 @@ fn outcome(
             ))),
         };
     }
-    if status.code() == Some(worker::CANNOT_WORK.into()) {
+    if status.code() == Some(worker::EXIT_CANNOT_WORK.into()) {
         return Err(LoadError::host(io::Error::other(
             "the compiler could not start or respond",
         )));
@@ -237,7 +237,7 @@ fn outcome(
     Err(LoadError::CompilerFailed)
 }
 
-impl Running {
+impl RunningCompilation {
     /// Whether it has computed for so long that others should not wait for it.
     pub(super) fn is_slow(&self) -> bool {
         let known = self
@@ -263,13 +263,13 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCompilation {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
-impl Process {
+impl CompilerProcess {
     /// Kills the process and its children.
     fn kill(&self) {
         if let Some(child) = &mut *self.child.lock() {

@@ -1,13 +1,13 @@
 //! The engine: settings, linker and epoch clock.
 
 use super::cache::{CacheLimits, DiskCache};
-use super::compiled::ModuleCache;
+use super::compile_queue::CompileQueue;
 use super::compiler::{CompileLimits, Compiler};
 use super::error::RuntimeError;
 use super::invocation::Invocation;
-use super::lanes::CompileQueue;
 use super::limiter::HostMemory;
 use super::loader::Load;
+use super::module_cache::ModuleCache;
 use super::wasi;
 use crate::abi;
 use kvasm_core::{Digest, Limits};

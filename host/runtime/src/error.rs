@@ -212,7 +212,7 @@ pub enum CallError {
         backtrace: String,
     },
     /// The call exceeded its wall time.
-    #[error("{timeout}{}", place(.waiting_in, .starting))]
+    #[error("{timeout}{}", location_suffix(.waiting_in, .starting))]
     Deadline {
         /// The time spent in each stage.
         timeout: Timeout,
@@ -222,7 +222,7 @@ pub enum CallError {
         starting: bool,
     },
     /// The call exceeded its CPU time limit.
-    #[error("CPU limit exceeded ({} ms){}", limit.as_millis(), place(&None, .starting))]
+    #[error("CPU limit exceeded ({} ms){}", limit.as_millis(), location_suffix(&None, .starting))]
     CpuTime {
         /// The limit.
         limit: Duration,
@@ -252,7 +252,7 @@ fn may_be(error: &ServiceError) -> &'static str {
     }
 }
 
-fn place(function: &Option<&str>, starting: &bool) -> String {
+fn location_suffix(function: &Option<&str>, starting: &bool) -> String {
     match (function, starting) {
         (Some(function), _) => format!("; waiting for {function}"),
         (None, true) => "; in the module's start function".to_owned(),
@@ -275,7 +275,7 @@ impl CallError {
             | CallError::CpuTime { .. } => Blame::Guest,
             CallError::Commit(error) => blame_of_commit(error),
             // Time that the guest did not choose to spend is the host's fault.
-            CallError::Deadline { timeout, .. } => match timeout.longest().is_of_the_guest() {
+            CallError::Deadline { timeout, .. } => match timeout.longest().is_guest_time() {
                 true => Blame::Guest,
                 false => Blame::Host,
             },
@@ -330,7 +330,7 @@ impl CallError {
             | CallError::NoHttpHandler
             | CallError::Invalid(_) => true,
             CallError::Failed { .. } => self.is_permanent(),
-            CallError::Deadline { timeout, .. } => timeout.longest().is_of_the_guest(),
+            CallError::Deadline { timeout, .. } => timeout.longest().is_guest_time(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
             CallError::Conflict { .. } | CallError::HostMemory | CallError::Host(_) => false,
         }
@@ -345,13 +345,13 @@ impl CallError {
 
     /// Whether an inconsistent read in a transaction could have caused this. Exceeded limits and
     /// refusals are excluded: they are not retried.
-    pub fn may_come_of_stale_reads(&self) -> bool {
+    pub fn may_be_due_to_stale_reads(&self) -> bool {
         matches!(self, CallError::Trap { .. } | CallError::Failed { .. })
     }
 
     /// Whether giving way in a transaction could have caused this.
-    pub fn may_come_of_giving_way(&self) -> bool {
-        self.may_come_of_stale_reads() || matches!(self, CallError::Conflict { .. })
+    pub fn may_be_due_to_giving_way(&self) -> bool {
+        self.may_be_due_to_stale_reads() || matches!(self, CallError::Conflict { .. })
     }
 
     /// Returns the backtrace, if known.
@@ -384,7 +384,7 @@ impl CallError {
             CallError::Commit(_) => "commit",
             CallError::Failed { .. } => "failed",
             CallError::Trap { .. } | CallError::Start { .. } => "trap",
-            CallError::Deadline { timeout, .. } => match timeout.longest().is_of_the_guest() {
+            CallError::Deadline { timeout, .. } => match timeout.longest().is_guest_time() {
                 true => "deadline",
                 false => "busy",
             },

@@ -4,12 +4,11 @@ use super::engine::Runtime;
 use super::error::{CallError, CallFailure};
 use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
+use super::request::{InvocationRequest, InvocationTarget, Response};
 use super::{trap, wasi};
-use crate::abi::{
-    CpuPermit, DeliveryContext, GuestLog, GuestState, GuestView, printable, printable_start,
-};
-use kvasm_core::{Exports, Invalid, Limits, Pieces, Subject};
-use kvasm_service::{CallContext, FairPermit, Services, Stage};
+use crate::abi::{CpuPermit, GuestState, GuestView, printable, printable_start};
+use kvasm_core::{Invalid, Limits, Pieces, Subject};
+use kvasm_service::{CallContext, FairPermit, Stage};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +17,6 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::Instrument;
-use uuid::Uuid;
 use wasmtime::{Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -26,102 +24,33 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 /// Maximum length of the message of a failed function, as of a log line, in bytes.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024;
 /// How long a run that gives way continues, to find out which keys it needs.
-const SCOUTS: Duration = Duration::from_millis(10);
+const GIVE_WAY_GRACE: Duration = Duration::from_millis(10);
 /// Maximum number of functions listed in the error about an unknown one.
 const KNOWN_MAX: usize = 32;
 /// Maximum length of each of their names, in bytes.
 const KNOWN_BYTES_MAX: usize = 128;
 
-/// A call of a plugin.
-pub struct Request {
-    /// The caller and the deadline.
-    pub context: CallContext,
-    /// The app's name, for the guest and the log.
-    pub app_name: Arc<str>,
-    /// The function.
-    pub target: Target,
-    /// Its input.
-    pub input: Pieces,
-    /// The services behind the host functions.
-    pub services: Services,
-    /// The delivery being handled, if any.
-    pub delivery: Option<Arc<DeliveryContext>>,
-    /// Whether the run is a transaction.
-    pub transaction: bool,
-    /// Ends the run as [`CallError::Conflict`], shortly after it is notified.
-    pub gives_way: Option<Arc<Notify>>,
-    /// The slot of its instance, if it already has one.
-    pub place: Option<Arc<FairPermit>>,
-}
-
 impl CompiledPlugin {
     /// Like [`Target::require`], for a plugin that is in memory.
-    pub fn require(&self, target: &Target) -> Result<(), CallError> {
+    pub fn require(&self, target: &InvocationTarget) -> Result<(), CallError> {
         match target {
             // The run itself checks that a handler exists.
-            Target::Handler(_) => Ok(()),
-            Target::Http | Target::Function(_) => find(self, target).map(drop),
+            InvocationTarget::Handler(_) => Ok(()),
+            InvocationTarget::Http | InvocationTarget::Function(_) => find(self, target).map(drop),
         }
     }
 
     /// Whether a call of a target is a transaction. Calls by deliveries always are.
-    pub fn is_transaction(&self, target: &Target) -> bool {
+    pub fn is_transaction(&self, target: &InvocationTarget) -> bool {
         match target {
-            Target::Handler(_) => true,
-            Target::Http => false,
-            Target::Function(name) => {
+            InvocationTarget::Handler(_) => true,
+            InvocationTarget::Http => false,
+            InvocationTarget::Function(name) => {
                 let function = self.functions.get(&**name);
                 function.is_some_and(|function| function.transaction)
             }
         }
     }
-}
-
-/// The function to call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// The function of this name.
-    Function(Arc<str>),
-    /// The HTTP handler. Input and output are framed as in `kvasm_abi::http`.
-    Http,
-    /// The handler of this name, or the function of this name, for a delivery. The input is
-    /// framed as in `kvasm_abi::http`.
-    Handler(Arc<str>),
-}
-
-impl Target {
-    /// Checks that a plugin exports the target.
-    pub fn require(&self, exports: &Exports) -> Result<(), CallError> {
-        match self {
-            Target::Http if exports.http.is_none() => Err(CallError::NoHttpHandler),
-            Target::Function(name) if !exports.functions.iter().any(|f| **f == **name) => Err(
-                unknown_function(name, exports.functions.iter().map(String::as_str)),
-            ),
-            // The run itself checks that a handler exists.
-            Target::Http | Target::Function(_) | Target::Handler(_) => Ok(()),
-        }
-    }
-
-    /// Returns the name of the export to call, or "" if there is none.
-    pub fn name<'t>(&'t self, plugin: &'t CompiledPlugin) -> &'t str {
-        match self {
-            Target::Function(name) | Target::Handler(name) => name,
-            Target::Http => plugin.http.as_ref().map_or("", |(name, _)| name),
-        }
-    }
-}
-
-/// The result of a successful call.
-#[derive(Debug)]
-pub struct Response {
-    /// The function's output.
-    pub output: Vec<u8>,
-    /// The request id, which is also in the host's log.
-    pub request_id: Uuid,
-    /// The guest's log.
-    pub log: GuestLog,
-    /// The logs of discarded runs before this one.
-    pub discarded: Vec<GuestLog>,
 }
 
 /// The data of an invocation's wasmtime store. A custom host function gets it from
@@ -142,13 +71,13 @@ impl Invocation {
 
     /// Returns the WASI context for functions that do not sleep.
     pub(super) fn wasi(&mut self) -> &mut WasiP1Ctx {
-        self.guest.meter.wakes();
+        self.guest.meter.mark_awake();
         self.wasi_context()
     }
 
     /// Returns the WASI context for the function that sleeps.
     pub(super) fn wasi_to_sleep(&mut self) -> &mut WasiP1Ctx {
-        self.guest.meter.sleeps();
+        self.guest.meter.mark_asleep();
         self.wasi_context()
     }
 
@@ -191,7 +120,7 @@ impl GuestView for Invocation {
 
 /// Why the host terminates a guest.
 #[derive(Debug, Error)]
-pub(super) enum Stop {
+pub(super) enum StopReason {
     #[error("the deadline has passed")]
     Deadline,
     #[error("CPU limit exceeded")]
@@ -201,9 +130,9 @@ pub(super) enum Stop {
 }
 
 /// Completes a short time after a run has given way.
-async fn scouted(gives_way: &Notify) {
+async fn give_way_grace_elapsed(gives_way: &Notify) {
     gives_way.notified().await;
-    tokio::time::sleep(SCOUTS).await;
+    tokio::time::sleep(GIVE_WAY_GRACE).await;
 }
 
 /// Called by the guest's code at a tick of the epoch clock.
@@ -211,17 +140,17 @@ fn on_tick(context: StoreContextMut<'_, Invocation>) -> wasmtime::Result<UpdateD
     let invocation = context.data();
     let meter = &invocation.guest.meter;
     if meter.deadline().has_passed() {
-        return Err(Stop::Deadline.into());
+        return Err(StopReason::Deadline.into());
     }
-    meter.wakes();
+    meter.mark_awake();
     let computed = meter.tick();
     if computed >= invocation.guest.limits.cpu_time {
-        return Err(Stop::CpuTime.into());
+        return Err(StopReason::CpuTime.into());
     }
-    if invocation.guest.turns.goes_on(computed) {
+    if invocation.guest.turns.keeps_at_tick(computed) {
         return Ok(UpdateDeadline::Continue(1));
     }
-    let turn = Arc::clone(&invocation.guest.turns).take(Arc::clone(meter));
+    let turn = Arc::clone(&invocation.guest.turns).acquire(Arc::clone(meter));
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
 }
 
@@ -236,7 +165,7 @@ impl Runtime {
     pub async fn call(
         &self,
         plugin: &CompiledPlugin,
-        request: Request,
+        request: InvocationRequest,
     ) -> Result<Response, CallFailure> {
         let request_id = request.context.request_id;
         let start = Instant::now();
@@ -263,14 +192,14 @@ impl Runtime {
         plugin: &CompiledPlugin,
         name: Arc<str>,
         function: &Function,
-        request: Request,
+        request: InvocationRequest,
     ) -> Result<Response, CallFailure> {
         let request_id = request.context.request_id;
         let refused = |error| CallFailure::before_the_run(error, request_id);
         check_input(&self.limits, &request.input).map_err(|e| refused(e.into()))?;
-        let _place = match &request.place {
+        let _place = match &request.slot {
             Some(place) => Arc::clone(place),
-            None => self.place(&request.context).await.map_err(refused)?,
+            None => self.acquire_slot(&request.context).await.map_err(refused)?,
         };
         let _instance = self.metrics.instance();
 
@@ -282,7 +211,7 @@ impl Runtime {
             Some(gives_way) => tokio::select! {
                 biased;
                 result = run => result,
-                () = scouted(&gives_way) => Err(CallError::Conflict {
+                () = give_way_grace_elapsed(&gives_way) => Err(CallError::Conflict {
                     runs: 1,
                     timeout: deadline.timeout(Stage::Other),
                 }),
@@ -315,16 +244,16 @@ impl Runtime {
     ///
     /// # Errors
     /// [`CallError::Deadline`] if none is free in time.
-    pub async fn place(&self, context: &CallContext) -> Result<Arc<FairPermit>, CallError> {
+    pub async fn acquire_slot(&self, context: &CallContext) -> Result<Arc<FairPermit>, CallError> {
         let _waiting = self.metrics.waiting_for_instance();
-        let place = self.slots.take(context.caller.app(), 1, 0);
+        let place = self.slots.acquire(context.caller.app(), 1, 0);
         let place = context.deadline.within(Stage::Instance, place).await?;
         let gone = || CallError::Host("the instance queue was closed".into());
         place.map(Arc::new).ok_or_else(gone)
     }
 
-    fn store(&self, function: Arc<str>, request: Request) -> Store<Invocation> {
-        let Request {
+    fn store(&self, function: Arc<str>, request: InvocationRequest) -> Store<Invocation> {
+        let InvocationRequest {
             context,
             app_name,
             target: _,
@@ -333,7 +262,7 @@ impl Runtime {
             delivery,
             transaction,
             gives_way: _,
-            place: _,
+            slot: _,
         } = request;
         let limits = Arc::clone(&self.limits);
         let limiter = MemoryLimiter::new(
@@ -367,28 +296,28 @@ impl Runtime {
 /// Returns the target's function and its name.
 fn find<'p>(
     plugin: &'p CompiledPlugin,
-    target: &Target,
+    target: &InvocationTarget,
 ) -> Result<(Arc<str>, &'p Function), CallError> {
     match target {
-        Target::Http => match &plugin.http {
+        InvocationTarget::Http => match &plugin.http {
             Some((name, function)) => Ok((name.as_str().into(), function)),
             None => Err(CallError::NoHttpHandler),
         },
-        Target::Handler(name) => {
+        InvocationTarget::Handler(name) => {
             let handler = plugin.handlers.get(&**name);
             match handler.or_else(|| plugin.functions.get(&**name)) {
                 Some(function) => Ok((Arc::clone(name), function)),
                 None => Err(CallError::NoHandler(printable(name))),
             }
         }
-        Target::Function(name) => match plugin.functions.get(&**name) {
+        InvocationTarget::Function(name) => match plugin.functions.get(&**name) {
             Some(function) => Ok((Arc::clone(name), function)),
             None => Err(unknown_function(name, plugin.functions())),
         },
     }
 }
 
-fn unknown_function<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> CallError {
+pub(super) fn unknown_function<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> CallError {
     CallError::UnknownFunction {
         name: printable(name),
         known: known
@@ -422,7 +351,7 @@ async fn run(
         let mut call = pin!(async {
             // Otherwise many such calls would each run for a tick without a permit.
             if function.computes_long.load(Ordering::Relaxed) {
-                Arc::clone(&turns).take(Arc::clone(&meter)).await;
+                Arc::clone(&turns).acquire(Arc::clone(&meter)).await;
             }
             enter(store, plugin, function).await
         });
@@ -430,7 +359,7 @@ async fn run(
             meter.begin();
             let poll = call.as_mut().poll(context);
             meter.end();
-            turns.end();
+            turns.release();
             poll
         });
         meter.deadline().bound(metered).await

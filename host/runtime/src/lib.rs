@@ -1,20 +1,20 @@
-//! Wasm: the engine, compiled modules, and one invocation in one fresh instance.
-#![deny(missing_docs)]
 //! The wasm runtime: the engine, compiled modules, and invocations in fresh instances.
+#![deny(missing_docs)]
 
 mod abi;
 mod cache;
-mod compiled;
+mod compile_queue;
 mod compiler;
 mod engine;
 mod error;
 mod invocation;
-mod lanes;
 mod limiter;
 mod loader;
 mod manifest;
 mod module;
-mod scan;
+mod module_cache;
+mod precheck;
+mod request;
 mod trap;
 mod wasi;
 mod worker;
@@ -26,8 +26,9 @@ pub use cache::CacheLimits;
 pub use compiler::Compiler;
 pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
-pub use invocation::{Invocation, Request, Response, Target};
+pub use invocation::Invocation;
 #[cfg(feature = "fuzzing")]
 pub use manifest::{fuzz_declarations, section as fuzz_section};
 pub use module::CompiledPlugin;
+pub use request::{InvocationRequest, InvocationTarget, Response};
 pub use worker::compile_worker;

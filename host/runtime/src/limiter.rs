@@ -1,7 +1,7 @@
 //! Memory limits: per instance, over all its memories and tables, and for all instances of the
 //! host.
 
-use super::invocation::Stop;
+use super::invocation::StopReason;
 use kvasm_core::AppId;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -13,11 +13,11 @@ use wasmtime::ResourceLimiter;
 /// there is enough.
 pub(super) struct HostMemory {
     bytes: u64,
-    state: Mutex<Held>,
+    state: Mutex<MemoryUse>,
 }
 
 #[derive(Default)]
-struct Held {
+struct MemoryUse {
     all: u64,
     apps: HashMap<AppId, u64>,
 }
@@ -117,7 +117,7 @@ impl ResourceLimiter for MemoryLimiter {
         if fits {
             // Denying growth would make the guest fail, and be blamed, for the host's shortage.
             if !self.host.take(self.app, growth as u64) {
-                return Err(Stop::HostMemory.into());
+                return Err(StopReason::HostMemory.into());
             }
             self.last_growth = growth;
             self.used += growth;

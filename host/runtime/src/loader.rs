@@ -1,13 +1,13 @@
 //! Loads plugins: from memory, from the cache folder, or by compiling. Concurrent requests for
 //! one module share one load, which continues if they are cancelled.
 
-use super::compiler::Running;
+use super::compile_queue::{Apps, CompilePermit, CompileQueueKind};
+use super::compiler::RunningCompilation;
 use super::engine::Runtime;
 use super::error::LoadError;
-use super::lanes::{Apps, CompilePermit, CompileQueueKind};
 use super::manifest;
 use super::module::CompiledPlugin;
-use super::scan;
+use super::precheck;
 use bytes::Bytes;
 use kvasm_core::{AppId, Digest, Invalid, Subject};
 use kvasm_metrics::ModuleSource;
@@ -59,7 +59,7 @@ impl Runtime {
 
     /// Evicts a module from memory that is no longer stored. Running calls keep it until they
     /// end.
-    pub fn forget(&self, digest: &Digest) {
+    pub fn evict(&self, digest: &Digest) {
         self.compiled.lock().remove(digest);
     }
 
@@ -86,7 +86,7 @@ impl Runtime {
         let limits = Arc::clone(&self.limits);
         let bytes = wasm.clone();
         let checked = spawn_blocking(move || {
-            scan::check(&bytes, &limits)?;
+            precheck::check(&bytes, &limits)?;
             Ok::<_, LoadError>(Digest(Sha256::digest(&bytes).into()))
         });
         let digest = checked.await.map_err(LoadError::host)??;
@@ -130,13 +130,13 @@ impl Runtime {
                     });
                     flights.insert(digest, Arc::clone(&flight));
                     let outcome = flight.outcome.subscribe();
-                    tokio::spawn(Arc::clone(self).fly(digest, flight, source));
+                    tokio::spawn(Arc::clone(self).run_load(digest, flight, source));
                     outcome
                 }
             }
         };
         // An app that joins may be next where the first was not.
-        self.lanes.give();
+        self.lanes.serve();
         let ended = outcome.wait_for(Option::is_some).await;
         match ended.map(|outcome| outcome.clone()) {
             Ok(Some(outcome)) => outcome,
@@ -146,15 +146,15 @@ impl Runtime {
         }
     }
 
-    async fn fly(self: Arc<Self>, digest: Digest, flight: Arc<Load>, source: Source) {
+    async fn run_load(self: Arc<Self>, digest: Digest, flight: Arc<Load>, source: Source) {
         // Also on a panic, so that the next request starts over.
         let landing = LoadGuard(&self, digest, &flight);
         let outcome = match &source {
-            Source::Stored(_) => self.bring(digest, &flight, source).await,
+            Source::Stored(_) => self.load_module(digest, &flight, source).await,
             Source::Given(_) => {
                 tokio::select! {
-                    outcome = self.bring(digest, &flight, source) => outcome,
-                    () = self.deserted(digest, &flight) => return,
+                    outcome = self.load_module(digest, &flight, source) => outcome,
+                    () = self.abandoned(digest, &flight) => return,
                 }
             }
         };
@@ -163,7 +163,7 @@ impl Runtime {
     }
 
     /// Waits until nobody waits for a module, and then removes its load.
-    async fn deserted(&self, digest: Digest, flight: &Load) {
+    async fn abandoned(&self, digest: Digest, flight: &Load) {
         loop {
             flight.outcome.closed().await;
             let mut flights = self.flights.lock();
@@ -174,14 +174,19 @@ impl Runtime {
         }
     }
 
-    async fn bring(self: &Arc<Self>, digest: Digest, flight: &Load, source: Source) -> Outcome {
+    async fn load_module(
+        self: &Arc<Self>,
+        digest: Digest,
+        flight: &Load,
+        source: Source,
+    ) -> Outcome {
         if let Some(plugin) = self.loaded(&digest) {
             return Ok(plugin);
         }
         if let Some(plugin) = self.from_disk(digest).await? {
             return Ok(plugin);
         }
-        let waiting = self.lanes.take(CompileQueueKind::Quick, &flight.apps);
+        let waiting = self.lanes.acquire(CompileQueueKind::Quick, &flight.apps);
         let turn = timeout(self.compile_limits.wall_time(), waiting).await;
         let turn = turn.map_err(|_| LoadError::Busy)??;
         let wasm = match source {
@@ -240,7 +245,7 @@ impl Runtime {
                     "a stored module does not match its digest",
                 )));
             }
-            scan::check(&wasm, &limits)?;
+            precheck::check(&wasm, &limits)?;
             Ok(wasm)
         });
         checked.await.map_err(LoadError::host)?
@@ -269,13 +274,13 @@ impl Runtime {
             drop(turn);
             turn = Arc::new(
                 self.lanes
-                    .take(CompileQueueKind::Slow, &flight.apps)
+                    .acquire(CompileQueueKind::Slow, &flight.apps)
                     .await?,
             );
         }
     }
 
-    async fn watch(&self, running: &mut Running, turn: &CompilePermit) -> Step {
+    async fn watch(&self, running: &mut RunningCompilation, turn: &CompilePermit) -> Step {
         let wall_time = match running.can_be_stopped() {
             true => self.compile_limits.wall_time(),
             false => self.compile_limits.cpu_time,
@@ -300,9 +305,9 @@ impl Runtime {
             }
             if turn.is_quick()
                 && running.is_slow()
-                && !turn.slow_down()
+                && !turn.move_to_slow()
                 && running.can_be_stopped()
-                && turn.holds_up_others()
+                && turn.blocks_others()
             {
                 return Step::Stopped;
             }

@@ -33,7 +33,7 @@ pub(super) enum Declaration {
         /// Limits it to keys with this prefix.
         prefix: Option<String>,
         /// Limits it to these kinds of changes.
-        on: Option<Vec<Change>>,
+        on: Option<Vec<DeclaredChange>>,
     },
     /// A handler of a schedule.
     Cron {
@@ -47,7 +47,7 @@ pub(super) enum Declaration {
 /// A kind of change.
 #[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Change {
+pub(super) enum DeclaredChange {
     /// An entry was written.
     Set,
     /// An entry was deleted.
@@ -74,8 +74,8 @@ impl Declaration {
                     let changes = Changes {
                         collection: collection.clone(),
                         prefix: prefix.clone().unwrap_or_default(),
-                        set: is_on(Change::Set),
-                        delete: is_on(Change::Delete),
+                        set: is_on(DeclaredChange::Set),
+                        delete: is_on(DeclaredChange::Delete),
                     };
                     if !changes.set && !changes.delete {
                         return Err(format!("{name:?} matches no kind of change"));

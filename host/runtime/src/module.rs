@@ -4,7 +4,7 @@ use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
 use crate::abi::printable;
-use kvasm_core::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, shown_start};
+use kvasm_core::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, display_truncated};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use wasmtime::{
@@ -191,7 +191,7 @@ fn check_names(offer: &CallableExports) -> Result<(), LoadError> {
         all += name.len();
         if name.len() > NAME_BYTES_MAX {
             return Err(LoadError::LongName {
-                start: shown_start(name, 64),
+                start: display_truncated(name, 64),
                 len: name.len(),
                 limit: NAME_BYTES_MAX,
             });

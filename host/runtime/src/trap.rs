@@ -1,7 +1,7 @@
 //! Converts wasmtime errors to call errors.
 
 use super::error::CallError;
-use super::invocation::{Invocation, Stop};
+use super::invocation::{Invocation, StopReason};
 use crate::abi::printable;
 use crate::abi::{BadPointer, NoMemory};
 use std::fmt::Write;
@@ -13,14 +13,14 @@ const NAME_CHARS_MAX: usize = 256;
 /// Classifies the error that ended a guest.
 pub(super) fn classify(error: &wasmtime::Error, invocation: &Invocation) -> CallError {
     let starting = invocation.starting();
-    if let Some(stop) = error.downcast_ref::<Stop>() {
+    if let Some(stop) = error.downcast_ref::<StopReason>() {
         return match stop {
-            Stop::Deadline => invocation.timeout(),
-            Stop::CpuTime => CallError::CpuTime {
+            StopReason::Deadline => invocation.timeout(),
+            StopReason::CpuTime => CallError::CpuTime {
                 limit: invocation.cpu_time(),
                 starting,
             },
-            Stop::HostMemory => CallError::HostMemory,
+            StopReason::HostMemory => CallError::HostMemory,
         };
     }
     let backtrace = error

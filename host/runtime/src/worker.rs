@@ -27,13 +27,13 @@ const OTHER_BUILD: u8 = 2;
 const OUT_OF_MEMORY: u8 = 3;
 /// Exit code of a worker that cannot work: the request is malformed, limits or engine cannot be
 /// set up, or the response cannot be written. The module is not to blame.
-pub(super) const CANNOT_WORK: u8 = 2;
+pub(super) const EXIT_CANNOT_WORK: u8 = 2;
 /// Niceness of the compiler.
 #[cfg(unix)]
 const NICE: i32 = 10;
 
 /// The response of a worker.
-pub(super) enum Answer {
+pub(super) enum WorkerAnswer {
     /// The compiled module.
     Code(Vec<u8>),
     /// The module is invalid, with the reason.
@@ -78,7 +78,7 @@ pub(super) fn request(engine: &Engine, limits: CompileLimits, len: usize) -> Vec
 }
 
 /// Parses a response, if it is complete.
-pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
+pub(super) fn answer(mut bytes: Vec<u8>) -> Option<WorkerAnswer> {
     let (head, body) = bytes.split_first_chunk::<9>()?;
     let [kind, len @ ..] = *head;
     if u64::from_le_bytes(len) != body.len() as u64 {
@@ -87,11 +87,13 @@ pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
     match kind {
         CODE => {
             bytes.drain(..head.len());
-            Some(Answer::Code(bytes))
+            Some(WorkerAnswer::Code(bytes))
         }
-        REFUSED => Some(Answer::Refused(String::from_utf8_lossy(body).into_owned())),
-        OTHER_BUILD => Some(Answer::OtherBuild),
-        OUT_OF_MEMORY => Some(Answer::OutOfMemory),
+        REFUSED => Some(WorkerAnswer::Refused(
+            String::from_utf8_lossy(body).into_owned(),
+        )),
+        OTHER_BUILD => Some(WorkerAnswer::OtherBuild),
+        OUT_OF_MEMORY => Some(WorkerAnswer::OutOfMemory),
         _ => None,
     }
 }
@@ -105,7 +107,7 @@ pub(super) fn answer(mut bytes: Vec<u8>) -> Option<Answer> {
 pub fn compile_worker() -> ExitCode {
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(CANNOT_WORK),
+        Err(_) => ExitCode::from(EXIT_CANNOT_WORK),
     }
 }
 
@@ -171,7 +173,7 @@ fn end_with_the_host() -> io::Result<()> {
         let mut byte = [0];
         // No more input follows: this returns when the other end is closed.
         let _ = io::stdin().lock().read(&mut byte);
-        std::process::exit(CANNOT_WORK.into());
+        std::process::exit(EXIT_CANNOT_WORK.into());
     };
     std::thread::Builder::new().spawn(watch).map(drop)
 }
@@ -237,7 +239,7 @@ mod tests {
         for len in 0..whole.len() {
             assert!(answer(whole[..len].to_vec()).is_none(), "{len}");
         }
-        assert!(matches!(answer(whole.clone()), Some(Answer::Code(code)) if code == b"abc"));
+        assert!(matches!(answer(whole.clone()), Some(WorkerAnswer::Code(code)) if code == b"abc"));
         whole.push(0);
         assert!(answer(whole).is_none());
     }

@@ -1,12 +1,12 @@
 //! Apps: their settings, limits and usage.
 
-use super::Shared;
+use super::SharedServer;
+use super::access_log::note_app;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
+use super::param_types;
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
-use super::requests::note_app;
-use super::takes;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -18,7 +18,7 @@ use utoipa::IntoParams;
 
 /// Finds the app of a path, for an actor that holds the capability `needs` on it.
 pub(super) async fn find(
-    shared: &Shared,
+    shared: &SharedServer,
     seen: &mut SeenGeneration,
     actor: &Actor,
     name: &str,
@@ -33,7 +33,7 @@ pub(super) async fn find(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
+pub(super) struct AppListParams {
     /// Cursor of the page.
     after: Option<String>,
     /// Maximum number of apps, 1 to 1,000; 100 by default.
@@ -41,17 +41,18 @@ pub(super) struct ListParams {
 }
 
 /// Lists apps. A token of one app lists only that app.
-#[utoipa::path(get, path = "/v1/apps", tag = "apps", params(ListParams),
+#[utoipa::path(get, path = "/v1/apps", tag = "apps", params(AppListParams),
     responses((status = 200, body = AppPage)), security(("token" = ["app:read"])))]
 pub(super) async fn list(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, _): Authenticated,
-    Params(params): Params<ListParams>,
-) -> Result<Json<AppPage>, Problem> {
+    Params(params): Params<AppListParams>,
+) -> Result<JsonBody<AppPage>, Problem> {
     let limit = page_limit(params.limit)?;
     let after = params.after.as_deref();
     let after = after.map(|name| {
-        let refuse = |_| takes::refuse("after", name, "the `next` of the previous page");
+        let refuse =
+            |_| param_types::invalid_parameter("after", name, "the `next` of the previous page");
         AppName::parse(name).map_err(refuse)
     });
     let after = after.transpose()?;
@@ -61,7 +62,7 @@ pub(super) async fn list(
         .apps(&actor, after.as_ref(), limit)
         .await?;
     let full = apps.len() == limit as usize;
-    Ok(Json(AppPage {
+    Ok(JsonBody(AppPage {
         next: apps.last().filter(|_| full).map(|app| app.name.to_string()),
         apps: apps.iter().map(AppView::from).collect(),
     }))
@@ -71,11 +72,11 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/v1/apps", tag = "apps", request_body = NewApp,
     responses((status = 201, body = AppView)), security(("token" = ["app:admin"])))]
 pub(super) async fn create(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, _): Authenticated,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<AppView>), Problem> {
+) -> Result<(StatusCode, JsonBody<AppView>), Problem> {
     actor.require(Capability::AppCreate)?;
     let new: NewApp = body::json(&shared, &headers, body).await?;
     let name = AppName::parse(&new.name)?;
@@ -84,17 +85,17 @@ pub(super) async fn create(
         .admin()
         .create_app(&actor, name, new.public)
         .await?;
-    Ok((StatusCode::CREATED, Json(AppView::from(&app))))
+    Ok((StatusCode::CREATED, JsonBody(AppView::from(&app))))
 }
 
 /// Returns an app.
 #[utoipa::path(get, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
     responses((status = 200, body = AppView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-) -> Result<Json<AppView>, Problem> {
+) -> Result<JsonBody<AppView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     // Triggers that this build cannot decode hide the list of triggers, but not the app.
     let triggers = shared.host.admin().triggers(&actor, &app).await.ok();
@@ -102,7 +103,7 @@ pub(super) async fn show(
         let views = triggers.iter().map(TriggerView::from);
         views.filter_map(PausedView::of).collect()
     });
-    Ok(Json(AppView {
+    Ok(JsonBody(AppView {
         paused_triggers: paused,
         ..AppView::from(&app)
     }))
@@ -113,24 +114,24 @@ pub(super) async fn show(
     request_body = AppPatch, responses((status = 200, body = AppView)),
     security(("token" = ["app:admin"])))]
 pub(super) async fn change(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<AppView>, Problem> {
+) -> Result<JsonBody<AppView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     let patch: AppPatch = body::json(&shared, &headers, body).await?;
     let admin = shared.host.admin();
     let app = admin.set_public(&actor, &app, patch.public).await?;
-    Ok(Json(AppView::from(&app)))
+    Ok(JsonBody(AppView::from(&app)))
 }
 
 /// Deletes an app and everything it owns.
 #[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(("app" = String, Path)),
     responses((status = 204)), security(("token" = ["app:admin"])))]
 pub(super) async fn delete(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
 ) -> Result<StatusCode, Problem> {
@@ -143,11 +144,11 @@ pub(super) async fn delete(
 #[utoipa::path(get, path = "/v1/apps/{app}/usage", tag = "apps", params(("app" = String, Path)),
     responses((status = 200, body = UsageView)), security(("token" = ["app:read"])))]
 pub(super) async fn usage(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-) -> Result<Json<UsageView>, Problem> {
+) -> Result<JsonBody<UsageView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let usage = shared.host.admin().usage(&actor, &app).await?;
-    Ok(Json(UsageView::new(usage, &app)))
+    Ok(JsonBody(UsageView::new(usage, &app)))
 }

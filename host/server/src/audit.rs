@@ -1,6 +1,6 @@
 //! The audit log.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
 use super::body;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
+pub(super) struct AuditListParams {
     /// Cursor of the page.
     before: Option<String>,
     /// Maximum number of rows, 1 to 1,000; 100 by default.
@@ -26,10 +26,10 @@ pub(super) struct ListParams {
 }
 
 async fn page(
-    shared: &Shared,
+    shared: &SharedServer,
     actor: &Actor,
     app: Option<&App>,
-    params: ListParams,
+    params: AuditListParams,
 ) -> Result<Response, Problem> {
     /// Approximate size of a row.
     const ROW: usize = 500;
@@ -50,25 +50,25 @@ async fn page(
 }
 
 /// Lists operations of administrators, newest first.
-#[utoipa::path(get, path = "/v1/audit", tag = "audit", params(ListParams),
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", params(AuditListParams),
     responses((status = 200, body = AuditPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, _): Authenticated,
-    Params(params): Params<ListParams>,
+    Params(params): Params<AuditListParams>,
 ) -> Result<Response, Problem> {
     page(&shared, &actor, None, params).await
 }
 
 /// Lists operations of administrators on an app, newest first.
 #[utoipa::path(get, path = "/v1/apps/{app}/audit", tag = "audit",
-    params(("app" = String, Path), ListParams), responses((status = 200, body = AuditPage)),
+    params(("app" = String, Path), AuditListParams), responses((status = 200, body = AuditPage)),
     security(("token" = ["app:admin"])))]
 pub(super) async fn list_of_app(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-    Params(params): Params<ListParams>,
+    Params(params): Params<AuditListParams>,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     page(&shared, &actor, Some(&app), params).await

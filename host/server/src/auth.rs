@@ -1,10 +1,10 @@
 //! Authentication of requests.
 
-use super::document::{self, Token};
+use super::access_log::note_actor;
+use super::document::{self, TokenNeed};
 use super::layer::RequestId;
 use super::problem::{Kind, Problem};
-use super::requests::note_actor;
-use super::{Authority, Shared};
+use super::{Authority, SharedServer};
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -20,12 +20,12 @@ pub(super) struct Authenticated(pub(super) Actor, pub(super) SeenGeneration);
 /// counts as none.
 pub(super) struct OptionalAuth(pub(super) Option<Actor>, pub(super) SeenGeneration);
 
-impl FromRequestParts<Shared> for Authenticated {
+impl FromRequestParts<SharedServer> for Authenticated {
     type Rejection = Problem;
 
     async fn from_request_parts(
         parts: &mut Parts,
-        shared: &Shared,
+        shared: &SharedServer,
     ) -> Result<Authenticated, Problem> {
         match OptionalAuth::from_request_parts(parts, shared).await? {
             OptionalAuth(Some(actor), seen) => Ok(Authenticated(actor, seen)),
@@ -34,15 +34,15 @@ impl FromRequestParts<Shared> for Authenticated {
     }
 }
 
-impl FromRequestParts<Shared> for OptionalAuth {
+impl FromRequestParts<SharedServer> for OptionalAuth {
     type Rejection = Problem;
 
     async fn from_request_parts(
         parts: &mut Parts,
-        shared: &Shared,
+        shared: &SharedServer,
     ) -> Result<OptionalAuth, Problem> {
         let mut seen = SeenGeneration::default();
-        let actor = sender(shared, &mut seen, &parts.headers, request_id(parts)).await?;
+        let actor = authenticate(shared, &mut seen, &parts.headers, request_id(parts)).await?;
         if let Some(actor) = &actor {
             note_actor(actor);
         }
@@ -51,8 +51,8 @@ impl FromRequestParts<Shared> for OptionalAuth {
 }
 
 /// Authenticates the sender of these headers against the current store state.
-pub(super) async fn sender(
-    shared: &Shared,
+pub(super) async fn authenticate(
+    shared: &SharedServer,
     seen: &mut SeenGeneration,
     headers: &HeaderMap,
     id: Uuid,
@@ -74,20 +74,20 @@ pub(super) async fn sender(
 ///
 /// # Errors
 /// The problem of a missing or invalid token.
-pub(super) async fn before_refusal(
-    shared: &Shared,
+pub(super) async fn check_token_before_refusal(
+    shared: &SharedServer,
     (route, method): (&str, &str),
     headers: &HeaderMap,
     id: Uuid,
 ) -> Result<(), Problem> {
     let token = document::token(route, method);
     let is_open = shared.open && route == "/metrics";
-    if token == Token::No || is_open {
+    if token == TokenNeed::No || is_open {
         return Ok(());
     }
-    match sender(shared, &mut SeenGeneration::default(), headers, id).await? {
+    match authenticate(shared, &mut SeenGeneration::default(), headers, id).await? {
         Some(actor) => note_actor(&actor),
-        None if token == Token::Needed => return Err(token_required()),
+        None if token == TokenNeed::Required => return Err(token_required()),
         None => {}
     }
     Ok(())
@@ -107,7 +107,7 @@ pub(super) fn request_id(parts: &Parts) -> Uuid {
 
 /// Whether an Authorization header is meant for the host, or is empty. All tokens of the host
 /// contain this prefix; other headers belong to the plugin, if the request is for one.
-pub(super) fn is_of_the_host(authorization: &HeaderValue) -> bool {
+pub(super) fn is_for_host(authorization: &HeaderValue) -> bool {
     const TOKEN: &[u8] = b"kvasm_";
     let bytes = authorization.as_bytes().trim_ascii();
     let has_token = bytes
@@ -120,15 +120,15 @@ pub(super) fn is_of_the_host(authorization: &HeaderValue) -> bool {
 
 /// Authenticates a request to a plugin's HTTP handler, which may use Authorization itself. A header
 /// that is meant for the host is checked, and never passed to the plugin.
-pub(super) async fn sender_to_plugin(
-    shared: &Shared,
+pub(super) async fn authenticate_plugin_request(
+    shared: &SharedServer,
     seen: &mut SeenGeneration,
     headers: &HeaderMap,
     id: Uuid,
 ) -> Result<Option<Actor>, Problem> {
     let mut sent = headers.get_all(AUTHORIZATION).iter();
-    match sent.any(is_of_the_host) || matches!(shared.trust, Authority::Operator(_)) {
-        true => sender(shared, seen, headers, id).await,
+    match sent.any(is_for_host) || matches!(shared.trust, Authority::Operator(_)) {
+        true => authenticate(shared, seen, headers, id).await,
         false => Ok(None),
     }
 }

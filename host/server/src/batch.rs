@@ -1,12 +1,12 @@
 //! Operations on several entries: batches, reads of many, and increments.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
+use super::export::{EntryLine, InvalidLine, line_bytes, value};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
-use super::transfer::{EntryLine, InvalidLine, line_bytes, value};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -96,12 +96,12 @@ fn operation(part: Operation, value_bytes: usize) -> Result<kvasm_service::Opera
     params(("app" = String, Path)), request_body = CommitRequest,
     responses((status = 200, body = CommitDone)), security(("token" = ["script:write"])))]
 pub(super) async fn commit(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<CommitDone>, Problem> {
+) -> Result<JsonBody<CommitDone>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let limit = shared.host.limits().body_bytes();
@@ -112,7 +112,7 @@ pub(super) async fn commit(
     let caller = Caller::administrator(&app, &actor);
     let applied = shared.host.kv().commit(&caller, batch).await;
     let applied = applied.map_err(|error| problem(error, &checks))?;
-    Ok(Json(CommitDone {
+    Ok(JsonBody(CommitDone {
         results: applied.iter().map(Done::from).collect(),
     }))
 }
@@ -140,7 +140,7 @@ fn problem(error: ServiceError, checks: &[Check]) -> Problem {
     let failed = failed
         .map(|check| json!({ "collection": check.collection.as_str(), "key": check.key.as_str() }));
     let failed = failed.collect();
-    Problem::from(error).failed(failed)
+    Problem::from(error).with_failed_checks(failed)
 }
 
 /// Entries read from one snapshot.
@@ -155,7 +155,7 @@ pub(super) struct Entries {
     params(("app" = String, Path)), request_body = GetManyRequest,
     responses((status = 200, body = Entries)), security(("token" = ["script:read"])))]
 pub(super) async fn get_many(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
@@ -202,11 +202,11 @@ pub(super) struct IncrementParams {
     params(("app" = String, Path), IncrementParams), responses((status = 200, body = Incremented)),
     security(("token" = ["script:write"])))]
 pub(super) async fn increment(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<IncrementParams>,
-) -> Result<Json<Incremented>, Problem> {
+) -> Result<JsonBody<Incremented>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     shared.host.admit_write(&app)?;
     let IncrementParams {
@@ -219,7 +219,7 @@ pub(super) async fn increment(
     let kv = shared.host.kv();
     let added = kv.increment(&caller, collection, key, by.unwrap_or(1));
     let (version, value) = added.await?;
-    Ok(Json(Incremented {
+    Ok(JsonBody(Incremented {
         version: version.0,
         value,
     }))

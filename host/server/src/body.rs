@@ -3,7 +3,7 @@
 use super::budget::NoRoom;
 use super::problem::{Kind, Problem};
 use super::stream::RateCredit;
-use super::{ServerOptions, Shared};
+use super::{ServerOptions, SharedServer};
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use kvasm_core::{AppId, Pieces, shown_start};
+use kvasm_core::{AppId, Pieces, display_truncated};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -25,12 +25,16 @@ const PIECE_MAX: usize = 1024 * 1024;
 const GRACE: u32 = 3;
 
 /// Reads a whole body into one buffer, within its limit and the timeout.
-pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+pub(super) async fn read(
+    shared: &SharedServer,
+    body: Body,
+    limit: usize,
+) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
     receive(shared, body, limit, |part, announced| {
         let needed = bytes.len() + part.len();
         if needed > bytes.capacity() {
-            let room = room(needed, bytes.capacity(), announced);
+            let room = buffer_capacity(needed, bytes.capacity(), announced);
             bytes.reserve_exact(room - bytes.len());
         }
         bytes.extend_from_slice(part);
@@ -43,7 +47,7 @@ pub(super) async fn read(shared: &Shared, body: Body, limit: usize) -> Result<Ve
 /// `before`. Once a sixteenth of the body has arrived the buffer has its full size, so that little
 /// is copied again, and not much is allocated ahead of what arrives. The buffer of a body without a
 /// length grows in steps.
-fn room(needed: usize, before: usize, announced: usize) -> usize {
+fn buffer_capacity(needed: usize, before: usize, announced: usize) -> usize {
     const PART: usize = 16;
     let part = (announced / PART).clamp(PIECE_MIN, PIECE_MAX);
     match announced >= needed {
@@ -56,7 +60,7 @@ fn room(needed: usize, before: usize, announced: usize) -> usize {
 /// Reads a whole body in pieces, after a head that does not count towards the limit. It is copied
 /// once, whereas a growing buffer would be copied several times.
 pub(super) async fn read_pieces(
-    shared: &Shared,
+    shared: &SharedServer,
     head: Vec<u8>,
     body: Body,
     limit: usize,
@@ -122,7 +126,7 @@ impl Arrived {
 /// Reads a body to its end, within its limit and the timeout. `put` is called with each part and
 /// the known minimum length of the body.
 async fn receive(
-    shared: &Shared,
+    shared: &SharedServer,
     mut body: Body,
     limit: usize,
     mut put: impl FnMut(&[u8], usize),
@@ -174,12 +178,12 @@ impl SenderDeadline {
 
 /// Returns the next part of a body, or `None` at its end.
 pub(super) async fn next(
-    shared: &Shared,
+    shared: &SharedServer,
     body: &mut Body,
     deadline: Instant,
 ) -> Result<Option<Bytes>, Problem> {
     let options = &shared.options;
-    timeout_at(deadline, part(body)).await.map_err(|_| {
+    timeout_at(deadline, next_part(body)).await.map_err(|_| {
         let (seconds, rate) = (options.body_timeout.as_secs(), options.min_rate);
         let detail = format!("the limits are {seconds} s and {rate} bytes per second");
         Problem::new(Kind::BodyTimeout, detail)
@@ -187,7 +191,7 @@ pub(super) async fn next(
 }
 
 /// Returns the next part of a body, without a timeout. Cancellation safe.
-pub(super) async fn part(body: &mut Body) -> Result<Option<Bytes>, Problem> {
+pub(super) async fn next_part(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
         match body.frame().await {
             None => return Ok(None),
@@ -218,7 +222,7 @@ fn broken(error: axum::Error) -> Problem {
 
 /// Reads a body that is a JSON object.
 pub(super) async fn json<T: DeserializeOwned>(
-    shared: &Shared,
+    shared: &SharedServer,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, Problem> {
@@ -229,7 +233,7 @@ pub(super) async fn json<T: DeserializeOwned>(
 /// Reads a body that is a JSON object of up to `limit` bytes and converts it by `take`. If it is
 /// large, both are done off the server threads.
 pub(super) async fn large_json<T: DeserializeOwned, U: Send + 'static>(
-    shared: &Shared,
+    shared: &SharedServer,
     app: AppId,
     headers: &HeaderMap,
     body: Body,
@@ -251,13 +255,13 @@ fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     }
     // The error can contain a string of the body, of any length.
     serde_json::from_slice(bytes)
-        .map_err(|e| Problem::new(Kind::MalformedJson, shown_start(&e, 1024)))
+        .map_err(|e| Problem::new(Kind::MalformedJson, display_truncated(&e, 1024)))
 }
 
 /// A JSON response of about this size. If it is large, it is built and serialised off the server
 /// threads.
 pub(super) async fn large_answer<T: Serialize>(
-    shared: &Shared,
+    shared: &SharedServer,
     app: AppId,
     bytes: usize,
     make: impl FnOnce() -> Result<T, serde_json::Error> + Send + 'static,
@@ -292,9 +296,9 @@ pub(super) fn require_type(headers: &HeaderMap, allowed: &[&str]) -> Result<(), 
 }
 
 /// A JSON response.
-pub(super) struct Json<T>(pub(super) T);
+pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<T: Serialize> IntoResponse for Json<T> {
+impl<T: Serialize> IntoResponse for JsonBody<T> {
     fn into_response(self) -> Response {
         axum::Json(self.0).into_response()
     }
@@ -346,7 +350,7 @@ mod tests {
                 let needed = (arrived + size).min(len);
                 if needed > capacity {
                     copied += arrived;
-                    capacity = room(needed, capacity, announced);
+                    capacity = buffer_capacity(needed, capacity, announced);
                     assert!(capacity >= needed);
                     let ahead = (16 * needed).max(PIECE_MAX);
                     assert!(capacity <= announced.min(ahead), "{capacity} for {needed}");
@@ -358,8 +362,8 @@ mod tests {
                 "{copied} of {len} by {size}"
             );
         }
-        assert_eq!(room(10, 0, 0), 10);
-        assert_eq!(room(11, 10, 0), 20);
+        assert_eq!(buffer_capacity(10, 0, 0), 10);
+        assert_eq!(buffer_capacity(11, 10, 0), 20);
     }
 
     #[test]

@@ -30,24 +30,26 @@ pub(super) struct NoRoom;
 
 /// The owner of bytes: an app's calls, its administration, or other requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Share {
+pub(super) enum BytesOwner {
     Calls(Arc<str>),
     Administration(Arc<str>),
     Others,
 }
 
-impl Share {
+impl BytesOwner {
     /// The share of a request, by its path.
-    pub(super) fn of(path: &str) -> Share {
+    pub(super) fn of(path: &str) -> BytesOwner {
         let mut parts = path.split('/').skip(1);
         let (first, second, third) = (parts.next(), parts.next(), parts.next());
         // A percent-encoded name would otherwise have a separate share for each encoding.
         let named = |app| AppName::parse(app).map_or("".into(), |name| name.as_str().into());
         match (first, second, third, parts.next()) {
-            (Some("a"), Some(app), _, _) => Share::Calls(named(app)),
-            (Some("v1"), Some("apps"), Some(app), Some("call")) => Share::Calls(named(app)),
-            (Some("v1"), Some("apps"), Some(app), Some(_)) => Share::Administration(named(app)),
-            _ => Share::Others,
+            (Some("a"), Some(app), _, _) => BytesOwner::Calls(named(app)),
+            (Some("v1"), Some("apps"), Some(app), Some("call")) => BytesOwner::Calls(named(app)),
+            (Some("v1"), Some("apps"), Some(app), Some(_)) => {
+                BytesOwner::Administration(named(app))
+            }
+            _ => BytesOwner::Others,
         }
     }
 }
@@ -55,16 +57,16 @@ impl Share {
 /// The bytes of all requests and responses.
 pub(super) struct Budget {
     limit: usize,
-    state: Mutex<State>,
+    state: Mutex<BudgetState>,
     freed: Notify,
     tickets: AtomicU64,
     metrics: Metrics,
 }
 
 #[derive(Default)]
-struct State {
+struct BudgetState {
     used: usize,
-    shares: HashMap<Share, InShare>,
+    shares: HashMap<BytesOwner, InShare>,
 }
 
 #[derive(Default)]
@@ -76,9 +78,9 @@ struct InShare {
     waiting: usize,
 }
 
-impl State {
+impl BudgetState {
     /// Removes a share that holds nothing.
-    fn tidy(&mut self, share: &Share) {
+    fn tidy(&mut self, share: &BytesOwner) {
         let is_empty =
             |share: &InShare| share.bytes == 0 && share.arriving.is_empty() && share.waiting == 0;
         if self.shares.get(share).is_some_and(is_empty) {
@@ -117,7 +119,7 @@ impl Budget {
     }
 
     /// The bytes of a new request of this share: none yet.
-    pub(super) fn held(self: &Arc<Budget>, share: Share) -> Reservation {
+    pub(super) fn held(self: &Arc<Budget>, share: BytesOwner) -> Reservation {
         Reservation {
             ticket: self.tickets.fetch_add(1, Ordering::Relaxed),
             budget: Arc::clone(self),
@@ -130,13 +132,13 @@ impl Budget {
 /// The bytes that one request holds. They are released on drop.
 pub(super) struct Reservation {
     budget: Arc<Budget>,
-    share: Share,
+    share: BytesOwner,
     ticket: u64,
-    bytes: Mutex<Bytes>,
+    bytes: Mutex<CountedBytes>,
 }
 
 #[derive(Default)]
-struct Bytes {
+struct CountedBytes {
     count: usize,
     gauge: Option<InUse>,
 }
@@ -171,7 +173,7 @@ impl Reservation {
     ///
     /// # Errors
     /// [`NoRoom`].
-    pub(super) fn become_answer(&self, bytes: usize) -> Result<(), NoRoom> {
+    pub(super) fn set_response(&self, bytes: usize) -> Result<(), NoRoom> {
         // The body was dropped with its handler.
         self.complete();
         self.shrink(bytes);
@@ -182,7 +184,7 @@ impl Reservation {
     }
 
     /// Sets the number of bytes whether or not there is room.
-    pub(super) fn force(&self, bytes: usize) {
+    pub(super) fn set_unchecked(&self, bytes: usize) {
         let mut own = self.bytes.lock();
         let mut state = self.budget.state.lock();
         self.set(&mut own, &mut state, bytes);
@@ -198,13 +200,13 @@ impl Reservation {
     }
 
     /// The bytes of another part of the same response: none yet.
-    pub(super) fn another(&self) -> Reservation {
+    pub(super) fn sibling(&self) -> Reservation {
         self.budget.held(self.share.clone())
     }
 
     /// Lowers the number of bytes to at most this, for a body that is still arriving. Others of its
     /// share do not wait for one that holds nothing.
-    pub(super) fn let_go(&self, bytes: usize) {
+    pub(super) fn shrink_to(&self, bytes: usize) {
         if bytes == 0 {
             self.complete();
         }
@@ -241,7 +243,7 @@ impl Reservation {
     }
 
     /// Counts a waiting request, until the guard is dropped.
-    fn start_waiting(&self) -> Result<Waiting<'_>, NoRoom> {
+    fn start_waiting(&self) -> Result<BudgetWaiter<'_>, NoRoom> {
         let own = self.bytes.lock();
         let mut state = self.budget.state.lock();
         let share = state.shares.entry(self.share.clone()).or_default();
@@ -250,7 +252,7 @@ impl Reservation {
             return Err(NoRoom);
         }
         share.waiting += 1;
-        Ok(Waiting(self))
+        Ok(BudgetWaiter(self))
     }
 
     fn try_grow(&self, bytes: usize, arriving: bool) -> GrowResult {
@@ -290,7 +292,7 @@ impl Reservation {
         }
     }
 
-    fn set(&self, own: &mut Bytes, state: &mut State, bytes: usize) {
+    fn set(&self, own: &mut CountedBytes, state: &mut BudgetState, bytes: usize) {
         let share = state.shares.entry(self.share.clone()).or_default();
         share.bytes = share.bytes - own.count + bytes;
         state.used = state.used - own.count + bytes;
@@ -312,9 +314,9 @@ impl Drop for Reservation {
 }
 
 /// A request that waits for bytes.
-struct Waiting<'h>(&'h Reservation);
+struct BudgetWaiter<'h>(&'h Reservation);
 
-impl Drop for Waiting<'_> {
+impl Drop for BudgetWaiter<'_> {
     fn drop(&mut self) {
         let held = self.0;
         let mut state = held.budget.state.lock();
@@ -332,7 +334,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     fn calls(budget: &Arc<Budget>, app: &str) -> Reservation {
-        budget.held(Share::Calls(app.into()))
+        budget.held(BytesOwner::Calls(app.into()))
     }
 
     fn count(budget: &Arc<Budget>, app: &str, bytes: usize) -> Vec<Reservation> {
@@ -381,10 +383,10 @@ mod tests {
         assert_eq!(old.try_grow(8 * MIB, true), GrowResult::Wait);
         drop(young);
         assert_eq!(old.try_grow(8 * MIB, true), GrowResult::Yes);
-        assert_eq!(old.become_answer(MIB), Ok(()));
+        assert_eq!(old.set_response(MIB), Ok(()));
         assert_eq!(budget.state.lock().used, MIB);
-        old.force(100 * MIB);
-        assert_eq!(calls(&budget, "b").become_answer(MIB), Err(NoRoom));
+        old.set_unchecked(100 * MIB);
+        assert_eq!(calls(&budget, "b").set_response(MIB), Err(NoRoom));
     }
 
     #[tokio::test]
@@ -429,17 +431,17 @@ mod tests {
 
     #[test]
     fn budget_share_is_derived_from_the_path() {
-        let calls = Share::Calls("x".into());
+        let calls = BytesOwner::Calls("x".into());
         for path in ["/a/x", "/a/x/", "/a/x/y/z", "/v1/apps/x/call/f"] {
-            assert_eq!(Share::of(path), calls, "{path}");
+            assert_eq!(BytesOwner::of(path), calls, "{path}");
         }
         for path in ["/v1/apps/%78/call/f", "/v1/apps/%58/call/f", "/a/%78"] {
-            assert_eq!(Share::of(path), Share::Calls("".into()), "{path}");
+            assert_eq!(BytesOwner::of(path), BytesOwner::Calls("".into()), "{path}");
         }
-        let kv = Share::of("/v1/apps/x/kv/entry");
-        assert_eq!(kv, Share::Administration("x".into()));
+        let kv = BytesOwner::of("/v1/apps/x/kv/entry");
+        assert_eq!(kv, BytesOwner::Administration("x".into()));
         for path in ["/healthz", "/v1/apps", "/v1/tokens", "/", "", "*"] {
-            assert_eq!(Share::of(path), Share::Others, "{path}");
+            assert_eq!(BytesOwner::of(path), BytesOwner::Others, "{path}");
         }
     }
 }

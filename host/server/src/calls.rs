@@ -1,13 +1,13 @@
 //! Calls of functions by name, and of the plugin's HTTP handler.
 
-use super::Shared;
+use super::SharedServer;
+use super::access_log::note_app;
 use super::auth::{self, OptionalAuth, token_required};
 use super::body;
-use super::forwarded;
 use super::layer::RequestId;
 use super::params::Segments;
+use super::plugin_headers;
 use super::problem::{Kind, Problem};
-use super::requests::note_app;
 use super::stream::Peer;
 use axum::Extension;
 use axum::body::Body;
@@ -18,7 +18,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_abi::http::{STATUSES, prefix, split};
-use kvasm_core::{App, AppName, Principal, shown_start};
+use kvasm_core::{App, AppName, Principal, display_truncated};
 use kvasm_host::Call;
 use kvasm_service::{Actor, SeenGeneration, ServiceError};
 use serde::{Deserialize, Serialize};
@@ -32,8 +32,8 @@ const ANSWER_HEAD_BYTES_MAX: usize = 512 * 1024;
 ///
 /// A token of another app is refused whether or not this app exists, and a call without a token is
 /// allowed only for a public app.
-async fn admit(
-    shared: &Shared,
+async fn authorise_call(
+    shared: &SharedServer,
     seen: &mut SeenGeneration,
     actor: Option<&Actor>,
     name: &str,
@@ -74,20 +74,20 @@ async fn admit(
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")),
     security((), ("token" = [])))]
 pub(super) async fn call(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     OptionalAuth(actor, mut seen): OptionalAuth,
     Segments((name, function)): Segments<(String, String)>,
     Extension(RequestId(id)): Extension<RequestId>,
     peer: Option<Extension<Peer>>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), &name).await?;
+    let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), &name).await?;
     let call = with(Call::function(function).request_id(id), principal);
     // Before the body is read, since the body of most refused calls need not be sent.
-    let entered = shared.host.enter(app, call).await?;
+    let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
     let input = body::read_pieces(&shared, Vec::new(), body, limit).await?;
-    let left = left(peer.map(|Extension(peer)| peer));
+    let left = client_disconnected(peer.map(|Extension(peer)| peer));
     let response = entered.call_unless(input, left).await?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
@@ -98,9 +98,9 @@ pub(super) async fn call(
 }
 
 /// Waits until the client has disconnected; indefinitely, if its connection is unknown.
-async fn left(peer: Option<Peer>) {
+async fn client_disconnected(peer: Option<Peer>) {
     match peer {
-        Some(peer) => peer.gone().await,
+        Some(peer) => peer.disconnected().await,
         None => std::future::pending().await,
     }
 }
@@ -136,39 +136,40 @@ struct ResponseHead {
     responses((status = "default", description = "The plugin's response")),
     security((), ("token" = [])))]
 pub(super) async fn handle(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Extension(RequestId(id)): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let mut seen = SeenGeneration::default();
-    let actor = auth::sender_to_plugin(&shared, &mut seen, &parts.headers, id).await?;
+    let actor = auth::authenticate_plugin_request(&shared, &mut seen, &parts.headers, id).await?;
     let (name, path) = split_path(parts.uri.path());
     if is_wide_service_worker(&parts) {
         let detail = "a service worker here could control other apps; place it below /a/{app}/";
         return Err(Problem::new(Kind::Forbidden, detail));
     }
-    let (app, principal) = admit(&shared, &mut seen, actor.as_ref(), name).await?;
+    let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), name).await?;
     let (id_of_app, name) = (app.id, app.name.clone());
     let call = with(Call::http().request_id(id), principal);
-    let entered = shared.host.enter(app, call).await?;
+    let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
     let head = RequestHead {
         method: parts.method.as_str(),
         path,
         query: parts.uri.query().unwrap_or_default(),
-        headers: forwarded::of_request(&parts.headers),
+        headers: plugin_headers::of_request(&parts.headers),
     };
-    let head = frame(&head)?;
+    let head = encode_request_head(&head)?;
     // The limit applies to the guest's whole input.
     let input = body::read_pieces(&shared, head, body, limit).await?;
-    let left = left(parts.extensions.get().cloned());
+    let left = client_disconnected(parts.extensions.get().cloned());
     let response = entered.call_unless(input, left).await;
     let response = response.map_err(Problem::of_handler)?;
     let output = Bytes::from(response.output);
     // The body is not interpreted.
     let head = split(&output).map_or(0, |(head, _)| head.len());
-    let answer = move || answer(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
+    let answer =
+        move || parse_response(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
     shared.aside.by_size(id_of_app, head, answer).await
 }
 
@@ -183,7 +184,7 @@ fn split_path(path: &str) -> (&str, &str) {
 }
 
 /// The head of a request as it is passed to the plugin, before the body.
-fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
+fn encode_request_head(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
     let head = serde_json::to_vec(head).map_err(|e| Problem::internal(&e))?;
     let too_large = || Problem::new(Kind::BodyTooLarge, "the head is over 4 GiB");
     let prefix = prefix(head.len()).ok_or_else(too_large)?;
@@ -191,14 +192,14 @@ fn frame(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
 }
 
 /// Converts a plugin's output to a response, or explains why it is invalid.
-fn answer(output: Bytes, app: &AppName) -> Result<Response, String> {
+fn parse_response(output: Bytes, app: &AppName) -> Result<Response, String> {
     let (head, body) = split(&output).map_err(|_| "the frame is truncated within the head")?;
     if head.len() > ANSWER_HEAD_BYTES_MAX {
         let (len, limit) = (head.len(), ANSWER_HEAD_BYTES_MAX);
         return Err(format!("the head is {len} bytes; the limit is {limit}"));
     }
     let head: ResponseHead = serde_json::from_slice(head)
-        .map_err(|e| format!("the head is invalid: {}", shown_start(&e, 256)))?;
+        .map_err(|e| format!("the head is invalid: {}", display_truncated(&e, 256)))?;
     let status = match StatusCode::from_u16(head.status) {
         Ok(status) if STATUSES.contains(&head.status) => status,
         _ => {
@@ -209,7 +210,7 @@ fn answer(output: Bytes, app: &AppName) -> Result<Response, String> {
             ));
         }
     };
-    let headers = forwarded::of_response(&head.headers, app)?;
+    let headers = plugin_headers::of_response(&head.headers, app)?;
     // As a body, so that no default content type is added.
     Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
 }
@@ -217,7 +218,7 @@ fn answer(output: Bytes, app: &AppName) -> Result<Response, String> {
 /// Converts the output of the plugin of `app` to a response, or explains why it is invalid.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_answer(output: &[u8], app: &AppName) -> Result<Response, String> {
-    answer(Bytes::copy_from_slice(output), app)
+    parse_response(Bytes::copy_from_slice(output), app)
 }
 
 /// Whether the request is for the script of a service worker at `/a/{app}`, without a slash. Its
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn invalid_plugin_responses_are_rejected() {
-        let good = answer(
+        let good = parse_response(
             framed(r#"{"status":201,"headers":[["x-a","1"],["x-a","2"],["content-length","9"]]}"#)
                 .into(),
             &shop(),
@@ -266,11 +267,11 @@ mod tests {
             r#"{"status":200,"headers":[["a","1\r\nb: 2"]]}"#,
         ] {
             assert!(
-                answer(framed(bad).into(), &shop()).is_err(),
+                parse_response(framed(bad).into(), &shop()).is_err(),
                 "{bad} was taken"
             );
         }
-        assert!(answer(Bytes::new(), &shop()).is_err());
-        assert!(answer(Bytes::from_static(b"\xff\xff\xff\xff{}"), &shop()).is_err());
+        assert!(parse_response(Bytes::new(), &shop()).is_err());
+        assert!(parse_response(Bytes::from_static(b"\xff\xff\xff\xff{}"), &shop()).is_err());
     }
 }

@@ -32,9 +32,9 @@ struct CountedRequestBody {
 /// The part of a body that its handler keeps: all that has arrived, unless the handler says
 /// otherwise. In the extensions of a request with a large body.
 #[derive(Clone)]
-pub(super) struct KeptBytes(Arc<Count>);
+pub(super) struct KeptBytes(Arc<KeptCount>);
 
-struct Count {
+struct KeptCount {
     held: Arc<Reservation>,
     /// The bytes that are kept.
     bytes: AtomicUsize,
@@ -52,7 +52,7 @@ impl KeptBytes {
         let counts = bytes.next_multiple_of(AHEAD_MIN).min(count.most);
         if counts < count.counted.load(Ordering::Relaxed) {
             count.counted.store(counts, Ordering::Relaxed);
-            count.held.let_go(counts);
+            count.held.shrink_to(counts);
         }
     }
 
@@ -77,7 +77,7 @@ impl KeptBytes {
         count.held.complete();
         let bytes = count.bytes.load(Ordering::Relaxed).min(count.most);
         count.counted.store(bytes, Ordering::Relaxed);
-        count.held.let_go(bytes);
+        count.held.shrink_to(bytes);
     }
 }
 
@@ -87,7 +87,7 @@ type Waiting = (
 );
 
 /// Counts the bytes of the request's body, up to `most`.
-pub(super) fn arriving(request: Request, held: Arc<Reservation>, most: usize) -> Request {
+pub(super) fn count_request(request: Request, held: Arc<Reservation>, most: usize) -> Request {
     let announced = request.body().size_hint();
     if announced.exact() == Some(0) {
         return request;
@@ -96,7 +96,7 @@ pub(super) fn arriving(request: Request, held: Arc<Reservation>, most: usize) ->
         .upper()
         .and_then(|upper| usize::try_from(upper).ok());
     let most = most.min(announced.unwrap_or(most));
-    let kept = KeptBytes(Arc::new(Count {
+    let kept = KeptBytes(Arc::new(KeptCount {
         held,
         bytes: AtomicUsize::new(0),
         counted: AtomicUsize::new(0),
@@ -170,12 +170,12 @@ struct CountedResponseBody {
 }
 
 /// Bytes with their count, which is released once the connection has written them.
-struct Counted {
+struct CountedChunk {
     bytes: Bytes,
     _held: Arc<Reservation>,
 }
 
-impl AsRef<[u8]> for Counted {
+impl AsRef<[u8]> for CountedChunk {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -196,10 +196,10 @@ impl HttpBody for CountedResponseBody {
                     let mut held = Arc::clone(&self.held);
                     if self.by_part {
                         held.cover(bytes.len());
-                        held = std::mem::replace(&mut self.held, Arc::new(held.another()));
+                        held = std::mem::replace(&mut self.held, Arc::new(held.sibling()));
                     }
                     let _held = held;
-                    Bytes::from_owner(Counted { bytes, _held })
+                    Bytes::from_owner(CountedChunk { bytes, _held })
                 })
             })
         }))
@@ -218,7 +218,7 @@ impl HttpBody for CountedResponseBody {
 ///
 /// # Errors
 /// [`NoRoom`], for a response that may be refused.
-pub(super) fn leaving(
+pub(super) fn count_response(
     response: Response,
     held: Arc<Reservation>,
     may_refuse: bool,
@@ -232,8 +232,8 @@ pub(super) fn leaving(
         return Ok(response);
     }
     match may_refuse {
-        true => held.become_answer(bytes)?,
-        false => held.force(bytes),
+        true => held.set_response(bytes)?,
+        false => held.set_unchecked(bytes),
     }
     let by_part = hint.exact().is_none();
     Ok(response.map(|inner| {
@@ -248,7 +248,7 @@ pub(super) fn leaving(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::budget::{Budget, Share};
+    use crate::budget::{Budget, BytesOwner};
     use futures_util::stream;
     use http_body_util::BodyExt;
     use kvasm_metrics::Metrics;
@@ -264,8 +264,8 @@ mod tests {
         let of = |parts: usize| {
             let parts = (0..parts).map(|_| Ok::<_, Infallible>(vec![0u8; PART]));
             let request = Request::new(Body::from_stream(stream::iter(parts)));
-            let held = Arc::new(budget.held(Share::Administration("a".into())));
-            let request = arriving(request, held, 1 << 24);
+            let held = Arc::new(budget.held(BytesOwner::Administration("a".into())));
+            let request = count_request(request, held, 1 << 24);
             let kept = request.extensions().get::<KeptBytes>().unwrap().clone();
             (request.into_body(), kept)
         };
@@ -311,8 +311,8 @@ mod tests {
         let used = || used(&metrics);
         let parts = [10, 300 * 1024].map(|len| Ok::<_, Infallible>(vec![0u8; len]));
         let response = Response::new(Body::from_stream(stream::iter(parts)));
-        let held = Arc::new(budget.held(Share::Administration("a".into())));
-        let mut body = leaving(response, held, true).unwrap().into_body();
+        let held = Arc::new(budget.held(BytesOwner::Administration("a".into())));
+        let mut body = count_response(response, held, true).unwrap().into_body();
         assert_eq!(used(), STREAM);
         let first = body.frame().await.unwrap().unwrap();
         assert_eq!(used(), STREAM);

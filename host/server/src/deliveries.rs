@@ -1,53 +1,72 @@
-//! Dead letters.
+//! Outstanding deliveries.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
-use super::params::{Params, Segments, page_limit, refused};
+use super::body::{self, JsonBody};
+use super::dead_letters::{check_selection, selection_ids};
+use super::param_types;
+use super::params::{Params, Segments, refused};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Response;
-use kvasm_api::{DeadLetterPage, DeadLetterView, LettersDone, LettersRequest};
-use kvasm_core::{
-    Capability, DeadLetter, DeadLetterFilter, DeadReason, EventKind, Timestamp, TriggerName,
-};
-use kvasm_service::LETTERS_MAX;
+use kvasm_api::{DeliveriesDone, DeliveriesRequest, DeliveryPage, DeliveryView};
+use kvasm_core::{Capability, DeliveryFilter, DeliveryKey, Timestamp, TriggerName};
+use kvasm_service::{DEAD_LETTERS_MAX, DELIVERIES_MAX};
 use serde::Deserialize;
 use utoipa::IntoParams;
-use uuid::Uuid;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LetterParams {
+pub(super) struct DeliveryParams {
     /// Only those of this trigger.
     trigger: Option<String>,
-    /// Only those with this reason: `attempts`, `age`, `deterministic` or `depth`.
-    reason: Option<String>,
-    /// Only those that became dead letters at or after this time.
+    /// Only those queued at or after this time.
     from: Option<i64>,
-    /// Only those that became dead letters before this time.
+    /// Only those queued before this time.
     until: Option<i64>,
     /// Cursor of the page.
-    before: Option<String>,
-    /// Maximum number of dead letters, 1 to 1,000; 100 by default.
+    after: Option<String>,
+    /// Maximum number of deliveries, 1 to 100; 100 by default.
     limit: Option<u32>,
 }
 
-/// Builds a selection of dead letters, and validates each field.
-fn letters(
+/// Lists outstanding deliveries, with their events and values.
+#[utoipa::path(get, path = "/v1/apps/{app}/deliveries", tag = "triggers",
+    params(("app" = String, Path), DeliveryParams), responses((status = 200, body = DeliveryPage)),
+    security(("token" = ["script:read"])))]
+pub(super) async fn list(
+    State(shared): State<SharedServer>,
+    Authenticated(actor, mut seen): Authenticated,
+    Segments(name): Segments<String>,
+    Params(params): Params<DeliveryParams>,
+) -> Result<JsonBody<DeliveryPage>, Problem> {
+    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
+    let which = parse_filter(params.trigger.as_deref(), params.from, params.until)?;
+    let after = params.after.as_deref().map(place).transpose()?;
+    let limit = params.limit.unwrap_or(DELIVERIES_MAX);
+    let admin = shared.host.admin();
+    let page = admin.deliveries(&actor, &app, &which, after.as_ref(), limit);
+    let page = page.await?;
+    let last = page.rows.last().filter(|_| page.more);
+    let next = last.map(|delivery| cursor(&delivery.place));
+    let deliveries = page.rows.iter().map(DeliveryView::new);
+    Ok(JsonBody(DeliveryPage {
+        deliveries: deliveries
+            .collect::<Result<_, _>>()
+            .map_err(|e| Problem::internal(&e))?,
+        more: page.more,
+        next,
+    }))
+}
+
+fn parse_filter(
     trigger: Option<&str>,
-    reason: Option<&str>,
     from: Option<i64>,
     until: Option<i64>,
-) -> Result<DeadLetterFilter, Problem> {
-    let reason = reason.map(|word| {
-        let refuse = |()| refused("`reason` must be attempts, age, deterministic or depth");
-        word.parse::<DeadReason>().map_err(refuse)
-    });
+) -> Result<DeliveryFilter, Problem> {
     if let (Some(from), Some(until)) = (from, until)
         && from >= until
     {
@@ -55,157 +74,84 @@ fn letters(
             "`from` ({from}) must be less than `until` ({until})"
         )));
     }
-    Ok(DeadLetterFilter {
-        ids: Vec::new(),
+    Ok(DeliveryFilter {
+        events: Vec::new(),
         trigger: trigger.map(TriggerName::parse).transpose()?,
-        reason: reason.transpose()?,
         from: from.map(Timestamp),
         until: until.map(Timestamp),
     })
 }
 
-/// Approximate size of a dead letter as JSON.
-fn letter_bytes(letter: &DeadLetter) -> usize {
-    const FRAME: usize = 500;
-    let value = match &letter.event.what {
-        EventKind::Set { value, .. } => value.as_bytes().len(),
-        EventKind::Deleted { .. } | EventKind::Due => 0,
-    };
-    let trace = letter.trace.as_ref().map_or(0, String::len);
-    FRAME + value + letter.error.len() + trace
+/// The cursor for a delivery key, as in `next`. Trigger names contain no comma.
+fn cursor(place: &DeliveryKey) -> String {
+    format!("{},{},{}", place.seq, place.ordering_key, place.trigger)
 }
 
-fn letter_id(text: &str) -> Result<Uuid, Problem> {
-    Uuid::try_parse(text).map_err(|_| refused("the id of a dead letter must be a UUID"))
+fn place(cursor: &str) -> Result<DeliveryKey, Problem> {
+    let refuse =
+        || param_types::invalid_parameter("after", cursor, "the `next` of the previous page");
+    let mut parts = cursor.splitn(3, ',');
+    let mut number = || parts.next().and_then(|part| part.parse().ok());
+    let (seq, chain) = number().zip(number()).ok_or_else(refuse)?;
+    let trigger = parts.next().ok_or_else(refuse)?;
+    let trigger = TriggerName::parse(trigger).map_err(|_| refuse())?;
+    Ok(DeliveryKey {
+        trigger,
+        ordering_key: chain,
+        seq,
+    })
 }
 
-/// Lists dead letters, newest first, with their events and values.
-#[utoipa::path(get, path = "/v1/apps/{app}/dead-letters", tag = "triggers",
-    params(("app" = String, Path), LetterParams), responses((status = 200, body = DeadLetterPage)),
-    security(("token" = ["script:read"])))]
-pub(super) async fn dead(
-    State(shared): State<Shared>,
-    Authenticated(actor, mut seen): Authenticated,
-    Segments(name): Segments<String>,
-    Params(params): Params<LetterParams>,
-) -> Result<Response, Problem> {
-    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
-    let (trigger, reason) = (params.trigger.as_deref(), params.reason.as_deref());
-    let letters = letters(trigger, reason, params.from, params.until)?;
-    let before = params.before.as_deref().map(letter_id).transpose()?;
-    let limit = page_limit(params.limit)?;
-    let admin = shared.host.admin();
-    let page = admin.dead_letters(&actor, &app, &letters, before, limit);
-    let page = page.await?;
-    let last = page.rows.last().filter(|_| page.more);
-    let next = last.map(|letter| letter.id.to_string());
-    let bytes = page.rows.iter().map(letter_bytes).sum();
-    let page = move || {
-        let dead_letters = page.rows.iter().map(DeadLetterView::new);
-        let dead_letters = dead_letters.collect::<Result<_, _>>()?;
-        Ok(DeadLetterPage { dead_letters, next })
-    };
-    body::large_answer(&shared, app.id, bytes, page).await
+/// The selection that a request means. As with dead letters, selecting all requires `all`.
+fn parse_selection(request: &DeliveriesRequest) -> Result<DeliveryFilter, Problem> {
+    let mut which = parse_filter(request.trigger.as_deref(), request.from, request.until)?;
+    which.events = selection_ids("events", request.events.as_deref())?;
+    let is_all = which == DeliveryFilter::default();
+    check_selection(is_all, request.all, "events, trigger, from or until")?;
+    Ok(which)
 }
 
-/// Returns a dead letter.
-#[utoipa::path(get, path = "/v1/apps/{app}/dead-letters/{id}", tag = "triggers",
-    params(("app" = String, Path), ("id" = String, Path)),
-    responses((status = 200, body = DeadLetterView)), security(("token" = ["script:read"])))]
-pub(super) async fn show(
-    State(shared): State<Shared>,
-    Authenticated(actor, mut seen): Authenticated,
-    Segments((name, id)): Segments<(String, String)>,
-) -> Result<Response, Problem> {
-    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
-    let id = letter_id(&id)?;
-    let letter = shared.host.admin().dead_letter(&actor, &app, id).await?;
-    let bytes = letter_bytes(&letter);
-    let view = move || DeadLetterView::new(&letter);
-    body::large_answer(&shared, app.id, bytes, view).await
-}
-
-/// The selection that a request means. An empty selection would mean all, so that must be explicit:
-/// an empty list of ids or a missing name discards nothing.
-fn chosen(request: &LettersRequest) -> Result<DeadLetterFilter, Problem> {
-    let (trigger, reason) = (request.trigger.as_deref(), request.reason.as_deref());
-    let mut letters = letters(trigger, reason, request.from, request.until)?;
-    letters.ids = chosen_ids("ids", request.ids.as_deref())?;
-    let is_all = letters == DeadLetterFilter::default();
-    check_choice(is_all, request.all, "ids, trigger, reason, from or until")?;
-    Ok(letters)
-}
-
-/// The ids of a selection; at least one if the field is present.
-pub(super) fn chosen_ids(member: &str, ids: Option<&[String]>) -> Result<Vec<Uuid>, Problem> {
-    let Some(ids) = ids else {
-        return Ok(Vec::new());
-    };
-    if ids.is_empty() || ids.len() > LETTERS_MAX as usize {
-        let found = ids.len();
-        let why = format!("`{member}` has {found} ids; it must have 1 to {LETTERS_MAX}");
-        return Err(refused(why));
-    }
-    let ids = ids.iter().map(|id| Uuid::try_parse(id));
-    ids.collect::<Result<_, _>>()
-        .map_err(|_| refused(format!("each id in `{member}` must be a UUID")))
-}
-
-/// Refuses a selection of everything without `all`, or of `all` together with other conditions.
-pub(super) fn check_choice(is_all: bool, says_all: bool, members: &str) -> Result<(), Problem> {
-    match (is_all, says_all) {
-        (true, false) => Err(refused(format!(
-            "the selection is empty; set {members}, or \"all\": true for all of the app"
-        ))),
-        (false, true) => Err(refused("`all` cannot be combined with other conditions")),
-        (true, true) | (false, false) => Ok(()),
-    }
-}
-
-/// Replays dead letters, oldest first, with the original ids of their events.
-#[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/replay", tag = "triggers",
-    params(("app" = String, Path)), request_body = LettersRequest,
-    responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
-pub(super) async fn replay(
-    State(shared): State<Shared>,
-    Authenticated(actor, mut seen): Authenticated,
-    Segments(name): Segments<String>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<LettersDone>, Problem> {
-    let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
-    let request: LettersRequest = body::json(&shared, &headers, body).await?;
-    let letters = chosen(&request)?;
-    let limit = request.limit.unwrap_or(LETTERS_MAX);
-    let dry_run = request.dry_run;
-    let admin = shared.host.admin();
-    let replay = admin.replay(&actor, &app, letters, limit, dry_run);
-    let letters = replay.await?;
-    // So that a dispatcher of this host need not wait for its next poll.
-    shared.host.wakes().wake();
-    Ok(Json(LettersDone { letters, dry_run }))
-}
-
-/// Permanently discards dead letters, oldest first.
-#[utoipa::path(post, path = "/v1/apps/{app}/dead-letters/discard", tag = "triggers",
-    params(("app" = String, Path)), request_body = LettersRequest,
-    responses((status = 200, body = LettersDone)), security(("token" = ["script:write"])))]
+/// Permanently discards outstanding deliveries.
+#[utoipa::path(post, path = "/v1/apps/{app}/deliveries/discard", tag = "triggers",
+    params(("app" = String, Path)), request_body = DeliveriesRequest,
+    responses((status = 200, body = DeliveriesDone)), security(("token" = ["script:write"])))]
 pub(super) async fn discard(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<LettersDone>, Problem> {
+) -> Result<JsonBody<DeliveriesDone>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
-    let request: LettersRequest = body::json(&shared, &headers, body).await?;
-    let letters = chosen(&request)?;
-    let limit = request.limit.unwrap_or(LETTERS_MAX);
+    let request: DeliveriesRequest = body::json(&shared, &headers, body).await?;
+    let which = parse_selection(&request)?;
+    let limit = request.limit.unwrap_or(DEAD_LETTERS_MAX);
     let dry_run = request.dry_run;
     let admin = shared.host.admin();
-    let done = admin.discard(&actor, &app, letters, limit, dry_run);
-    Ok(Json(LettersDone {
-        letters: done.await?,
+    let done = admin.discard_deliveries(&actor, &app, which, limit, dry_run);
+    let deliveries = done.await?;
+    // Deliveries that waited behind the discarded ones may be due now.
+    shared.host.wakes().wake();
+    Ok(JsonBody(DeliveriesDone {
+        deliveries,
         dry_run,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delivery_cursor_round_trips() {
+        let there = DeliveryKey {
+            trigger: TriggerName::parse("a.b-c_d").unwrap(),
+            ordering_key: i64::MIN,
+            seq: 7,
+        };
+        assert_eq!(place(&cursor(&there)).unwrap(), there);
+        for bad in ["", "1", "1,2", "1,2,", "x,2,t", "1,2,a b"] {
+            assert!(place(bad).is_err(), "{bad}");
+        }
+    }
 }

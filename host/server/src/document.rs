@@ -1,7 +1,7 @@
 //! The OpenAPI document: the annotations of the handlers, combined with what all routes share:
 //! problems, and the constraints of names and numbers.
 
-use super::takes::Parameter;
+use super::param_types::Parameter;
 use kvasm_api::ProblemView;
 use kvasm_core::{Level, Scope};
 use kvasm_service::OnTriggerDelete;
@@ -18,31 +18,31 @@ const OF_PLUGINS: &str = "/a/";
 pub(super) struct Document {
     text: String,
     /// By path and method.
-    routes: HashMap<(String, String), Route>,
+    routes: HashMap<(String, String), DocumentedRoute>,
 }
 
-struct Route {
+struct DocumentedRoute {
     parameters: Parameters,
-    token: Token,
+    token: TokenNeed,
 }
 
 /// Whether a route accepts or requires a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Token {
+pub(super) enum TokenNeed {
     No,
     Optional,
-    Needed,
+    Required,
 }
 
-impl Token {
-    fn of(operation: &Map<String, Value>) -> Token {
+impl TokenNeed {
+    fn of(operation: &Map<String, Value>) -> TokenNeed {
         let ways = operation.get("security").and_then(Value::as_array);
         let is_none = |way: &Value| way.as_object().is_none_or(Map::is_empty);
         match ways {
-            None => Token::No,
-            Some(ways) if ways.is_empty() => Token::No,
-            Some(ways) if ways.iter().any(is_none) => Token::Optional,
-            Some(_) => Token::Needed,
+            None => TokenNeed::No,
+            Some(ways) if ways.is_empty() => TokenNeed::No,
+            Some(ways) if ways.iter().any(is_none) => TokenNeed::Optional,
+            Some(_) => TokenNeed::Required,
         }
     }
 }
@@ -63,11 +63,11 @@ pub(super) fn parameters(route: &str, method: &str) -> Option<&'static Parameter
 }
 
 /// Whether a route accepts a token; not if it is not in the document, or is a plugin's.
-pub(super) fn token(route: &str, method: &str) -> Token {
-    find(route, method).map_or(Token::No, |route| route.token)
+pub(super) fn token(route: &str, method: &str) -> TokenNeed {
+    find(route, method).map_or(TokenNeed::No, |route| route.token)
 }
 
-fn find(route: &str, method: &str) -> Option<&'static Route> {
+fn find(route: &str, method: &str) -> Option<&'static DocumentedRoute> {
     // Every route of GET also accepts HEAD.
     let method = match method {
         "HEAD" => "get".to_owned(),
@@ -85,15 +85,15 @@ impl Document {
             let mut parameters = Parameters::new();
             each_parameter(operation, |place, parameter| {
                 let of_type = parameter.clone();
-                shape(parameter, &format!("{place} {path}"), place);
+                add_constraints(parameter, &format!("{place} {path}"), place);
                 parameters.insert(place.to_owned(), Parameter::new(&of_type, parameter));
             });
             match path.starts_with(OF_PLUGINS) {
                 true => plugins_answer(operation),
                 false => {
                     problems(path, method, operation);
-                    let token = Token::of(operation);
-                    let route = Route { parameters, token };
+                    let token = TokenNeed::of(operation);
+                    let route = DocumentedRoute { parameters, token };
                     all.insert((path.to_owned(), method.to_owned()), route);
                 }
             }
@@ -147,8 +147,9 @@ fn name(path: &str, method: &str) -> String {
 }
 
 /// Adds the known constraints of a schema, by its place or else by its name.
-fn shape(parameter: &mut Value, place: &str, name: &str) {
-    if let (Some(shape), Some(schema)) = (known(place, name), parameter.get_mut("schema")) {
+fn add_constraints(parameter: &mut Value, place: &str, name: &str) {
+    if let (Some(shape), Some(schema)) = (constraints_of(place, name), parameter.get_mut("schema"))
+    {
         merge(schema, shape);
     }
 }
@@ -177,7 +178,7 @@ fn number(min: u32, max: u32) -> Value {
 const REASONS: [&str; 4] = ["attempts", "age", "deterministic", "depth"];
 
 /// The constraints of a place in the document, beyond its type.
-fn known(place: &str, name: &str) -> Option<Value> {
+fn constraints_of(place: &str, name: &str) -> Option<Value> {
     Some(match place {
         "?limit /v1/apps/{app}/deliveries" => number(1, 100),
         "?limit /v1/apps/{app}/logs" => number(0, u32::MAX),
@@ -252,7 +253,7 @@ fn known_by_name(name: &str) -> Option<Value> {
 }
 
 /// Statuses of an operation in addition to the common ones.
-fn own(path: &str, method: &str) -> &'static [u16] {
+fn own_statuses(path: &str, method: &str) -> &'static [u16] {
     match (path, method) {
         ("/v1/apps/{app}/call/{function}", "post") => &[409, 422, 429, 504, 507],
         ("/v1/apps", "post") => &[409],
@@ -295,7 +296,7 @@ fn problems(path: &str, method: &str, operation: &mut Map<String, Value>) {
     if operation.contains_key("requestBody") {
         statuses.extend([408, 413, 415]);
     }
-    statuses.extend(own(path, method));
+    statuses.extend(own_statuses(path, method));
     let responses = operation.get_mut("responses");
     let Some(responses) = responses.and_then(Value::as_object_mut) else {
         return;
@@ -342,7 +343,7 @@ fn components(document: &mut Value) {
             "LimitsChange" => merge(schema, json!({ "minProperties": 1 })),
             "CommitRequest" => merge(
                 schema,
-                json!({ "anyOf": [some("checks"), some("operations")] }),
+                json!({ "anyOf": [non_empty_list("checks"), non_empty_list("operations")] }),
             ),
             _ => {}
         }
@@ -350,7 +351,7 @@ fn components(document: &mut Value) {
 }
 
 /// An object with a non-empty list of this name.
-fn some(name: &str) -> Value {
+fn non_empty_list(name: &str) -> Value {
     json!({ "required": [name], "properties": { name: { "minItems": 1 } } })
 }
 
@@ -360,7 +361,7 @@ fn members(name: &str, schema: &mut Value) {
             let properties = members_of.get_mut("properties");
             let properties = properties.and_then(Value::as_object_mut);
             for (property, schema) in properties.into_iter().flatten() {
-                if let Some(shape) = known(&format!("{name}.{property}"), property) {
+                if let Some(shape) = constraints_of(&format!("{name}.{property}"), property) {
                     merge(schema, shape);
                 }
             }

@@ -1,6 +1,6 @@
 //! Health checks and metrics.
 
-use super::Shared;
+use super::SharedServer;
 use super::auth::{Authenticated, OptionalAuth};
 use super::problem::{Kind, Problem};
 use axum::extract::{FromRequestParts, State};
@@ -29,7 +29,7 @@ pub(super) async fn healthz() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses((status = 200, body = String), (status = 503)))]
 pub(super) async fn readyz(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     mut parts: Parts,
 ) -> Result<&'static str, Problem> {
     let health = shared.host.health();
@@ -46,12 +46,12 @@ pub(super) async fn readyz(
     };
     let may_see = shared.open || is_administrator(&shared, &mut parts).await;
     Err(match may_see {
-        true => problem.failing(failing(&readiness)),
+        true => problem.with_failing_components(failing_components(&readiness)),
         false => problem,
     })
 }
 
-async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
+async fn is_administrator(shared: &SharedServer, parts: &mut Parts) -> bool {
     // Authenticated only when needed, and with a short timeout, since the token is in the store.
     // Any token other than an administrator's counts as none.
     let actor = OptionalAuth::from_request_parts(parts, shared);
@@ -62,7 +62,7 @@ async fn is_administrator(shared: &Shared, parts: &mut Parts) -> bool {
 }
 
 /// The failing components, with the cause and since when.
-fn failing(readiness: &Readiness) -> Value {
+fn failing_components(readiness: &Readiness) -> Value {
     let store = readiness.store.as_ref().err();
     let store = store.map(|failure| json!({ "name": "store", "cause": failure.cause }));
     let tasks = readiness.tasks.iter().filter_map(|task| {
@@ -84,7 +84,7 @@ fn failing(readiness: &Readiness) -> Value {
     responses((status = 200, body = String, content_type = "application/openmetrics-text")),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn metrics(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     mut parts: Parts,
 ) -> Result<Response, Problem> {
     if !shared.open {

@@ -5,13 +5,13 @@
 
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
 use super::counted::KeptBytes;
+use super::export::{EntryLine, InvalidLine, JSON_LINES};
 use super::params::Segments;
 use super::problem::{Kind, Problem};
 use super::stream::RateCredit;
-use super::transfer::{EntryLine, InvalidLine, JSON_LINES};
-use super::{Authority, Shared};
+use super::{Authority, SharedServer};
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -41,16 +41,16 @@ const REST_MAX: Duration = Duration::from_secs(10);
     request_body(content = EntryLine, content_type = "application/jsonl"),
     responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
 pub(super) async fn import(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     kept: Option<Extension<KeptBytes>>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Imported>, Problem> {
+) -> Result<JsonBody<Imported>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
-    let mut import = Import {
+    let mut import = ImportRun {
         caller: Caller::administrator(&app, &actor),
         app,
         shared,
@@ -69,13 +69,13 @@ pub(super) async fn import(
     let read = import.read(body).await;
     let written = import.commit().await;
     match read.and(written) {
-        Ok(()) => Ok(Json(import.done)),
-        Err(problem) => Err(problem.after(import.done.imported)),
+        Ok(()) => Ok(JsonBody(import.done)),
+        Err(problem) => Err(problem.with_imported(import.done.imported)),
     }
 }
 
-struct Import {
-    shared: Shared,
+struct ImportRun {
+    shared: SharedServer,
     app: App,
     caller: Caller,
     kept: Option<KeptBytes>,
@@ -93,7 +93,7 @@ struct Import {
     done: Imported,
 }
 
-impl Import {
+impl ImportRun {
     async fn read(&mut self, mut body: Body) -> Result<(), Problem> {
         let shared = self.shared.clone();
         let options = &shared.options;
@@ -101,7 +101,7 @@ impl Import {
         loop {
             // Reads all that has arrived before parsing, so that pieces are large; all work is done
             // before waiting for the sender.
-            let part = match body::part(&mut body).now_or_never() {
+            let part = match body::next_part(&mut body).now_or_never() {
                 Some(part) => part?,
                 None => {
                     self.parse().await?;
@@ -378,7 +378,7 @@ mod tests {
             ..ServerOptions::default()
         };
         let trust = Authority::Operator("test".into());
-        let shared = Shared::new(host, options, trust, Default::default());
+        let shared = SharedServer::new(host, options, trust, Default::default());
         let request = Request::post("/v1/apps/shop/kv/import");
         let request = request.header("content-type", JSON_LINES).body(body);
         let router = build(shared, Routes::All);

@@ -1,14 +1,14 @@
 //! An app's entries, for administrators.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json, content_type};
+use super::body::{self, JsonBody, content_type};
+use super::export::{EntryLine, line_bytes};
+use super::param_types;
 use super::params::{Params, Segments, page_limit};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::{Kind, Problem};
-use super::takes;
-use super::transfer::{EntryLine, line_bytes};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -60,7 +60,7 @@ fn entry_not_found() -> Problem {
         (Vec<u8> = "application/octet-stream"))), (status = 304, description = "It has that version")),
     security(("token" = ["script:read"])))]
 pub(super) async fn get(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
@@ -72,7 +72,7 @@ pub(super) async fn get(
     let caller = Caller::administrator(&app, &actor);
     let entry = shared.host.kv().get(&caller, &collection, &key).await?;
     let entry = entry.ok_or_else(entry_not_found)?;
-    match preconditions.of_read(&entry.version.0.to_string())? {
+    match preconditions.check_read(&entry.version.0.to_string())? {
         Some(answer) => Ok(answer),
         None => Ok(entry_response(entry)),
     }
@@ -117,7 +117,7 @@ pub(super) struct PutParams {
     request_body(content((serde_json::Value = "application/json"), (Vec<u8> = "application/octet-stream"))),
     responses((status = 200, body = Written)), security(("token" = ["script:write"])))]
 pub(super) async fn put(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<PutParams>,
@@ -159,7 +159,7 @@ pub(super) async fn put(
     };
     let place = (&collection, &key);
     let version = preconditions.guard(&shared, &app, place, set).await?;
-    let mut response = Json(Written { version: version.0 }).into_response();
+    let mut response = JsonBody(Written { version: version.0 }).into_response();
     set_etag(&mut response, &version.0.to_string());
     Ok(response)
 }
@@ -169,7 +169,7 @@ pub(super) async fn put(
     params(("app" = String, Path), EntryParams), responses((status = 204)),
     security(("token" = ["script:write"])))]
 pub(super) async fn delete(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<EntryParams>,
@@ -194,7 +194,7 @@ pub(super) async fn delete(
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
+pub(super) struct EntryListParams {
     /// The collection to list.
     collection: String,
     /// Only keys with this prefix.
@@ -227,20 +227,22 @@ pub(super) struct EntryPage {
 
 /// Lists a collection.
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/list", tag = "kv",
-    params(("app" = String, Path), ListParams), responses((status = 200, body = EntryPage)),
+    params(("app" = String, Path), EntryListParams), responses((status = 200, body = EntryPage)),
     security(("token" = ["script:read"])))]
 pub(super) async fn list(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-    Params(params): Params<ListParams>,
+    Params(params): Params<EntryListParams>,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let bytes = |text: Option<String>| text.map(String::into_bytes);
     let range = KeyRange::parse(bytes(params.prefix), bytes(params.start), bytes(params.end))?;
     let cursor = params.cursor.map(|text| {
         let bytes = URL_SAFE_NO_PAD.decode(&text);
-        let refuse = |_| takes::refuse("cursor", &text, "the `cursor` of the previous page");
+        let refuse = |_| {
+            param_types::invalid_parameter("cursor", &text, "the `cursor` of the previous page")
+        };
         let bytes = bytes.map_err(refuse)?;
         Ok::<_, Problem>(Cursor::parse(bytes)?)
     });
@@ -284,15 +286,16 @@ pub(super) struct CollectionParams {
     params(("app" = String, Path), CollectionParams),
     responses((status = 200, body = CollectionPage)), security(("token" = ["script:read"])))]
 pub(super) async fn collections(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<CollectionParams>,
-) -> Result<Json<CollectionPage>, Problem> {
+) -> Result<JsonBody<CollectionPage>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvRead).await?;
     let limit = page_limit(params.limit)?;
     let after = params.after.map(|name| {
-        let refuse = |_| takes::refuse("after", &name, "the `next` of the previous page");
+        let refuse =
+            |_| param_types::invalid_parameter("after", &name, "the `next` of the previous page");
         Collection::parse(name.as_str()).map_err(refuse)
     });
     let after = after.transpose()?;
@@ -300,7 +303,7 @@ pub(super) async fn collections(
     let kv = shared.host.kv();
     let names = kv.collections(&caller, after.as_ref(), limit).await?;
     let full = names.len() == limit as usize;
-    Ok(Json(CollectionPage {
+    Ok(JsonBody(CollectionPage {
         next: names.last().filter(|_| full).map(ToString::to_string),
         collections: names.iter().map(ToString::to_string).collect(),
     }))

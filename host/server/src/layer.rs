@@ -1,14 +1,14 @@
 //! The outermost layer of each request: its id, span and timing, the rendering of problems, and its
 //! log line.
 
-use super::Shared;
+use super::SharedServer;
+use super::access_log::AccessLogLine;
 use super::auth;
-use super::budget::{NoRoom, Share};
-use super::counted::{arriving, leaving};
+use super::budget::{BytesOwner, NoRoom};
+use super::counted::{count_request, count_response};
 use super::problem::{Kind, Problem};
-use super::requests::AccessLogLine;
 use super::stream::Peer;
-use super::target;
+use super::uri;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
@@ -30,7 +30,7 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 const BODY_BYTES_KEPT: usize = 16 * 1024 * 1024;
 /// Minimum delay of the response to a rate-limited call. Otherwise a client that retries
 /// immediately, on many connections, would take CPU time from others.
-const REFUSED_AFTER: Duration = Duration::from_millis(100);
+const RATE_LIMIT_DELAY: Duration = Duration::from_millis(100);
 /// Maximum length of the path and query, in bytes.
 const URI_BYTES_MAX: usize = 8 * 1024;
 
@@ -38,12 +38,12 @@ const URI_BYTES_MAX: usize = 8 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RequestId(pub(super) Uuid);
 
-pub(super) async fn around(
-    State(shared): State<Shared>,
+pub(super) async fn handle(
+    State(shared): State<SharedServer>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let id = given_id(request.headers()).unwrap_or_else(Uuid::now_v7);
+    let id = client_request_id(request.headers()).unwrap_or_else(Uuid::now_v7);
     request.extensions_mut().insert(RequestId(id));
     let method = method(&request);
     let line = AccessLogLine::new(&request, id, method, &shared.options.trusted_proxies);
@@ -51,12 +51,12 @@ pub(super) async fn around(
 
     let span = tracing::info_span!("request", request_id = %id, method, route);
     let handled = async {
-        if let Err(problem) = form(&request) {
+        if let Err(problem) = check_syntax(&request) {
             return problem.into_response();
         }
-        if let Err(problem) = meant(&request, route) {
+        if let Err(problem) = check_route(&request, route) {
             let (route, headers) = ((route, method), request.headers());
-            let token = auth::before_refusal(&shared, route, headers, id).await;
+            let token = auth::check_token_before_refusal(&shared, route, headers, id).await;
             return token.err().unwrap_or(problem).into_response();
         }
         counted(&shared, line.count(request), next)
@@ -64,9 +64,9 @@ pub(super) async fn around(
             .unwrap_or_else(|no_room| Problem::from(no_room).into_response())
     }
     .instrument(span);
-    let mut response = line.noting(handled).await;
+    let mut response = line.with_notes(handled).await;
     let problem = response.extensions_mut().remove::<Problem>();
-    let is_rate = problem.as_ref().is_some_and(Problem::is_rate);
+    let is_rate = problem.as_ref().is_some_and(Problem::is_rate_limited);
     if let Some(problem) = problem {
         let allow = response.headers_mut().remove(ALLOW);
         response = problem.render(id);
@@ -87,23 +87,23 @@ pub(super) async fn around(
         route,
         counted_method(method, status),
         &counted_status(status),
-        line.took(),
+        line.elapsed(),
     );
     if is_rate {
         // Jittered, up to twice as long, so that requests refused together do not return together.
         let [.., random] = id.into_bytes();
-        tokio::time::sleep(REFUSED_AFTER + REFUSED_AFTER * u32::from(random) / 256).await;
+        tokio::time::sleep(RATE_LIMIT_DELAY + RATE_LIMIT_DELAY * u32::from(random) / 256).await;
     }
     let status = status.as_u16();
-    response.map(|body| line.end_with(status, body))
+    response.map(|body| line.wrap_response(status, body))
 }
 
 /// Runs the handler, counting the bytes of the body and the response.
-async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Response, NoRoom> {
-    let share = Share::of(request.uri().path());
+async fn counted(shared: &SharedServer, request: Request, next: Next) -> Result<Response, NoRoom> {
+    let share = BytesOwner::of(request.uri().path());
     // Other requests, such as for metrics, are the operator's, who needs them most when there is no
     // room.
-    let may_refuse = share != Share::Others;
+    let may_refuse = share != BytesOwner::Others;
     let held = Arc::new(shared.budget.held(share));
     if may_refuse {
         // Before running a call whose response would find no room.
@@ -115,14 +115,14 @@ async fn counted(shared: &Shared, request: Request, next: Next) -> Result<Respon
         .max(limits.input_bytes)
         .max(BODY_BYTES_KEPT);
     let counting = Arc::clone(&held);
-    let request = arriving(request, counting, most);
+    let request = count_request(request, counting, most);
     let response = next.run(request).await;
-    leaving(response, held, may_refuse)
+    count_response(response, held, may_refuse)
 }
 
 /// The request id that the client sent. One that is not a UUID is replaced, since ids go into logs
 /// and to plugins.
-fn given_id(headers: &HeaderMap) -> Option<Uuid> {
+fn client_request_id(headers: &HeaderMap) -> Option<Uuid> {
     let text = headers.get(REQUEST_ID)?.to_str().ok()?;
     Uuid::try_parse(text).ok()
 }
@@ -169,23 +169,23 @@ fn counted_status(status: StatusCode) -> String {
 }
 
 /// Checks the syntax of a request's head, before anything else.
-fn form(request: &Request) -> Result<(), Problem> {
+fn check_syntax(request: &Request) -> Result<(), Problem> {
     too_long(request).map_or(Ok(()), Err)?;
     too_large(request.headers()).map_or(Ok(()), Err)?;
-    host(request)?;
-    coding(request.headers())
+    check_host_header(request)?;
+    check_transfer_coding(request.headers())
 }
 
 /// Checks a request's head against its route. If the route requires a token, only a caller with a
 /// valid one sees the refusal.
-fn meant(request: &Request, route: &str) -> Result<(), Problem> {
-    content_coding(request)?;
-    target::check(request.uri(), route, request.method().as_str())
+fn check_route(request: &Request, route: &str) -> Result<(), Problem> {
+    check_content_encoding(request)?;
+    uri::check(request.uri(), route, request.method().as_str())
 }
 
 /// RFC 9112: an HTTP/1.1 request has exactly one Host header. It is checked only on our own
 /// connections: a router embedded in another server may be called in other ways.
-fn host(request: &Request) -> Result<(), Problem> {
+fn check_host_header(request: &Request) -> Result<(), Problem> {
     let refused = |why| Err(Problem::new(Kind::InvalidArgument, why));
     let mut hosts = request.headers().get_all(HOST).iter();
     let is_ours = request.extensions().get::<Peer>().is_some();
@@ -210,7 +210,7 @@ fn host(request: &Request) -> Result<(), Problem> {
 
 /// Only plain and chunked bodies are accepted. Hyper removes only the last transfer coding of a
 /// list, so a plugin would get a body that is still encoded, without knowing how.
-fn coding(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_transfer_coding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let is_known = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
     match (codings.next(), codings.next()) {
@@ -225,7 +225,7 @@ fn coding(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Bodies are not decoded, so a compressed one would be stored, or passed to a function, as the
 /// wrong data. An HTTP handler of a plugin receives the header.
-fn content_coding(request: &Request) -> Result<(), Problem> {
+fn check_content_encoding(request: &Request) -> Result<(), Problem> {
     if request.uri().path().starts_with("/a/") || request.body().is_end_stream() {
         return Ok(());
     }

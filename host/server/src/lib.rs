@@ -1,24 +1,23 @@
 //! The HTTP server: public calls of plugins, and the administration API.
 //!
-//! Handlers decode a request, call the host, and encode the answer. What is
-//! allowed is decided below, in `service`.
-#![deny(missing_docs)]
 //! Handlers decode a request, call the host, and encode the response. Authorisation is in the layer
 //! below, `service`.
+#![deny(missing_docs)]
 
+mod access_log;
 mod apps;
-mod aside;
 mod audit;
 mod auth;
 mod batch;
 mod body;
 mod budget;
 mod calls;
-mod client;
+mod client_address;
 mod counted;
+mod dead_letters;
 mod deliveries;
 mod document;
-mod forwarded;
+mod export;
 mod health;
 mod idle;
 mod import;
@@ -26,20 +25,19 @@ mod kv;
 mod layer;
 mod limits;
 mod logs;
-mod outstanding;
+mod offload;
+mod param_types;
 mod params;
+mod plugin_headers;
 mod plugins;
 mod preconditions;
 mod problem;
-mod requests;
 mod router;
 mod serve;
 mod stream;
-mod takes;
-mod target;
 mod tokens;
-mod transfer;
 mod triggers;
+mod uri;
 
 use axum::Router;
 use kvasm_host::Host;
@@ -50,9 +48,9 @@ use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "fuzzing")]
 pub use calls::fuzz_answer;
-pub use client::Network;
+pub use client_address::Network;
 #[cfg(feature = "fuzzing")]
-pub use client::address as fuzz_address;
+pub use client_address::address as fuzz_address;
 pub use document::openapi;
 #[cfg(feature = "fuzzing")]
 pub use import::{Lines, fuzz_line, fuzz_lines};
@@ -60,7 +58,7 @@ pub use import::{Lines, fuzz_line, fuzz_lines};
 pub use preconditions::fuzz_tags;
 pub use serve::serve;
 #[cfg(feature = "fuzzing")]
-pub use target::decode as fuzz_percent;
+pub use uri::decode as fuzz_percent;
 
 /// The prefix of the `type` of problems.
 pub const PROBLEMS: &str = "urn:kvasm:problem:";
@@ -128,12 +126,12 @@ enum Authority {
 
 /// The state shared by all handlers.
 #[derive(Clone)]
-struct Shared(Arc<State>);
+struct SharedServer(Arc<ServerState>);
 
-struct State {
+struct ServerState {
     host: Host,
     budget: Arc<budget::Budget>,
-    aside: Arc<aside::Offload>,
+    aside: Arc<offload::Offload>,
     options: ServerOptions,
     trust: Authority,
     /// Whether metrics, and the reasons for not being ready, need no token.
@@ -142,17 +140,17 @@ struct State {
     stop: CancellationToken,
 }
 
-impl Shared {
+impl SharedServer {
     fn new(
         host: Host,
         options: ServerOptions,
         trust: Authority,
         stop: CancellationToken,
-    ) -> Shared {
+    ) -> SharedServer {
         let metrics = host.metrics().clone();
-        Shared(Arc::new(State {
+        SharedServer(Arc::new(ServerState {
             budget: budget::Budget::new(options.bytes_in_flight, metrics),
-            aside: Arc::new(aside::Offload::new()),
+            aside: Arc::new(offload::Offload::new()),
             host,
             options,
             trust,
@@ -162,8 +160,8 @@ impl Shared {
     }
 
     /// The state for an address where metrics need no token.
-    fn open(&self) -> Shared {
-        Shared(Arc::new(State {
+    fn with_open_metrics(&self) -> SharedServer {
+        SharedServer(Arc::new(ServerState {
             host: self.host.clone(),
             budget: Arc::clone(&self.budget),
             aside: Arc::clone(&self.aside),
@@ -175,10 +173,10 @@ impl Shared {
     }
 }
 
-impl std::ops::Deref for Shared {
-    type Target = State;
+impl std::ops::Deref for SharedServer {
+    type Target = ServerState;
 
-    fn deref(&self) -> &State {
+    fn deref(&self) -> &ServerState {
         &self.0
     }
 }
@@ -186,7 +184,7 @@ impl std::ops::Deref for Shared {
 /// Returns the server's routes over a host. Pass it to [`serve`], which also limits connections,
 /// or nest it in your own server.
 pub fn router(host: Host, options: ServerOptions, stop: CancellationToken) -> Router {
-    let shared = Shared::new(host, options, Authority::Tokens, stop);
+    let shared = SharedServer::new(host, options, Authority::Tokens, stop);
     router::build(shared, Routes::All)
 }
 
@@ -212,9 +210,9 @@ pub fn routers(
     admin: AdminAddress,
     stop: CancellationToken,
 ) -> (Router, Router) {
-    let shared = Shared::new(host, options, Authority::Tokens, stop);
+    let shared = SharedServer::new(host, options, Authority::Tokens, stop);
     let of_admin = match admin.open {
-        true => shared.open(),
+        true => shared.with_open_metrics(),
         false => shared.clone(),
     };
     match admin.api {
@@ -241,6 +239,6 @@ pub fn operator_router(host: Host, name: &str) -> Router {
         ..ServerOptions::default()
     };
     let trust = Authority::Operator(name.into());
-    let shared = Shared::new(host, options, trust, CancellationToken::new());
+    let shared = SharedServer::new(host, options, trust, CancellationToken::new());
     router::build(shared, Routes::All)
 }

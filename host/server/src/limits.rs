@@ -1,10 +1,10 @@
 //! The limits of an app. The operator sets them individually or all together; with `If-Match`, only
 //! if they are unchanged since they were read.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
 use super::params::{Segments, refused};
 use super::preconditions::{Preconditions, set_etag};
 use super::problem::Problem;
@@ -12,19 +12,19 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use kvasm_api::{AppView, Limits, LimitsChange};
+use kvasm_api::{AppView, LimitsChange, LimitsView};
 use kvasm_core::{App, AppLimits, Capability, LimitsPatch};
 use kvasm_service::{Actor, ServiceError};
 use sha2::{Digest as _, Sha256};
 
 /// The ETag of limits: the same for equal limits.
 fn tag(limits: &AppLimits) -> String {
-    let Limits {
+    let LimitsView {
         entries,
         bytes,
         calls_per_second,
         calls_at_once,
-    } = Limits::from(limits);
+    } = LimitsView::from(limits);
     let text = format!("{entries:?} {bytes:?} {calls_per_second:?} {calls_at_once:?}");
     let hash = Sha256::digest(text);
     let digits = hash.iter().take(8).map(|byte| format!("{byte:02x}"));
@@ -39,7 +39,7 @@ fn with_tag(limits: &AppLimits, body: impl IntoResponse) -> Response {
 
 /// The limits that the request's `If-Match` expects, if any. Refuses the request at once if the app
 /// has others. The store checks again when it applies the change.
-fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
+fn check_if_match(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem> {
     let preconditions = Preconditions::of(headers)?;
     if !preconditions.allow_change(Some(&tag(&app.limits))) {
         return Err(ServiceError::LimitsChanged.into());
@@ -49,31 +49,34 @@ fn expected(headers: &HeaderMap, app: &App) -> Result<Option<AppLimits>, Problem
 
 /// Returns the limits of an app. The ETag can be used in `If-Match`.
 #[utoipa::path(get, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
-    responses((status = 200, body = Limits),
+    responses((status = 200, body = LimitsView),
         (status = 304, description = "The limits are those of the ETag")),
     security(("token" = ["app:read"])))]
 pub(super) async fn show(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let preconditions = Preconditions::of(&headers)?;
-    if let Some(answer) = preconditions.of_read(&tag(&app.limits))? {
+    if let Some(answer) = preconditions.check_read(&tag(&app.limits))? {
         return Ok(answer);
     }
-    Ok(with_tag(&app.limits, Json(Limits::from(&app.limits))))
+    Ok(with_tag(
+        &app.limits,
+        JsonBody(LimitsView::from(&app.limits)),
+    ))
 }
 
 /// Replaces all four limits of an app.
 ///
 /// With `If-Match: "etag"`, only if the current limits have that ETag.
 #[utoipa::path(put, path = "/v1/apps/{app}/limits", tag = "apps", params(("app" = String, Path)),
-    request_body = Limits, responses((status = 200, body = AppView)),
+    request_body = LimitsView, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn replace(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
@@ -83,8 +86,8 @@ pub(super) async fn replace(
         Capability::InstanceAdmin
     })
     .await?;
-    let expected = expected(&headers, &app)?;
-    let limits: Limits = body::json(&shared, &headers, body).await?;
+    let expected = check_if_match(&headers, &app)?;
+    let limits: LimitsView = body::json(&shared, &headers, body).await?;
     let patch = LimitsPatch::from(AppLimits::from(limits));
     set(&shared, &actor, &app, patch, expected).await
 }
@@ -96,7 +99,7 @@ pub(super) async fn replace(
     request_body = LimitsChange, responses((status = 200, body = AppView)),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn change(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
@@ -106,13 +109,13 @@ pub(super) async fn change(
         Capability::InstanceAdmin
     })
     .await?;
-    let expected = expected(&headers, &app)?;
+    let expected = check_if_match(&headers, &app)?;
     let change: LimitsChange = body::json(&shared, &headers, body).await?;
     set(&shared, &actor, &app, change.into(), expected).await
 }
 
 async fn set(
-    shared: &Shared,
+    shared: &SharedServer,
     actor: &Actor,
     app: &App,
     patch: LimitsPatch,
@@ -139,5 +142,5 @@ async fn set(
     }
     let admin = shared.host.admin();
     let app = admin.set_limits(actor, app, patch, expected).await?;
-    Ok(with_tag(&app.limits, Json(AppView::from(&app))))
+    Ok(with_tag(&app.limits, JsonBody(AppView::from(&app))))
 }

@@ -1,6 +1,6 @@
 //! An app's log on this host, as JSON Lines.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::{self, Authenticated};
 use super::layer::RequestId;
@@ -51,7 +51,7 @@ pub(super) struct LogParams {
     responses((status = 200, body = LogView, content_type = "application/jsonl")),
     security(("token" = ["log:read"])))]
 pub(super) async fn show(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<LogParams>,
@@ -110,7 +110,11 @@ fn too_many() -> Problem {
     Problem::new(Kind::RateLimited, detail).retry_after(HEARTBEAT)
 }
 
-async fn lines(shared: &Shared, app: AppId, records: Vec<LogRecord>) -> Result<Bytes, Problem> {
+async fn lines(
+    shared: &SharedServer,
+    app: AppId,
+    records: Vec<LogRecord>,
+) -> Result<Bytes, Problem> {
     /// Approximate size of a line without its message.
     const FRAME: usize = 200;
     let sizes = records.iter().map(|record| FRAME + record.message.len());
@@ -130,7 +134,7 @@ async fn lines(shared: &Shared, app: AppId, records: Vec<LogRecord>) -> Result<B
 
 /// A request that follows an app's log, and its position.
 struct Follower {
-    shared: Shared,
+    shared: SharedServer,
     app: App,
     /// The headers with the token, which is checked repeatedly.
     headers: HeaderMap,
@@ -191,7 +195,7 @@ impl Follower {
     async fn check(&mut self) -> bool {
         self.checked = Instant::now();
         let mut seen = SeenGeneration::default();
-        let sender = auth::sender(&self.shared, &mut seen, &self.headers, self.id).await;
+        let sender = auth::authenticate(&self.shared, &mut seen, &self.headers, self.id).await;
         let found = match sender {
             Ok(Some(actor)) => {
                 let name = self.app.name.as_str();
@@ -202,15 +206,15 @@ impl Follower {
         };
         match found {
             Ok(app) if app.id == self.app.id => true,
-            Err(problem) if problem.is_of_the_host() => true,
-            Ok(_) => self.forget(),
-            Err(problem) if problem.is_app_gone() => self.forget(),
+            Err(problem) if problem.is_server_error() => true,
+            Ok(_) => self.drop_log(),
+            Err(problem) if problem.is_app_not_found() => self.drop_log(),
             Err(_) => false,
         }
     }
 
     /// The app was deleted, and its log with it.
-    fn forget(&self) -> bool {
+    fn drop_log(&self) -> bool {
         self.shared.host.logs().remove(self.app.id);
         false
     }

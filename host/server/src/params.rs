@@ -1,7 +1,7 @@
 //! Path and query parameters.
 
 use super::problem::{Kind, Problem};
-use super::{Shared, problem};
+use super::{SharedServer, problem};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 /// The parameters of a path, percent-decoded.
 pub(super) struct Segments<T>(pub(super) T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Segments<T> {
+impl<T: DeserializeOwned + Send> FromRequestParts<SharedServer> for Segments<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, shared: &SharedServer) -> Result<Self, Problem> {
         // `target` has validated most of it already; this reports the remaining errors.
         let path = Path::<T>::from_request_parts(parts, shared).await;
         let Path(segments) = path.map_err(|e: PathRejection| refused(e.body_text()))?;
@@ -24,10 +24,10 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Shared> for Segments<T> {
 /// The parameters of a query. The types refuse unknown ones.
 pub(super) struct Params<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
+impl<T: DeserializeOwned> FromRequestParts<SharedServer> for Params<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, shared: &SharedServer) -> Result<Self, Problem> {
         // As for paths, above.
         let query = Query::<T>::from_request_parts(parts, shared).await;
         let Query(params) = query.map_err(|e: QueryRejection| refused(e.body_text()))?;

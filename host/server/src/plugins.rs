@@ -1,9 +1,9 @@
 //! The plugin versions of an app.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
 use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
 use axum::body::Body;
@@ -11,7 +11,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use kvasm_api::{Activated, DeclaredView, Deployed, Functions, PluginPage, PluginView};
-use kvasm_core::{Capability, Exports, Plugin, PluginVersion};
+use kvasm_core::{Capability, Exports, PluginRecord, PluginVersion};
 use kvasm_service::ServiceError;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -19,7 +19,7 @@ use utoipa::IntoParams;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
+pub(super) struct PluginListParams {
     /// Cursor of the page.
     before: Option<u32>,
     /// Maximum number of versions, 1 to 1,000; 100 by default.
@@ -28,13 +28,13 @@ pub(super) struct ListParams {
 
 /// Lists an app's plugin versions, newest first.
 #[utoipa::path(get, path = "/v1/apps/{app}/plugins", tag = "plugins",
-    params(("app" = String, Path), ListParams), responses((status = 200, body = PluginPage)),
+    params(("app" = String, Path), PluginListParams), responses((status = 200, body = PluginPage)),
     security(("token" = ["app:read"])))]
 pub(super) async fn list(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-    Params(params): Params<ListParams>,
+    Params(params): Params<PluginListParams>,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let limit = page_limit(params.limit)?;
@@ -54,7 +54,7 @@ pub(super) async fn list(
 }
 
 /// Approximate size of a version as JSON. Function names can be long and numerous.
-fn plugin_bytes(plugin: &Plugin) -> usize {
+fn plugin_bytes(plugin: &PluginRecord) -> usize {
     const FRAME: usize = 300;
     let names = plugin.exports.functions.iter().map(|name| name.len() + 4);
     FRAME + names.sum::<usize>() + FRAME * plugin.exports.triggers.len()
@@ -74,13 +74,13 @@ pub(super) struct UploadParams {
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 201, body = Deployed)), security(("token" = ["plugin:deploy"])))]
 pub(super) async fn upload(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<UploadParams>,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<Deployed>), Problem> {
+) -> Result<(StatusCode, JsonBody<Deployed>), Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
     body::require_type(&headers, &["application/wasm", "application/octet-stream"])?;
     let limit = shared.host.limits().module_bytes;
@@ -101,7 +101,7 @@ pub(super) async fn upload(
         http,
         triggers: triggers.iter().map(DeclaredView::from).collect(),
     };
-    Ok((StatusCode::CREATED, Json(deployed)))
+    Ok((StatusCode::CREATED, JsonBody(deployed)))
 }
 
 /// Returns a version.
@@ -109,16 +109,16 @@ pub(super) async fn upload(
     params(("app" = String, Path), ("version" = u32, Path)),
     responses((status = 200, body = PluginView)), security(("token" = ["app:read"])))]
 pub(super) async fn show(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments((name, version)): Segments<(String, u32)>,
-) -> Result<Json<PluginView>, Problem> {
+) -> Result<JsonBody<PluginView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let plugin = shared
         .host
         .admin()
         .plugin(&actor, &app, PluginVersion(version));
-    Ok(Json(PluginView::new(&plugin.await?, &app)))
+    Ok(JsonBody(PluginView::new(&plugin.await?, &app)))
 }
 
 /// Deletes an inactive version.
@@ -126,7 +126,7 @@ pub(super) async fn show(
     params(("app" = String, Path), ("version" = u32, Path)), responses((status = 204)),
     security(("token" = ["plugin:deploy"])))]
 pub(super) async fn delete(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments((name, version)): Segments<(String, u32)>,
 ) -> Result<StatusCode, Problem> {
@@ -143,15 +143,15 @@ pub(super) async fn delete(
     params(("app" = String, Path), ("version" = u32, Path)),
     responses((status = 200, body = Activated)), security(("token" = ["plugin:deploy"])))]
 pub(super) async fn activate(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments((name, version)): Segments<(String, u32)>,
-) -> Result<Json<Activated>, Problem> {
+) -> Result<JsonBody<Activated>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
     let admin = shared.host.admin();
     let activate = admin.activate_plugin(&actor, &app, PluginVersion(version));
     activate.await?;
-    Ok(Json(Activated { version }))
+    Ok(JsonBody(Activated { version }))
 }
 
 /// Activates the version that the active one replaced.
@@ -159,13 +159,13 @@ pub(super) async fn activate(
     params(("app" = String, Path)), responses((status = 200, body = Activated)),
     security(("token" = ["plugin:deploy"])))]
 pub(super) async fn roll_back(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-) -> Result<Json<Activated>, Problem> {
+) -> Result<JsonBody<Activated>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::PluginDeploy).await?;
     let version = shared.host.admin().roll_back_plugin(&actor, &app).await?;
-    Ok(Json(Activated { version: version.0 }))
+    Ok(JsonBody(Activated { version: version.0 }))
 }
 
 /// Lists the functions and handlers of the active version.
@@ -173,10 +173,10 @@ pub(super) async fn roll_back(
     params(("app" = String, Path)), responses((status = 200, body = Functions)),
     security(("token" = ["app:read"])))]
 pub(super) async fn functions(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-) -> Result<Json<Functions>, Problem> {
+) -> Result<JsonBody<Functions>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
     let plugin = shared.host.admin().plugin(&actor, &app, active.version);
@@ -185,7 +185,7 @@ pub(super) async fn functions(
         http,
         triggers,
     } = plugin.await?.exports;
-    Ok(Json(Functions {
+    Ok(JsonBody(Functions {
         version: active.version.0,
         functions,
         http,

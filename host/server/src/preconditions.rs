@@ -1,6 +1,6 @@
 //! `If-Match` and `If-None-Match` (RFC 9110, section 13).
 
-use super::Shared;
+use super::SharedServer;
 use super::params::refused;
 use super::problem::{Kind, Problem};
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
@@ -83,7 +83,7 @@ impl Preconditions {
     }
 
     /// The response to a read of a resource with this tag, if a precondition fails.
-    pub(super) fn of_read(&self, current: &str) -> Result<Option<Response>, Problem> {
+    pub(super) fn check_read(&self, current: &str) -> Result<Option<Response>, Problem> {
         if !self.matches(Some(current)) {
             return Err(failed());
         }
@@ -95,7 +95,7 @@ impl Preconditions {
     }
 
     /// The check that the store can do on its own, if any.
-    fn of_store(&self) -> Option<Option<Expect>> {
+    fn store_check(&self) -> Option<Option<Expect>> {
         match (&self.if_match, &self.if_none_match) {
             (None, None) => Some(None),
             (None, Some(Tags::Any)) => Some(Some(Expect::Absent)),
@@ -113,12 +113,12 @@ impl Preconditions {
     /// Runs a write of an entry, if the preconditions hold.
     pub(super) async fn guard<T, W: Future<Output = Result<T, ServiceError>>>(
         &self,
-        shared: &Shared,
+        shared: &SharedServer,
         app: &App,
         (collection, key): (&Collection, &Key),
         write: impl Fn(Option<Expect>) -> W,
     ) -> Result<T, Problem> {
-        if let Some(expect) = self.of_store() {
+        if let Some(expect) = self.store_check() {
             return Ok(write(expect).await?);
         }
         // A caller who may write may learn whether the entry exists, as with `If-None-Match: *`.

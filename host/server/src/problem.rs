@@ -7,10 +7,10 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvasm_abi::EXIT_REFUSED;
 use kvasm_api::ProblemView;
-use kvasm_core::{Invalid, short};
+use kvasm_core::{Invalid, truncate};
 use kvasm_host::{DeployError, InvokeError};
 use kvasm_runtime::{CallError, LoadError};
-use kvasm_service::{Refusal, ServiceError, Stage, Unauthenticated, line_about_request};
+use kvasm_service::{Refusal, ServiceError, Stage, Unauthenticated, admit_failed_request_line};
 use std::error::Error;
 use std::time::Duration;
 use uuid::Uuid;
@@ -108,7 +108,7 @@ impl Problem {
     pub(super) fn new(kind: Kind, detail: impl Into<String>) -> Problem {
         Problem {
             kind,
-            detail: short(&detail.into(), DETAIL_BYTES_MAX).to_owned(),
+            detail: truncate(&detail.into(), DETAIL_BYTES_MAX).to_owned(),
             retry_after: None,
             failed: None,
             failing: None,
@@ -116,34 +116,34 @@ impl Problem {
     }
 
     /// Adds how many entries an import wrote before it failed.
-    pub(super) fn after(mut self, imported: u64) -> Problem {
+    pub(super) fn with_imported(mut self, imported: u64) -> Problem {
         self.detail = format!("{imported} entries were imported, then: {}", self.detail);
         self
     }
 
     /// Adds the entries of a batch whose check failed.
-    pub(super) fn failed(mut self, entries: serde_json::Value) -> Problem {
+    pub(super) fn with_failed_checks(mut self, entries: serde_json::Value) -> Problem {
         self.failed = Some(Box::new(entries));
         self
     }
 
     /// Adds the failing components of a server that is not ready.
-    pub(super) fn failing(mut self, parts: serde_json::Value) -> Problem {
+    pub(super) fn with_failing_components(mut self, parts: serde_json::Value) -> Problem {
         self.failing = Some(Box::new(parts));
         self
     }
 
     /// Whether the problem is the host's, and not the caller's.
-    pub(super) fn is_of_the_host(&self) -> bool {
+    pub(super) fn is_server_error(&self) -> bool {
         self.kind.status().is_server_error()
     }
 
     /// Whether the call was rate limited.
-    pub(super) fn is_rate(&self) -> bool {
+    pub(super) fn is_rate_limited(&self) -> bool {
         self.kind == Kind::RateLimited
     }
 
-    pub(super) fn is_app_gone(&self) -> bool {
+    pub(super) fn is_app_not_found(&self) -> bool {
         self.kind == Kind::AppNotFound
     }
 
@@ -219,7 +219,7 @@ impl IntoResponse for Problem {
 /// has one.
 fn log_cause(error: &(dyn Error + 'static)) {
     let cause = error.source().unwrap_or(error);
-    if let Some(suppressed) = line_about_request() {
+    if let Some(suppressed) = admit_failed_request_line() {
         tracing::error!(error = cause, suppressed, "{error}");
     }
 }
@@ -331,8 +331,10 @@ impl From<DeployError> for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let kind = match refusal {
-            Refusal::Rate { .. } | Refusal::Queue { .. } | Refusal::Waited(_) => Kind::RateLimited,
-            Refusal::Left => Kind::Busy,
+            Refusal::Rate { .. } | Refusal::Queue { .. } | Refusal::QueueTimeout(_) => {
+                Kind::RateLimited
+            }
+            Refusal::Disconnected => Kind::Busy,
         };
         Problem::new(kind, refusal.to_string()).retry_after(refusal.retry_after())
     }

@@ -1,8 +1,8 @@
 //! The routes.
 
 use super::{
-    Shared, apps, audit, batch, calls, deliveries, document, health, import, kv, layer, limits,
-    logs, outstanding, plugins, tokens, transfer, triggers,
+    SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, health,
+    import, kv, layer, limits, logs, plugins, tokens, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -19,13 +19,13 @@ use utoipa_axum::routes;
         Errors are RFC 9457 problem details. Every GET route also accepts HEAD."),
     // The path is added by hand: utoipa and axum write its wildcard differently.
     paths(calls::handle),
-    modifiers(&Token)
+    modifiers(&BearerScheme)
 )]
 struct Api;
 
-struct Token;
+struct BearerScheme;
 
-impl Modify for Token {
+impl Modify for BearerScheme {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let token = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
@@ -47,7 +47,7 @@ pub(super) enum Routes {
     Health,
 }
 
-fn documented() -> OpenApiRouter<Shared> {
+fn documented() -> OpenApiRouter<SharedServer> {
     OpenApiRouter::with_openapi(Api::openapi())
         .merge(health())
         .merge(metrics())
@@ -55,21 +55,21 @@ fn documented() -> OpenApiRouter<Shared> {
         .merge(api())
 }
 
-fn health() -> OpenApiRouter<Shared> {
+fn health() -> OpenApiRouter<SharedServer> {
     OpenApiRouter::new()
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
 }
 
-fn metrics() -> OpenApiRouter<Shared> {
+fn metrics() -> OpenApiRouter<SharedServer> {
     OpenApiRouter::new().routes(routes!(health::metrics))
 }
 
-fn calls() -> OpenApiRouter<Shared> {
+fn calls() -> OpenApiRouter<SharedServer> {
     OpenApiRouter::new().routes(routes!(calls::call))
 }
 
-fn api() -> OpenApiRouter<Shared> {
+fn api() -> OpenApiRouter<SharedServer> {
     OpenApiRouter::new()
         .routes(routes!(apps::list, apps::create))
         .routes(routes!(apps::show, apps::change, apps::delete))
@@ -86,18 +86,18 @@ fn api() -> OpenApiRouter<Shared> {
         .routes(routes!(batch::commit))
         .routes(routes!(batch::get_many))
         .routes(routes!(batch::increment))
-        .routes(routes!(transfer::export))
+        .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(triggers::list))
         .routes(routes!(triggers::set, triggers::delete))
         .routes(routes!(triggers::pause))
         .routes(routes!(triggers::resume))
-        .routes(routes!(outstanding::list))
-        .routes(routes!(outstanding::discard))
-        .routes(routes!(deliveries::dead))
-        .routes(routes!(deliveries::show))
-        .routes(routes!(deliveries::replay))
+        .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::discard))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::show))
+        .routes(routes!(dead_letters::replay))
+        .routes(routes!(dead_letters::discard))
         .routes(routes!(tokens::list_of_app, tokens::create_for_app))
         .routes(routes!(tokens::revoke_of_app))
         .routes(routes!(tokens::list, tokens::create))
@@ -122,7 +122,7 @@ async fn describe() -> impl IntoResponse {
     (json, document::openapi())
 }
 
-pub(super) fn build(shared: Shared, routes: Routes) -> Router {
+pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
     let documented = match routes {
         Routes::All | Routes::Api => documented(),
         Routes::Calls => health().merge(calls()),
@@ -139,6 +139,6 @@ pub(super) fn build(shared: Shared, routes: Routes) -> Router {
     router
         .fallback(layer::not_found)
         .method_not_allowed_fallback(layer::method_not_allowed)
-        .layer(from_fn_with_state(shared.clone(), layer::around))
+        .layer(from_fn_with_state(shared.clone(), layer::handle))
         .with_state(shared)
 }

@@ -1,7 +1,7 @@
 //! Accepts and serves connections: their limits, timeouts and shutdown.
 
 use super::ServerOptions;
-use super::client::Remote;
+use super::client_address::Remote;
 use super::idle::IdleTracked;
 use super::stream::{Peer, Stream};
 use axum::Router;
@@ -83,7 +83,7 @@ pub async fn serve(
         let with_peer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             request.extensions_mut().insert(Remote(address));
-            answer(service.clone(), peer.clone(), request)
+            handle(service.clone(), peer.clone(), request)
         });
         let connection = http.serve_connection(TokioIo::new(stream), with_peer);
         let connection = graceful.watch(connection);
@@ -105,7 +105,7 @@ pub async fn serve(
 
 /// Handles a request. Also reads the rest of a short body that its handler has not read, so that
 /// the connection can be reused.
-async fn answer(
+async fn handle(
     service: TowerToHyperService<Router>,
     peer: Peer,
     request: Request<Incoming>,
@@ -117,7 +117,7 @@ async fn answer(
     let answered = service.call(Request::from_parts(parts, body));
     let mut response = answered.await?;
     let is_kept = match waits {
-        true => rest.leave(),
+        true => rest.is_finished(),
         false => rest.discard().await,
     };
     if !is_kept {

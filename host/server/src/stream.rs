@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 /// Interval of checking whether a connection with unread bytes is still open.
-const LOOK: Duration = Duration::from_millis(100);
+const DISCONNECT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Maximum bytes of a body that are discarded after the response is sent, before the connection is
 /// closed.
@@ -266,7 +266,7 @@ impl Peer {
     }
 
     /// Waits until the client has closed its side, or the whole connection.
-    pub(super) async fn gone(self) {
+    pub(super) async fn disconnected(self) {
         loop {
             match self.socket.tcp.ready(Interest::READABLE).await {
                 Ok(ready) if !ready.is_read_closed() => {}
@@ -274,7 +274,7 @@ impl Peer {
             }
             // It has already sent the next request, or what the connection has read is not recorded
             // yet.
-            sleep(LOOK).await;
+            sleep(DISCONNECT_CHECK_INTERVAL).await;
         }
     }
 }
@@ -308,7 +308,7 @@ impl<B: Body + Unpin> UnreadBody<B> {
     }
 
     /// Leaves the rest unread. Returns whether there was none.
-    pub(super) fn leave(self) -> bool {
+    pub(super) fn is_finished(self) -> bool {
         self.rest.lock().take().is_none()
     }
 }

@@ -1,9 +1,9 @@
 //! Tokens of an app, and of the whole instance.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
 use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
 use axum::body::Body;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListParams {
+pub(super) struct TokenListParams {
     /// Cursor of the page.
     after: Option<String>,
     /// Maximum number of tokens, 1 to 1,000; 100 by default.
@@ -38,17 +38,17 @@ fn token_id(name: &str, text: &str) -> Result<TokenId, Problem> {
 }
 
 async fn page(
-    shared: &Shared,
+    shared: &SharedServer,
     actor: &Actor,
     app: Option<&App>,
-    params: ListParams,
-) -> Result<Json<TokenPage>, Problem> {
+    params: TokenListParams,
+) -> Result<JsonBody<TokenPage>, Problem> {
     let limit = page_limit(params.limit)?;
     let after = params.after.as_deref();
     let after = after.map(|after| token_id("after", after)).transpose()?;
     let rows = shared.host.admin().tokens(actor, app, after, limit).await?;
     let full = rows.len() == limit as usize;
-    Ok(Json(TokenPage {
+    Ok(JsonBody(TokenPage {
         next: rows.last().filter(|_| full).map(|row| row.id.to_string()),
         tokens: rows.iter().map(TokenView::from).collect(),
     }))
@@ -71,12 +71,12 @@ fn expiry(at: Timestamp) -> Result<Timestamp, Problem> {
 }
 
 async fn make(
-    shared: &Shared,
+    shared: &SharedServer,
     actor: &Actor,
     app: Option<&App>,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+) -> Result<(StatusCode, JsonBody<TokenMade>), Problem> {
     let new: NewToken = body::json(shared, headers, body).await?;
     let scopes = new.scopes.iter().map(|scope| scope.parse());
     let scopes = scopes.collect::<Result<_, kvasm_core::UnknownScope>>();
@@ -85,7 +85,7 @@ async fn make(
         Some(None) => Expiry::Never,
         Some(Some(at)) => Expiry::At(expiry(Timestamp(at))?),
     };
-    let new = kvasm_service::NewToken {
+    let new = kvasm_service::TokenSpec {
         name: new.name,
         scopes: scopes.map_err(|e| refused(e.to_string()))?,
         expires_at,
@@ -95,17 +95,17 @@ async fn make(
         secret: bearer.reveal(),
         token: TokenView::from(&token),
     };
-    Ok((StatusCode::CREATED, Json(made)))
+    Ok((StatusCode::CREATED, JsonBody(made)))
 }
 
 /// Lists all tokens.
-#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", params(ListParams),
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", params(TokenListParams),
     responses((status = 200, body = TokenPage)), security(("token" = ["instance:admin"])))]
 pub(super) async fn list(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, _): Authenticated,
-    Params(params): Params<ListParams>,
-) -> Result<Json<TokenPage>, Problem> {
+    Params(params): Params<TokenListParams>,
+) -> Result<JsonBody<TokenPage>, Problem> {
     page(&shared, &actor, None, params).await
 }
 
@@ -113,11 +113,11 @@ pub(super) async fn list(
 #[utoipa::path(post, path = "/v1/tokens", tag = "tokens", request_body = NewToken,
     responses((status = 201, body = TokenMade)), security(("token" = ["instance:admin"])))]
 pub(super) async fn create(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, _): Authenticated,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+) -> Result<(StatusCode, JsonBody<TokenMade>), Problem> {
     actor.require(Capability::InstanceAdmin)?;
     make(&shared, &actor, None, &headers, body).await
 }
@@ -127,7 +127,7 @@ pub(super) async fn create(
     params(("token" = String, Path)), responses((status = 204)),
     security(("token" = ["instance:admin"])))]
 pub(super) async fn revoke(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, _): Authenticated,
     Segments(token): Segments<String>,
 ) -> Result<StatusCode, Problem> {
@@ -143,14 +143,14 @@ pub(super) async fn revoke(
 
 /// Lists an app's tokens.
 #[utoipa::path(get, path = "/v1/apps/{app}/tokens", tag = "tokens",
-    params(("app" = String, Path), ListParams), responses((status = 200, body = TokenPage)),
+    params(("app" = String, Path), TokenListParams), responses((status = 200, body = TokenPage)),
     security(("token" = ["app:admin"])))]
 pub(super) async fn list_of_app(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-    Params(params): Params<ListParams>,
-) -> Result<Json<TokenPage>, Problem> {
+    Params(params): Params<TokenListParams>,
+) -> Result<JsonBody<TokenPage>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     page(&shared, &actor, Some(&app), params).await
 }
@@ -160,12 +160,12 @@ pub(super) async fn list_of_app(
     params(("app" = String, Path)), request_body = NewToken,
     responses((status = 201, body = TokenMade)), security(("token" = ["app:admin"])))]
 pub(super) async fn create_for_app(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<(StatusCode, Json<TokenMade>), Problem> {
+) -> Result<(StatusCode, JsonBody<TokenMade>), Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     make(&shared, &actor, Some(&app), &headers, body).await
 }
@@ -175,7 +175,7 @@ pub(super) async fn create_for_app(
     params(("app" = String, Path), ("token" = String, Path)), responses((status = 204)),
     security(("token" = ["app:admin"])))]
 pub(super) async fn revoke_of_app(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments((name, token)): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {

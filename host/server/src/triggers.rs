@@ -1,9 +1,9 @@
 //! Triggers of an app.
 
-use super::Shared;
+use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
-use super::body::{self, Json};
+use super::body::{self, JsonBody};
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
 use axum::body::Body;
@@ -23,13 +23,13 @@ use utoipa::IntoParams;
     params(("app" = String, Path)), responses((status = 200, body = TriggerPage)),
     security(("token" = ["app:read"])))]
 pub(super) async fn list(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
-) -> Result<Json<TriggerPage>, Problem> {
+) -> Result<JsonBody<TriggerPage>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppRead).await?;
     let triggers = shared.host.admin().triggers(&actor, &app).await?;
-    Ok(Json(TriggerPage {
+    Ok(JsonBody(TriggerPage {
         triggers: triggers.iter().map(TriggerView::from).collect(),
     }))
 }
@@ -41,23 +41,23 @@ pub(super) async fn list(
     params(("app" = String, Path), ("name" = String, Path)), request_body = TriggerPut,
     responses((status = 200, body = TriggerView)), security(("token" = ["app:admin"])))]
 pub(super) async fn set(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments((name, trigger)): Segments<(String, String)>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<JsonBody<TriggerView>, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppAdmin).await?;
     let name = TriggerName::parse(&trigger)?;
     let put: TriggerPut = body::json(&shared, &headers, body).await?;
-    let trigger = operators(name, put)?;
+    let trigger = parse_trigger(name, put)?;
     let admin = shared.host.admin();
     let trigger = admin.set_trigger(&actor, &app, trigger).await?;
-    Ok(Json(TriggerView::from(&trigger)))
+    Ok(JsonBody(TriggerView::from(&trigger)))
 }
 
 /// Validates an operator's trigger.
-fn operators(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Problem> {
+fn parse_trigger(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Problem> {
     let default = Policy::default();
     let policy = Policy {
         attempts_max: put.attempts_max.unwrap_or(default.attempts_max),
@@ -126,7 +126,7 @@ pub(super) struct DeleteParams {
     params(("app" = String, Path), ("name" = String, Path), DeleteParams),
     responses((status = 204)), security(("token" = ["app:admin"])))]
 pub(super) async fn delete(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments((name, trigger)): Segments<(String, String)>,
     Params(params): Params<DeleteParams>,
@@ -147,7 +147,7 @@ pub(super) async fn delete(
 }
 
 async fn set_paused(
-    shared: &Shared,
+    shared: &SharedServer,
     seen: &mut SeenGeneration,
     actor: &Actor,
     (name, trigger): (String, String),
@@ -167,7 +167,7 @@ async fn set_paused(
     params(("app" = String, Path), ("name" = String, Path)), responses((status = 204)),
     security(("token" = ["app:admin"])))]
 pub(super) async fn pause(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(names): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {
@@ -179,7 +179,7 @@ pub(super) async fn pause(
     params(("app" = String, Path), ("name" = String, Path)), responses((status = 204)),
     security(("token" = ["app:admin"])))]
 pub(super) async fn resume(
-    State(shared): State<Shared>,
+    State(shared): State<SharedServer>,
     Authenticated(actor, mut seen): Authenticated,
     Segments(names): Segments<(String, String)>,
 ) -> Result<StatusCode, Problem> {

@@ -1,7 +1,7 @@
 //! Cached apps and tokens, validated against the registry's generation. Rationale and
 //! correctness: `docs/decisions/0024-access-by-generation.md`.
 
-use super::looks::Coalescer;
+use super::coalesce::Coalescer;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppId, AppName, Generation, Token, TokenId};
 use kvasm_metrics::Metrics;
@@ -106,7 +106,7 @@ impl AppTokenCache {
         let is_kept = kept(&mut self.rows.lock()).get(key).is_some();
         let at = match self.before(seen, is_kept) {
             Some(generation) => generation,
-            None => self.look(seen).await?,
+            None => self.check_generation(seen).await?,
         };
         // A concurrent request may have read it during the check.
         if seen.0.is_some()
@@ -137,7 +137,7 @@ impl AppTokenCache {
     }
 
     /// Checks the store's current generation, and records it as seen by the request.
-    async fn look(&self, seen: &mut SeenGeneration) -> Result<Generation, StoreError> {
+    async fn check_generation(&self, seen: &mut SeenGeneration) -> Result<Generation, StoreError> {
         let look = || {
             self.metrics.access("look");
             let store = Arc::clone(&self.store);
@@ -152,9 +152,9 @@ impl AppTokenCache {
 
 /// The cause of an error that several requests share.
 #[derive(Debug)]
-struct Shared(Arc<StoreError>);
+struct CacheState(Arc<StoreError>);
 
-impl std::fmt::Display for Shared {
+impl std::fmt::Display for CacheState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match std::error::Error::source(&*self.0) {
             Some(cause) => write!(f, "{cause}"),
@@ -163,7 +163,7 @@ impl std::fmt::Display for Shared {
     }
 }
 
-impl std::error::Error for Shared {
+impl std::error::Error for CacheState {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         std::error::Error::source(&*self.0)?.source()
     }
@@ -172,10 +172,10 @@ impl std::error::Error for Shared {
 /// Returns an error of the same kind with the same cause.
 fn shared(error: Arc<StoreError>) -> StoreError {
     match &*error {
-        StoreError::Full(_) => StoreError::Full(Shared(error).into()),
-        StoreError::Unavailable(_) => StoreError::Unavailable(Shared(error).into()),
+        StoreError::Full(_) => StoreError::Full(CacheState(error).into()),
+        StoreError::Unavailable(_) => StoreError::Unavailable(CacheState(error).into()),
         // Reads return no other errors.
-        _ => StoreError::Failed(Shared(error).into()),
+        _ => StoreError::Failed(CacheState(error).into()),
     }
 }
 
@@ -354,13 +354,13 @@ mod tests {
 
     #[test]
     fn shared_store_error_keeps_kind_and_causes() {
-        use crate::chain;
+        use crate::error_chain;
         let cause = std::io::Error::other("the cause");
         let one = StoreError::Unavailable(cause.into());
-        let text = chain(&one);
+        let text = error_chain(&one);
         let many = shared(Arc::new(one));
         assert!(matches!(many, StoreError::Unavailable(_)));
-        assert_eq!(chain(&many), text);
+        assert_eq!(error_chain(&many), text);
         let many = shared(Arc::new(StoreError::Failed("bad".into())));
         assert!(matches!(many, StoreError::Failed(_)), "{many:?}");
     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Audit, Capability, CursorKey, Digest, Exports, LimitsPatch,
-    NewPlugin, Plugin, PluginVersion, Timestamp, Usage,
+    NewPlugin, PluginRecord, PluginVersion, Timestamp, Usage,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -135,7 +135,12 @@ impl Admin {
         expected: Option<AppLimits>,
     ) -> Result<App, ServiceError> {
         actor.require(Capability::InstanceAdmin)?;
-        let audit = actor.audit("app.limits", Some(app), Timestamp::now(), shown(patch));
+        let audit = actor.audit(
+            "app.limits",
+            Some(app),
+            Timestamp::now(),
+            audit_detail(patch),
+        );
         let set = self.store.set_limits(app.id, patch, expected, audit);
         Ok(set.await?)
     }
@@ -253,7 +258,7 @@ impl Admin {
         app: &App,
         before: Option<PluginVersion>,
         limit: u32,
-    ) -> Result<Vec<Plugin>, ServiceError> {
+    ) -> Result<Vec<PluginRecord>, ServiceError> {
         actor.require(Capability::AppRead(app.id))?;
         Ok(self.store.plugins(app.id, before, limit).await?)
     }
@@ -268,7 +273,7 @@ impl Admin {
         actor: &Actor,
         app: &App,
         version: PluginVersion,
-    ) -> Result<Plugin, ServiceError> {
+    ) -> Result<PluginRecord, ServiceError> {
         actor.require(Capability::AppRead(app.id))?;
         let plugin = self.store.plugin(app.id, version).await?;
         plugin.ok_or(ServiceError::PluginNotFound(version))
@@ -296,7 +301,7 @@ impl Admin {
 }
 
 /// Formats a change of limits for the audit log: only the limits that it names.
-fn shown(patch: LimitsPatch) -> Value {
+fn audit_detail(patch: LimitsPatch) -> Value {
     let LimitsPatch {
         entries,
         bytes,

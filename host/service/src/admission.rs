@@ -32,10 +32,10 @@ pub enum Refusal {
     },
     /// The call was queued, and no slot became free before its deadline.
     #[error("too many concurrent calls: still queued after {} ms; try again later", .0.as_millis())]
-    Waited(Duration),
+    QueueTimeout(Duration),
     /// The caller disconnected while the call was queued.
     #[error("the client disconnected while the call was queued behind other calls of its app")]
-    Left,
+    Disconnected,
 }
 
 impl Refusal {
@@ -43,7 +43,9 @@ impl Refusal {
     pub fn retry_after(&self) -> Duration {
         match self {
             Refusal::Rate { retry_after, .. } => *retry_after,
-            Refusal::Queue { .. } | Refusal::Waited(_) | Refusal::Left => Duration::from_secs(1),
+            Refusal::Queue { .. } | Refusal::QueueTimeout(_) | Refusal::Disconnected => {
+                Duration::from_secs(1)
+            }
         }
     }
 }
@@ -203,7 +205,7 @@ impl Gate {
     /// Whether the gate has no state worth keeping.
     fn is_idle(self: &Arc<Gate>, now: Instant) -> bool {
         let state = self.state.lock();
-        Arc::strong_count(self) == 1 && state.inside == 0 && state.rate.is_quiet(now)
+        Arc::strong_count(self) == 1 && state.inside == 0 && state.rate.is_idle(now)
     }
 }
 
@@ -229,7 +231,7 @@ impl Ticket {
             Ok(Ok(pass)) => Ok(pass),
             // A pass sent at this moment is dropped with the channel, and its slot goes to the
             // next call in the queue.
-            Ok(Err(_)) | Err(_) => Err(Refusal::Waited(deadline.limit())),
+            Ok(Err(_)) | Err(_) => Err(Refusal::QueueTimeout(deadline.limit())),
         }
     }
 }

@@ -3,16 +3,16 @@
 
 use super::key_locks::Address;
 use super::view::TransactionView;
-use super::way::{CommitGuard, LockPolicy};
+use super::way::{LockPolicy, PendingCommitGuard};
 use super::{Caller, ServiceError, Transaction};
 use kvasm_core::{CommitId, Entry, Follow, Link, Timestamp};
 use std::collections::BTreeSet;
 
 /// A commit that writes more than this cannot be followed before it has ended, because its
 /// writes would be in memory twice.
-const CHAINED_BYTES_MAX: usize = 64 * 1024;
+const PIPELINED_BYTES_MAX: usize = 64 * 1024;
 /// Nor one of more entries, because a store remembers a limited number for all apps together.
-const CHAINED_ENTRIES_MAX: usize = 64;
+const PIPELINED_ENTRIES_MAX: usize = 64;
 
 impl Transaction {
     /// Makes the run take part in locking.
@@ -33,7 +33,7 @@ impl Transaction {
     pub fn claim(&self, ends_delivery: bool) -> bool {
         let Some(way) = &self.way else { return true };
         let view = self.view.lock();
-        let commits = ends_delivery || !view.is_one_moment();
+        let commits = ends_delivery || !view.is_consistent_snapshot();
         !commits || way.claim(view.keys(), view.written.keys())
     }
 
@@ -67,11 +67,11 @@ impl Transaction {
     }
 
     /// Returns the link of the run's commit to other commits, if any.
-    pub(super) fn link(&self, view: &TransactionView) -> Option<(Link, CommitGuard)> {
+    pub(super) fn link(&self, view: &TransactionView) -> Option<(Link, PendingCommitGuard)> {
         let way = self.way.as_ref()?;
         let may_be_followed = way.chains()
-            && view.bytes <= CHAINED_BYTES_MAX
-            && view.written.len() <= CHAINED_ENTRIES_MAX;
+            && view.bytes <= PIPELINED_BYTES_MAX
+            && view.written.len() <= PIPELINED_ENTRIES_MAX;
         if view.follows.is_empty() && (!may_be_followed || view.written.is_empty()) {
             return None;
         }
@@ -103,7 +103,7 @@ impl Transaction {
         let now = Timestamp::now();
         {
             let view = self.view.lock();
-            let seen = view.own(at, now).or_else(|| view.followed(at, now));
+            let seen = view.buffered(at, now).or_else(|| view.followed(at, now));
             if let Some(seen) = seen {
                 return Ok(seen);
             }

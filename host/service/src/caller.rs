@@ -2,7 +2,7 @@
 
 use super::key_locks::LockSetId;
 use super::{Actor, ServiceError};
-use kvasm_core::{App, AppId, Capability, CursorKey, Event, FOLLOWERS_MAX, Principal};
+use kvasm_core::{App, AppId, Capability, CursorKey, Event, Principal, TRIGGERED_DELIVERIES_MAX};
 use std::sync::Arc;
 
 /// The caller of an operation. The host builds it before a guest runs; nothing that a guest does
@@ -17,7 +17,7 @@ pub struct Caller {
     /// The depth of the event being handled; 0 outside a handler.
     depth: u32,
     /// Remaining number of deliveries that may follow from it.
-    followers: u32,
+    delivery_budget: u32,
     /// The lock set whose locks its commits do not wait for.
     lane: Option<LockSetId>,
 }
@@ -32,7 +32,7 @@ impl Caller {
             principal,
             audited: None,
             depth: 0,
-            followers: FOLLOWERS_MAX,
+            delivery_budget: TRIGGERED_DELIVERIES_MAX,
             lane: None,
         }
     }
@@ -50,13 +50,13 @@ impl Caller {
     pub fn handler(app: &App, event: &Event) -> Caller {
         Caller {
             depth: event.depth,
-            followers: event.followers,
+            delivery_budget: event.followers,
             ..Caller::new(app, None)
         }
     }
 
     /// Returns a caller without access checks, for reads that a permitted operation implies.
-    pub(super) fn ungated(&self) -> Caller {
+    pub(super) fn without_access_checks(&self) -> Caller {
         Caller {
             principal: None,
             audited: None,
@@ -90,7 +90,7 @@ impl Caller {
     /// Checks access. With a principal, each operation requires its capability. Without one,
     /// access control is up to the plugin, which chose to do this for the public. Isolation
     /// between apps does not depend on it.
-    pub(super) fn gate(&self, capability: Capability) -> Result<(), ServiceError> {
+    pub(super) fn check_access(&self, capability: Capability) -> Result<(), ServiceError> {
         match &self.principal {
             None => Ok(()),
             Some(principal) if principal.holds(capability) => Ok(()),
@@ -116,6 +116,6 @@ impl Caller {
     /// Returns how many deliveries may follow from the event being handled, or from each change
     /// of a call.
     pub(super) fn followers(&self) -> u32 {
-        self.followers
+        self.delivery_budget
     }
 }

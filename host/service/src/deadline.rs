@@ -26,7 +26,7 @@ pub enum Stage {
     /// In a host function, which waits for the store.
     HostFunction,
     /// Waiting for other transactions on the same entries.
-    Lane,
+    Locks,
     /// Waiting for the commit of a transaction.
     Commit,
     /// Computing.
@@ -44,7 +44,7 @@ impl Stage {
         Stage::Loading,
         Stage::Cpu,
         Stage::HostFunction,
-        Stage::Lane,
+        Stage::Locks,
         Stage::Commit,
         Stage::Computing,
         Stage::Sleeping,
@@ -52,13 +52,13 @@ impl Stage {
     ];
 
     /// Whether the plugin is responsible for the time.
-    pub fn is_of_the_guest(self) -> bool {
+    pub fn is_guest_time(self) -> bool {
         matches!(self, Stage::Computing | Stage::Sleeping)
     }
 
     /// Whether the host is short of the resource: a [patient](Deadline::patient) call may wait
     /// for it longer.
-    fn is_of_the_hosts_shortage(self) -> bool {
+    fn is_host_shortage(self) -> bool {
         matches!(self, Stage::Cpu | Stage::Instance)
     }
 }
@@ -71,7 +71,7 @@ impl fmt::Display for Stage {
             Stage::Loading => "loading the plugin",
             Stage::Cpu => "waiting for a CPU",
             Stage::HostFunction => "in host functions",
-            Stage::Lane => "waiting for other transactions on the same entries",
+            Stage::Locks => "waiting for other transactions on the same entries",
             Stage::Commit => "committing",
             Stage::Computing => "computing",
             Stage::Sleeping => "sleeping",
@@ -95,7 +95,7 @@ struct Ledger {
 }
 
 /// While a call waits for the host, its deadline moves; this is the interval of checks.
-const LOOK: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 impl Deadline {
     /// Creates a deadline `limit` from now.
@@ -119,18 +119,18 @@ impl Deadline {
     pub fn at(&self) -> Instant {
         // A limit that overflows is replaced with one beyond the life of a process.
         let far = Duration::from_secs(60 * 60 * 24 * 365);
-        let limit = self.0.limit.saturating_add(self.forgiven());
+        let limit = self.0.limit.saturating_add(self.excluded());
         let end = self.0.start.checked_add(limit);
         end.unwrap_or_else(|| self.0.start + far)
     }
 
     /// Returns the time of waiting for the host that does not count.
-    fn forgiven(&self) -> Duration {
+    fn excluded(&self) -> Duration {
         if self.0.patience.is_zero() {
             return Duration::ZERO;
         }
         let stages = Stage::ALL.into_iter();
-        let stages = stages.filter(|stage| stage.is_of_the_hosts_shortage());
+        let stages = stages.filter(|stage| stage.is_host_shortage());
         let waited = stages.map(|stage| self.spent(stage)).sum::<Duration>();
         let now = match self.0.waits_since_ns.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -154,7 +154,7 @@ impl Deadline {
         loop {
             let mut until = self.at();
             if self.0.waits_since_ns.load(Ordering::Relaxed) != 0 {
-                until = until.max(Instant::now() + LOOK);
+                until = until.max(Instant::now() + CHECK_INTERVAL);
             }
             match timeout_at(until.into(), future.as_mut()).await {
                 Ok(output) => return Some(output),
@@ -191,7 +191,7 @@ impl Deadline {
     /// Adds the time until the guard is dropped to a stage.
     #[must_use]
     pub fn timed(&self, stage: Stage) -> Timed<'_> {
-        if !self.0.patience.is_zero() && stage.is_of_the_hosts_shortage() {
+        if !self.0.patience.is_zero() && stage.is_host_shortage() {
             let since = u64::try_from(self.0.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.0.waits_since_ns.store(since.max(1), Ordering::Relaxed);
         }
@@ -199,7 +199,7 @@ impl Deadline {
             deadline: self,
             stage,
             start: Instant::now(),
-            lane: self.spent(Stage::Lane),
+            lane: self.spent(Stage::Locks),
         }
     }
 
@@ -230,7 +230,7 @@ impl Deadline {
         }
         Timeout {
             limit: self.0.limit,
-            forgiven: self.forgiven(),
+            forgiven: self.excluded(),
             spent: Box::new(spent),
         }
     }
@@ -247,10 +247,10 @@ pub struct Timed<'d> {
 
 impl Drop for Timed<'_> {
     fn drop(&mut self) {
-        let within = self.deadline.spent(Stage::Lane).saturating_sub(self.lane);
+        let within = self.deadline.spent(Stage::Locks).saturating_sub(self.lane);
         let own = self.start.elapsed().saturating_sub(within);
         self.deadline.spend(self.stage, own);
-        if !self.deadline.0.patience.is_zero() && self.stage.is_of_the_hosts_shortage() {
+        if !self.deadline.0.patience.is_zero() && self.stage.is_host_shortage() {
             self.deadline.0.waits_since_ns.store(0, Ordering::Relaxed);
         }
     }
@@ -314,7 +314,7 @@ mod tests {
         deadline.spend(Stage::Queue, Duration::from_millis(50));
         let timeout = deadline.timeout(Stage::Other);
         assert_eq!(timeout.longest(), Stage::Cpu);
-        assert!(!timeout.longest().is_of_the_guest());
+        assert!(!timeout.longest().is_guest_time());
         let text = timeout.to_string();
         assert_eq!(
             text,
@@ -361,13 +361,13 @@ mod tests {
     async fn lock_wait_in_host_function_is_counted_once() {
         let deadline = Deadline::after(Duration::from_secs(60));
         let outer = deadline.timed(Stage::HostFunction);
-        let inner = deadline.timed(Stage::Lane);
+        let inner = deadline.timed(Stage::Locks);
         tokio::time::sleep(Duration::from_millis(30)).await;
         drop(inner);
-        let locks = deadline.spent(Stage::Lane);
+        let locks = deadline.spent(Stage::Locks);
         drop(outer);
         assert!(locks >= Duration::from_millis(30));
-        assert_eq!(deadline.spent(Stage::Lane), locks);
+        assert_eq!(deadline.spent(Stage::Locks), locks);
         let whole = deadline.0.start.elapsed();
         assert!(deadline.spent(Stage::HostFunction) <= whole - locks);
     }

@@ -1,6 +1,6 @@
 //! Administration of outstanding deliveries.
 
-use super::letters::{LETTERS_MAX, Page, PageBuilder, check_limit};
+use super::dead_letters::{DEAD_LETTERS_MAX, PageBuilder, RowPage, check_limit};
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{App, Capability, Delivery, DeliveryFilter, DeliveryKey, Timestamp};
 use serde_json::{Value, json};
@@ -23,15 +23,15 @@ impl Admin {
         which: &DeliveryFilter,
         after: Option<&DeliveryKey>,
         limit: u32,
-    ) -> Result<Page<Delivery>, ServiceError> {
+    ) -> Result<RowPage<Delivery>, ServiceError> {
         actor.require(Capability::AppKvRead(app.id))?;
         check_limit(limit, DELIVERIES_MAX)?;
         // One more than requested shows whether there is a next page.
         let rows = self.store.outstanding(app.id, which, after, limit + 1);
         let mut page = PageBuilder::new();
         for delivery in rows.await? {
-            let bytes = delivery.event.what.bytes();
-            if !page.take(delivery, bytes, limit) {
+            let bytes = delivery.event.kind.bytes();
+            if !page.push(delivery, bytes, limit) {
                 break;
             }
         }
@@ -54,12 +54,12 @@ impl Admin {
         dry_run: bool,
     ) -> Result<u64, ServiceError> {
         actor.require(Capability::AppKvWrite(app.id))?;
-        check_limit(limit, LETTERS_MAX)?;
+        check_limit(limit, DEAD_LETTERS_MAX)?;
         if dry_run {
             let count = self.store.count_deliveries(app.id, &which, limit);
             return Ok(count.await?);
         }
-        let detail = choice(&which, limit);
+        let detail = filter_detail(&which, limit);
         let audit = actor.audit("delivery.discard", Some(app), Timestamp::now(), detail);
         let discarded = self.store.discard_deliveries(app.id, which, limit, audit);
         Ok(discarded.await?)
@@ -67,7 +67,7 @@ impl Admin {
 }
 
 /// The filter as recorded in the audit log: only the fields that are set.
-fn choice(which: &DeliveryFilter, limit: u32) -> Value {
+fn filter_detail(which: &DeliveryFilter, limit: u32) -> Value {
     let DeliveryFilter {
         events,
         trigger,

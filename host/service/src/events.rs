@@ -45,7 +45,7 @@ impl DeadLetters for StoredDeadLetters {
         before: Option<Uuid>,
         limit: u32,
     ) -> Result<Vec<DeadLetter>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         let all = DeadLetterFilter::default();
         let mut letters: Vec<DeadLetter> = Vec::new();
         let mut left = limit;
@@ -63,7 +63,7 @@ impl DeadLetters for StoredDeadLetters {
 }
 
 fn without_value(mut letter: DeadLetter) -> DeadLetter {
-    if let EventKind::Set { value, .. } = &mut letter.event.what {
+    if let EventKind::Set { value, .. } = &mut letter.event.kind {
         *value = Value::Bytes(Vec::new());
     }
     letter

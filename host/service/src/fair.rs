@@ -27,11 +27,11 @@ pub enum Share {
 /// A semaphore whose units are shared fairly among apps.
 pub struct FairSemaphore {
     share: Share,
-    state: Mutex<State>,
+    state: Mutex<FairState>,
 }
 
 #[derive(Default)]
-struct State {
+struct FairState {
     free: u32,
     apps: HashMap<AppId, AppQueue>,
     /// Apps with waiters, in the order in which they are served.
@@ -57,16 +57,16 @@ impl FairSemaphore {
     pub fn new(units: u32, share: Share) -> Arc<FairSemaphore> {
         Arc::new(FairSemaphore {
             share,
-            state: Mutex::new(State {
+            state: Mutex::new(FairState {
                 free: units,
-                ..State::default()
+                ..FairState::default()
             }),
         })
     }
 
     /// Acquires `units` units, waiting if necessary. Within an app, the lowest `rank` is served
     /// first.
-    pub async fn take(
+    pub async fn acquire(
         self: &Arc<FairSemaphore>,
         app: AppId,
         units: u32,
@@ -79,12 +79,12 @@ impl FairSemaphore {
                 return Some(self.place(app, units));
             }
         }
-        self.line_up(None, app, units, rank).await
+        self.enqueue(None, app, units, rank).await
     }
 
     /// Joins the queue immediately and releases `held`, if any, in one step: so a holder that
     /// yields keeps its units unless another waiter precedes it. The returned future waits.
-    pub fn line_up(
+    pub fn enqueue(
         self: &Arc<FairSemaphore>,
         held: Option<FairPermit>,
         app: AppId,
@@ -112,7 +112,7 @@ impl FairSemaphore {
         self.serve(&mut state);
         drop(state);
         let fair = Arc::clone(self);
-        let ticket = Ticket { fair, app, at };
+        let ticket = QueuePosition { fair, app, at };
         async move {
             let place = receiver.await.ok();
             drop(ticket);
@@ -129,7 +129,7 @@ impl FairSemaphore {
     }
 
     /// Grants free units to waiters.
-    fn serve(self: &Arc<FairSemaphore>, state: &mut State) {
+    fn serve(self: &Arc<FairSemaphore>, state: &mut FairState) {
         while let Some((app, at, units)) = state.next(self.share) {
             let mut sender = None;
             state.reorder(app, |held| {
@@ -152,7 +152,7 @@ impl FairSemaphore {
     }
 }
 
-impl State {
+impl FairState {
     fn may_take(&self, share: Share, app: AppId, units: u32) -> bool {
         if units > self.free {
             return false;
@@ -226,13 +226,13 @@ impl Drop for FairPermit {
 }
 
 /// A position in the queue, given up on drop.
-struct Ticket {
+struct QueuePosition {
     fair: Arc<FairSemaphore>,
     app: AppId,
     at: (u64, u64),
 }
 
-impl Drop for Ticket {
+impl Drop for QueuePosition {
     fn drop(&mut self) {
         let mut state = self.fair.state.lock();
         if state.apps.contains_key(&self.app) {
@@ -265,13 +265,15 @@ mod tests {
     fn fair_queue_alternates_between_apps() {
         let fair = FairSemaphore::new(1, Share::All);
         let (loud, quiet) = (app(), app());
-        let mut first = pin!(fair.take(loud, 1, 0));
+        let mut first = pin!(fair.acquire(loud, 1, 0));
         let mut held = poll(first.as_mut()).unwrap();
-        let mut queue: Vec<_> = (1..10).map(|n| Box::pin(fair.take(loud, 1, n))).collect();
+        let mut queue: Vec<_> = (1..10)
+            .map(|n| Box::pin(fair.acquire(loud, 1, n)))
+            .collect();
         for waiting in &mut queue {
             assert!(poll(waiting.as_mut()).is_none());
         }
-        let mut other = pin!(fair.take(quiet, 1, 0));
+        let mut other = pin!(fair.acquire(quiet, 1, 0));
         assert!(poll(other.as_mut()).is_none());
         // The quiet app is next, although nine calls arrived before it.
         drop(held);
@@ -285,9 +287,9 @@ mod tests {
     fn fair_queue_serves_lowest_rank_first_within_app() {
         let fair = FairSemaphore::new(1, Share::All);
         let app = app();
-        let held = poll(pin!(fair.take(app, 1, 5)).as_mut()).unwrap();
-        let mut late = pin!(fair.take(app, 1, 9));
-        let mut early = pin!(fair.take(app, 1, 7));
+        let held = poll(pin!(fair.acquire(app, 1, 5)).as_mut()).unwrap();
+        let mut late = pin!(fair.acquire(app, 1, 9));
+        let mut early = pin!(fair.acquire(app, 1, 7));
         assert!(poll(late.as_mut()).is_none() && poll(early.as_mut()).is_none());
         drop(held);
         assert!(poll(late.as_mut()).is_none());
@@ -298,17 +300,17 @@ mod tests {
     fn holder_keeps_units_unless_another_waiter_precedes() {
         let fair = FairSemaphore::new(1, Share::All);
         let (mine, other) = (app(), app());
-        let held = poll(pin!(fair.take(mine, 1, 5)).as_mut()).flatten();
-        let mut younger = pin!(fair.take(mine, 1, 7));
+        let held = poll(pin!(fair.acquire(mine, 1, 5)).as_mut()).flatten();
+        let mut younger = pin!(fair.acquire(mine, 1, 7));
         assert!(poll(younger.as_mut()).is_none());
         // The oldest of its app continues.
-        let held = poll(pin!(fair.line_up(held, mine, 1, 5)).as_mut()).flatten();
+        let held = poll(pin!(fair.enqueue(held, mine, 1, 5)).as_mut()).flatten();
         assert!(held.is_some());
         assert!(poll(younger.as_mut()).is_none());
         // Another app is served first, then the oldest again.
-        let mut guest = pin!(fair.take(other, 1, 9));
+        let mut guest = pin!(fair.acquire(other, 1, 9));
         assert!(poll(guest.as_mut()).is_none());
-        let mut again = pin!(fair.line_up(held, mine, 1, 5));
+        let mut again = pin!(fair.enqueue(held, mine, 1, 5));
         assert!(poll(again.as_mut()).is_none());
         let held = poll(guest.as_mut()).flatten();
         assert!(held.is_some());
@@ -316,9 +318,9 @@ mod tests {
         assert!(poll(younger.as_mut()).is_none());
         let held = poll(again.as_mut()).flatten();
         // An older call of its own app precedes it too.
-        let mut older = pin!(fair.take(mine, 1, 3));
+        let mut older = pin!(fair.acquire(mine, 1, 3));
         assert!(poll(older.as_mut()).is_none());
-        let mut later = pin!(fair.line_up(held, mine, 1, 5));
+        let mut later = pin!(fair.enqueue(held, mine, 1, 5));
         assert!(poll(later.as_mut()).is_none());
         assert!(poll(older.as_mut()).is_some());
     }
@@ -328,10 +330,10 @@ mod tests {
         let (first, second) = (app(), app());
         for (endless, other) in [(first, second), (second, first)] {
             let fair = FairSemaphore::new(1, Share::All);
-            let held = poll(pin!(fair.take(endless, 1, 0)).as_mut()).flatten();
-            let mut waits = pin!(fair.take(other, 1, 1));
+            let held = poll(pin!(fair.acquire(endless, 1, 0)).as_mut()).flatten();
+            let mut waits = pin!(fair.acquire(other, 1, 1));
             assert!(poll(waits.as_mut()).is_none());
-            let mut again = pin!(fair.line_up(held, endless, 1, 0));
+            let mut again = pin!(fair.enqueue(held, endless, 1, 0));
             assert!(poll(again.as_mut()).is_none());
             assert!(poll(waits.as_mut()).flatten().is_some());
         }
@@ -342,13 +344,13 @@ mod tests {
         let (first, second, third) = (app(), app(), app());
         for (long, short, others) in [(first, second, third), (third, second, first)] {
             let fair = FairSemaphore::new(1, Share::All);
-            let held = poll(pin!(fair.take(long, 1, 0)).as_mut()).flatten();
-            let mut next = pin!(fair.take(short, 1, 1));
+            let held = poll(pin!(fair.acquire(long, 1, 0)).as_mut()).flatten();
+            let mut next = pin!(fair.acquire(short, 1, 1));
             assert!(poll(next.as_mut()).is_none());
-            let mut waits = pin!(fair.line_up(held, long, 1, 0));
+            let mut waits = pin!(fair.enqueue(held, long, 1, 0));
             let held = poll(next.as_mut()).flatten();
             assert!(poll(waits.as_mut()).is_none());
-            let mut comes = pin!(fair.take(others, 1, 2));
+            let mut comes = pin!(fair.acquire(others, 1, 2));
             assert!(poll(comes.as_mut()).is_none());
             drop(held);
             assert!(poll(comes.as_mut()).is_none());
@@ -362,7 +364,7 @@ mod tests {
         let mut held = Vec::new();
         let mut take_all = |app| {
             let mut count = 0;
-            while let Some(place) = poll(pin!(fair.take(app, 1, 0)).as_mut()) {
+            while let Some(place) = poll(pin!(fair.acquire(app, 1, 0)).as_mut()) {
                 held.push(place);
                 count += 1;
             }
@@ -381,13 +383,13 @@ mod tests {
     fn cancelled_waiter_leaves_no_state_and_returns_units() {
         let fair = FairSemaphore::new(1, Share::Half);
         let (a, b) = (app(), app());
-        let held = poll(pin!(fair.take(a, 1, 0)).as_mut()).unwrap();
+        let held = poll(pin!(fair.acquire(a, 1, 0)).as_mut()).unwrap();
         {
-            let mut gone = pin!(fair.take(b, 1, 0));
+            let mut gone = pin!(fair.acquire(b, 1, 0));
             assert!(poll(gone.as_mut()).is_none());
         }
         {
-            let mut given = pin!(fair.take(b, 1, 0));
+            let mut given = pin!(fair.acquire(b, 1, 0));
             assert!(poll(given.as_mut()).is_none());
             drop(held);
             // It was granted a unit that it never polled for.
@@ -400,10 +402,10 @@ mod tests {
     fn large_request_does_not_block_small_one() {
         let fair = FairSemaphore::new(4, Share::Half);
         let (a, b) = (app(), app());
-        let _held = poll(pin!(fair.take(a, 3, 0)).as_mut()).unwrap();
-        let mut large = pin!(fair.take(b, 2, 0));
+        let _held = poll(pin!(fair.acquire(a, 3, 0)).as_mut()).unwrap();
+        let mut large = pin!(fair.acquire(b, 2, 0));
         assert!(poll(large.as_mut()).is_none());
-        let small = poll(pin!(fair.take(app(), 1, 0)).as_mut());
+        let small = poll(pin!(fair.acquire(app(), 1, 0)).as_mut());
         assert!(small.is_some());
     }
 }

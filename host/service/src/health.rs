@@ -24,14 +24,14 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Health {
     store: Arc<dyn Store>,
     metrics: Metrics,
-    tasks: Mutex<BTreeMap<&'static str, State>>,
+    tasks: Mutex<BTreeMap<&'static str, HealthState>>,
     probe: Mutex<Option<Probe>>,
     probe_log: LogLimit,
     stopping: AtomicBool,
 }
 
 #[derive(Debug, Clone, Default)]
-struct State {
+struct HealthState {
     failing: Option<(Timestamp, String)>,
     restarts: u64,
     skips: u64,
@@ -220,12 +220,12 @@ fn store_failure(error: StoreError) -> StoreFailure {
             StoreError::Full(_) => "the store is full",
             _ => "the store failed",
         },
-        cause: chain(&error),
+        cause: error_chain(&error),
     }
 }
 
 /// Formats an error and its causes in one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -244,7 +244,7 @@ pub struct TaskHandle {
 }
 
 impl TaskHandle {
-    fn update(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut HealthState)) {
         // Absent if the task was removed.
         if let Some(state) = self.health.tasks.lock().get_mut(self.name) {
             change(state);
@@ -252,13 +252,13 @@ impl TaskHandle {
     }
 
     /// Reports that the task has completed a round.
-    pub fn works(&self) {
+    pub fn report_ok(&self) {
         self.health.metrics.task_failing(self.name, false);
         self.update(|state| state.failing = None);
     }
 
     /// Reports a failure, which lasts until the task completes a round.
-    pub fn fails(&self, cause: String) {
+    pub fn report_failure(&self, cause: String) {
         if let Some(unlogged) = self.log.admit() {
             tracing::warn!(task = self.name, cause, unlogged, "background task failing");
         }
@@ -277,7 +277,7 @@ impl TaskHandle {
 
     /// Reports that the task has skipped an item of one app, such as a schedule, and continues.
     /// `what` and `cause` are logged at most once in ten seconds.
-    pub fn skips(&self, what: &dyn std::fmt::Display, cause: &str) {
+    pub fn report_skip(&self, what: &dyn std::fmt::Display, cause: &str) {
         if let Some(unlogged) = self.log.admit() {
             let task = self.name;
             tracing::warn!(task, %what, cause, unlogged, "skipped; will retry later");
@@ -331,18 +331,18 @@ mod tests {
         assert!(health.check().await.is_ready());
         let task = health.task("upkeep");
         assert!(health.check().await.is_ready());
-        task.fails("one".to_owned());
+        task.report_failure("one".to_owned());
         let since = health.tasks().remove(0).failing.unwrap().0;
         task.restarted();
-        task.fails("two".to_owned());
+        task.report_failure("two".to_owned());
         let readiness = health.check().await;
         assert!(!readiness.is_ready());
         let [state] = readiness.tasks.try_into().unwrap();
         assert_eq!(state.failing, Some((since, "two".to_owned())));
         assert_eq!(state.restarts, 1);
-        task.works();
+        task.report_ok();
         assert!(health.check().await.is_ready());
-        task.fails("three".to_owned());
+        task.report_failure("three".to_owned());
         let health = &health;
         health.task("upkeep");
         assert!(health.check().await.is_ready(), "a new task replaced it");

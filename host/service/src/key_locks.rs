@@ -34,7 +34,7 @@ use tokio::sync::oneshot;
 pub type Address = (Collection, Key);
 
 /// How many lock sets a commit waits for, in addition to one for each of its keys.
-const LANES_WAITED_FOR: usize = 4;
+const LOCK_SETS_AWAITED_MAX: usize = 4;
 
 /// Identifies a lock set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,13 +179,13 @@ impl KeyLocks {
 
     /// Waits until none of these keys is closed. Holders wait until the result is dropped.
     /// Returns `None` if none of the keys has a lock.
-    pub(crate) async fn pass(
+    pub(crate) async fn enter_commit(
         self: &Arc<KeyLocks>,
         app: AppId,
         keys: &BTreeSet<Address>,
     ) -> Option<CommitGuard> {
         // Bounded: with holders in succession, a commit could wait indefinitely.
-        let mut waits = keys.len() + LANES_WAITED_FOR;
+        let mut waits = keys.len() + LOCK_SETS_AWAITED_MAX;
         loop {
             let gate = {
                 let mut table = self.table.lock();

@@ -65,7 +65,7 @@ impl KvService {
         let checked = batch.checks.iter().map(|at| (&at.collection, &at.key));
         let keys = written.chain(checked);
         let keys: BTreeSet<Address> = keys.map(|(c, k)| (c.clone(), k.clone())).collect();
-        let passage = locks.pass(caller.app(), &keys);
+        let passage = locks.enter_commit(caller.app(), &keys);
         // The locks only ensure progress: after the timeout, the commit continues without.
         timeout(*at_most, passage).await.ok().flatten()
     }
@@ -74,7 +74,7 @@ impl KvService {
     fn batch(caller: &Caller, now: Timestamp) -> WriteBatch {
         WriteBatch {
             depth: caller.depth(),
-            followers: caller.followers(),
+            delivery_budget: caller.followers(),
             ..WriteBatch::new(caller.app(), now)
         }
     }
@@ -277,7 +277,7 @@ impl Kv for KvService {
         collection: &Collection,
         key: &Key,
     ) -> Result<Option<Entry>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         let now = Timestamp::now();
         let get = self.store.get(caller.app(), collection, key, now);
         Ok(self.timed("get", get).await?)
@@ -289,7 +289,7 @@ impl Kv for KvService {
         collection: &Collection,
         key: &Key,
     ) -> Result<bool, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         let now = Timestamp::now();
         let has = self.store.has(caller.app(), collection, key, now);
         Ok(self.timed("has", has).await?)
@@ -300,7 +300,7 @@ impl Kv for KvService {
         caller: &Caller,
         keys: &[(Collection, Key)],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         check_count(Subject::Keys, keys.len())?;
         let now = Timestamp::now();
         let get = self
@@ -310,7 +310,7 @@ impl Kv for KvService {
     }
 
     async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         let query = list_query(caller, &list, self.page_entries, self.page_bytes)?;
         let page = self.store.list(caller.app(), &query, Timestamp::now());
         let page = self.timed("list", page).await?;
@@ -322,7 +322,7 @@ impl Kv for KvService {
     }
 
     async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
         let now = Timestamp::now();
         let expect = write.expect;
         let op = set_op(now, write)?;
@@ -333,7 +333,7 @@ impl Kv for KvService {
     }
 
     async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
         let now = Timestamp::now();
         let ops = writes.into_iter().map(|write| set_op(now, write));
         let ops = ops.collect::<Result<Vec<_>, _>>()?;
@@ -351,7 +351,7 @@ impl Kv for KvService {
         after: Option<&Collection>,
         limit: u32,
     ) -> Result<Vec<Collection>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         let collections = self.store.collections(caller.app(), after, limit);
         Ok(self.timed("collections", collections).await?)
     }
@@ -363,7 +363,7 @@ impl Kv for KvService {
         key: Key,
         expect: Option<Expect>,
     ) -> Result<bool, ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
         let op = Op::Delete { collection, key };
         match self.write(caller, Timestamp::now(), op, expect).await? {
             Applied::Deleted { existed } => Ok(existed),
@@ -378,7 +378,7 @@ impl Kv for KvService {
         key: Key,
         delta: i64,
     ) -> Result<(Version, i64), ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
         let op = Op::Increment {
             collection,
             key,
@@ -391,7 +391,7 @@ impl Kv for KvService {
     }
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        caller.gate(batch.needs(caller.app()))?;
+        caller.check_access(batch.needs(caller.app()))?;
         check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
         let now = Timestamp::now();
         let ops = batch.operations.into_iter().map(|o| op(now, o));

@@ -88,7 +88,7 @@ impl LockSet {
                 LockOutcome::Holds => {}
                 LockOutcome::Next(turn) => {
                     let start = Instant::now();
-                    let timed = deadline.timed(Stage::Lane);
+                    let timed = deadline.timed(Stage::Locks);
                     // The sender is only dropped by removing this lock set from the queue.
                     let _ = turn.await;
                     drop(timed);

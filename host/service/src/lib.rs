@@ -1,8 +1,6 @@
-//! Policy: who may do what, what is valid, and what it may cost. The layer
-//! between every door of the host (guests, the command line) and the store.
-#![deny(missing_docs)]
 //! Policy: access control, validation and limits. The layer between all entry points of the host
 //! (guests, HTTP, the command line) and the store.
+#![deny(missing_docs)]
 
 mod access;
 mod actor;
@@ -10,7 +8,9 @@ mod admin;
 mod admission;
 mod along;
 mod caller;
+mod coalesce;
 mod context;
+mod dead_letters;
 mod deadline;
 mod deliveries;
 mod error;
@@ -21,17 +21,15 @@ mod key_locks;
 mod kv;
 mod kv_service;
 mod lane;
-mod letters;
 mod logs;
-mod looks;
 mod noop;
+mod notifier;
 mod rates;
 mod throttle;
 mod tokens;
 mod transaction;
 mod triggers;
 mod view;
-mod wakes;
 mod way;
 
 use std::sync::Arc;
@@ -42,6 +40,7 @@ pub use admin::Admin;
 pub use admission::{Admission, Pass, Refusal, Ticket};
 pub use caller::Caller;
 pub use context::CallContext;
+pub use dead_letters::{DEAD_LETTERS_MAX, RowPage};
 pub use deadline::{Deadline, Stage, Timed, Timeout};
 pub use deliveries::DELIVERIES_MAX;
 pub use error::ServiceError;
@@ -49,21 +48,20 @@ pub use events::StoredDeadLetters;
 pub use events::{CommitListener, DeadLetters};
 pub use fair::{FairPermit, FairSemaphore, Share};
 pub use health::{Health, Readiness, StoreFailure, TaskHealth};
-pub use health::{TaskHandle, chain};
+pub use health::{TaskHandle, error_chain};
 pub use key_locks::{Address, KeyLocks};
 pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 pub use kv_service::KvService;
 pub use lane::{LockSet, LockSetGuard};
-pub use letters::{LETTERS_MAX, Page};
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
+pub use notifier::DispatchNotifier;
 pub use rates::WriteRates;
-pub use throttle::line_about;
-pub use throttle::{RequestOutcome, line_about_request, line_of_request};
-pub use tokens::{Expiry, NewToken, Unauthenticated};
+pub use throttle::admit_app_line;
+pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
+pub use tokens::{Expiry, TokenSpec, Unauthenticated};
 pub use transaction::Transaction;
 pub use triggers::OnTriggerDelete;
-pub use wakes::DispatchNotifier;
-pub use way::{CommitGuard, LockPolicy};
+pub use way::{LockPolicy, PendingCommitGuard};
 
 /// The services behind a plugin's host functions, as trait objects, so that an embedder or a
 /// test can replace each of them.

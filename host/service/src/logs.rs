@@ -1,6 +1,6 @@
 //! The logs of apps: recent lines of their plugins, and of the host about them.
 
-use kvasm_core::{AppId, Level, Timestamp, short};
+use kvasm_core::{AppId, Level, Timestamp, truncate};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -90,7 +90,7 @@ impl LogFilter {
 /// The logs of all apps on this host, in memory. Only the newest lines are kept.
 #[derive(Default)]
 pub struct Logs {
-    state: Mutex<State>,
+    state: Mutex<LogState>,
     followers: Mutex<HashMap<AppId, Followers>>,
 }
 
@@ -128,7 +128,7 @@ impl Drop for Following {
 }
 
 #[derive(Default)]
-struct State {
+struct LogState {
     rings: HashMap<AppId, Ring>,
     bytes: usize,
     seq: u64,
@@ -142,7 +142,7 @@ struct Ring {
 
 impl Ring {
     /// Removes the oldest line, and returns its size.
-    fn shift(&mut self) -> usize {
+    fn pop(&mut self) -> usize {
         let bytes = self.lines.pop_front().map_or(0, |line| line.bytes());
         self.bytes -= bytes;
         bytes
@@ -176,11 +176,11 @@ impl Logs {
             return;
         }
         let mut state = self.state.lock();
-        let State { rings, bytes, seq } = &mut *state;
+        let LogState { rings, bytes, seq } = &mut *state;
         let ring = rings.entry(app).or_default();
         for mut line in lines {
             if line.message.len() > LINE_BYTES_MAX {
-                let kept = short(&line.message, LINE_BYTES_MAX);
+                let kept = truncate(&line.message, LINE_BYTES_MAX);
                 line.message = format!("{kept}...");
             }
             *seq += 1;
@@ -189,16 +189,16 @@ impl Logs {
             ring.bytes += line.bytes();
             ring.lines.push_back(line);
             while ring.lines.len() > LINES_MAX || ring.bytes > APP_BYTES_MAX {
-                *bytes -= ring.shift();
+                *bytes -= ring.pop();
             }
         }
         state.make_room();
         drop(state);
-        self.tell(app);
+        self.notify(app);
     }
 
     /// Notifies the followers of an app's log.
-    fn tell(&self, app: AppId) {
+    fn notify(&self, app: AppId) {
         if let Some(of_app) = self.followers.lock().get(&app) {
             of_app.grown.notify_waiters();
         }
@@ -243,11 +243,11 @@ impl Logs {
             state.bytes -= ring.bytes;
         }
         drop(state);
-        self.tell(app);
+        self.notify(app);
     }
 }
 
-impl State {
+impl LogState {
     /// Shrinks the largest logs, so that no app's lines displace those of an app that writes
     /// little.
     fn make_room(&mut self) {
@@ -256,7 +256,7 @@ impl State {
             let Some(ring) = largest else { return };
             let keep = ring.bytes / 2;
             while ring.bytes > keep {
-                self.bytes -= ring.shift();
+                self.bytes -= ring.pop();
             }
         }
     }

@@ -52,7 +52,7 @@ impl Rate {
     }
 
     /// Whether the bucket is empty, whatever the limit.
-    pub(super) fn is_quiet(&self, now: Instant) -> bool {
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
         let second = Duration::from_secs(1);
         self.at
             .is_none_or(|at| now.saturating_duration_since(at) > second)
@@ -76,7 +76,7 @@ impl WriteRates {
         };
         let mut by_app = self.by_app.lock();
         if by_app.len() >= APPS_MAX && !by_app.contains_key(&app.id) {
-            by_app.retain(|_, rate| !rate.is_quiet(now));
+            by_app.retain(|_, rate| !rate.is_idle(now));
         }
         let rate = by_app.entry(app.id).or_default();
         rate.check(limit, now)?;

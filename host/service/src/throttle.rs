@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-pub use requests::{RequestOutcome, line_about_request, line_of_request};
+pub use requests::{RequestOutcome, admit_failed_request_line, admit_request_line};
 
 /// Maximum number of apps with their own limit.
 const APPS_MAX: usize = 1_024;
@@ -22,19 +22,19 @@ struct RateLimit {
 }
 
 /// The limit for warnings.
-const FEW: RateLimit = RateLimit {
+const WARNINGS: RateLimit = RateLimit {
     burst: 10,
     refill: Duration::from_secs(1),
 };
 /// Static, because the log is per process.
-static HOST_LOG: Throttle = Throttle::new(FEW);
+static HOST_LOG: Throttle = Throttle::new(WARNINGS);
 
 /// Admits a log line about an app, for events that the app's plugin or callers can trigger at
 /// will.
 ///
 /// # Returns
 /// If admitted, the number of lines suppressed since the last one.
-pub fn line_about(app: AppId) -> Option<u64> {
+pub fn admit_app_line(app: AppId) -> Option<u64> {
     HOST_LOG.line_about(Some(app), Instant::now())
 }
 
@@ -120,15 +120,15 @@ mod tests {
 
     #[test]
     fn app_log_lines_are_limited_after_a_burst() {
-        let (throttle, app, start) = (Throttle::new(FEW), AppId::generate(), Instant::now());
+        let (throttle, app, start) = (Throttle::new(WARNINGS), AppId::generate(), Instant::now());
         let app = Some(app);
         let lines = |seconds, count| {
             let now = start + Duration::from_secs(seconds);
             let lines = (0..count).filter_map(|_| throttle.line_about(app, now));
             lines.collect::<Vec<_>>()
         };
-        assert_eq!(lines(0, 5_000), [0; FEW.burst as usize]);
-        assert_eq!(lines(1, 100), [5_000 - u64::from(FEW.burst)]);
+        assert_eq!(lines(0, 5_000), [0; WARNINGS.burst as usize]);
+        assert_eq!(lines(1, 100), [5_000 - u64::from(WARNINGS.burst)]);
         assert_eq!(lines(3, 100), [99, 0]);
         assert_eq!(throttle.line_about(Some(AppId::generate()), start), Some(0));
         assert_eq!(throttle.line_about(None, start), Some(0));
@@ -136,13 +136,13 @@ mod tests {
 
     #[test]
     fn throttled_apps_are_bounded() {
-        let (throttle, start) = (Throttle::new(FEW), Instant::now());
+        let (throttle, start) = (Throttle::new(WARNINGS), Instant::now());
         let of_all = |now| {
             let lines =
                 (0..2 * APPS_MAX).filter_map(|_| throttle.line_about(Some(AppId::generate()), now));
             lines.count()
         };
-        assert_eq!(of_all(start), APPS_MAX + FEW.burst as usize);
+        assert_eq!(of_all(start), APPS_MAX + WARNINGS.burst as usize);
         assert_eq!(
             throttle.apps.lock().as_ref().unwrap().by_app.len(),
             APPS_MAX

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 /// A token to create.
 #[derive(Debug, Clone)]
-pub struct NewToken {
+pub struct TokenSpec {
     /// A name for people: 1 to 128 bytes.
     pub name: String,
     /// Its scopes; at least one.
@@ -91,7 +91,7 @@ impl Admin {
         let token = token.map_err(ServiceError::from)?;
         match token {
             Some(token)
-                if token.secret_hash.is_of(&bearer.secret) && token.is_good(Timestamp::now()) =>
+                if token.secret_hash.is_of(&bearer.secret) && token.is_valid(Timestamp::now()) =>
             {
                 Ok(Actor::of_token(&token, request_id))
             }
@@ -111,7 +111,7 @@ impl Admin {
         &self,
         actor: &Actor,
         app: Option<&App>,
-        new: NewToken,
+        new: TokenSpec,
     ) -> Result<(Token, BearerToken), ServiceError> {
         may_manage(actor, app)?;
         let is_instance_admin = actor.require(Capability::InstanceAdmin).is_ok();
@@ -121,7 +121,7 @@ impl Admin {
         {
             return Err(ServiceError::ScopeExceeded(*scope));
         }
-        check(&new)?;
+        validate(&new)?;
         let expires_at = new.expires_at;
         let expires_at = expires_at.resolve(actor.expires_at(), is_instance_admin)?;
         let id = TokenId(Uuid::now_v7());
@@ -189,7 +189,7 @@ impl Admin {
                 return Ok(None);
             }
         }
-        let new = NewToken {
+        let new = TokenSpec {
             name: "bootstrap".to_owned(),
             scopes: Scope::ALL.to_vec(),
             expires_at: Expiry::Never,
@@ -210,7 +210,7 @@ fn may_manage(actor: &Actor, app: Option<&App>) -> Result<(), ServiceError> {
     }
 }
 
-fn check(new: &NewToken) -> Result<(), Invalid> {
+fn validate(new: &TokenSpec) -> Result<(), Invalid> {
     if new.name.is_empty() {
         return Err(Invalid::Empty(Subject::TokenName));
     }
@@ -237,7 +237,7 @@ fn check(new: &NewToken) -> Result<(), Invalid> {
 fn generate(
     id: TokenId,
     app: Option<AppId>,
-    new: NewToken,
+    new: TokenSpec,
     expires_at: Option<Timestamp>,
 ) -> Result<(Token, BearerToken), StoreError> {
     let mut secret = [0; 32];

@@ -11,12 +11,12 @@ use super::key_locks::Address;
 use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
 use super::kv_service::{check_count, expiry, list_query, seal};
 use super::view::{TransactionView, checks, operation, take_bytes};
-use super::way::{CommitGuard, LockPolicy};
+use super::way::{LockPolicy, PendingCommitGuard};
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
     Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, LeaseToken, Limits,
-    Subject, Timestamp, Value, Version, sum,
+    Subject, Timestamp, Value, Version, increment,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -57,12 +57,12 @@ impl Transaction {
     pub fn linked_batch(
         &self,
         acknowledge: Option<LeaseToken>,
-    ) -> Result<Option<(Batch, Option<CommitGuard>)>, ServiceError> {
+    ) -> Result<Option<(Batch, Option<PendingCommitGuard>)>, ServiceError> {
         let mut view = self.view.lock();
         if view.stale {
             return Err(ServiceError::Conflict { failed: Vec::new() });
         }
-        if view.is_one_moment() && acknowledge.is_none() {
+        if view.is_consistent_snapshot() && acknowledge.is_none() {
             return Ok(None);
         }
         let now = Timestamp::now();
@@ -102,7 +102,7 @@ impl Transaction {
             checks: checks(&read),
             ..Batch::default()
         };
-        match self.kv.commit(&caller.ungated(), batch).await {
+        match self.kv.commit(&caller.without_access_checks(), batch).await {
             Ok(_) => Ok(true),
             Err(ServiceError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -115,7 +115,7 @@ impl Transaction {
         caller: &Caller,
         at: &Address,
     ) -> Result<Option<Entry>, ServiceError> {
-        if let Some(own) = self.view.lock().own(at, Timestamp::now()) {
+        if let Some(own) = self.view.lock().buffered(at, Timestamp::now()) {
             return Ok(own);
         }
         self.touch(std::iter::once(at)).await;
@@ -145,7 +145,7 @@ impl Transaction {
     ) -> Result<Vec<Option<Option<Entry>>>, Invalid> {
         let (view, now) = (self.view.lock(), Timestamp::now());
         let own = |at: &Address| {
-            let own = view.own(at, now);
+            let own = view.buffered(at, now);
             take_bytes(
                 left,
                 self.batch_bytes,
@@ -164,7 +164,7 @@ impl Transaction {
         expect: Option<Expect>,
     ) -> Result<(), ServiceError> {
         let Some(expect) = expect else { return Ok(()) };
-        let found = self.see(&caller.ungated(), at).await?;
+        let found = self.see(&caller.without_access_checks(), at).await?;
         match expect.holds(found.map(|entry| entry.version)) {
             true => Ok(()),
             false => Err(ServiceError::Conflict { failed: vec![0] }),
@@ -201,7 +201,10 @@ impl Transaction {
     }
 
     async fn remove(&self, caller: &Caller, at: Address) -> Result<bool, ServiceError> {
-        let existed = self.see_value(&caller.ungated(), &at).await?.is_some();
+        let existed = self
+            .see_value(&caller.without_access_checks(), &at)
+            .await?
+            .is_some();
         self.write(at, None, Timestamp::now()).await?;
         Ok(existed)
     }
@@ -212,8 +215,8 @@ impl Transaction {
         at: Address,
         delta: i64,
     ) -> Result<(Version, i64), ServiceError> {
-        let before = self.see_value(&caller.ungated(), &at).await?;
-        let value = sum(before.as_ref().map(|entry| &entry.value), delta)?;
+        let before = self.see_value(&caller.without_access_checks(), &at).await?;
+        let value = increment(before.as_ref().map(|entry| &entry.value), delta)?;
         let expires_at = before.and_then(|entry| entry.expires_at);
         let text = Value::Json(JsonText::integer(value));
         let mut view = self.view.lock();
@@ -227,7 +230,7 @@ impl Transaction {
         let mut failed = Vec::new();
         for (position, check) in batch.checks.into_iter().enumerate() {
             let at = (check.collection, check.key);
-            let found = self.see(&caller.ungated(), &at).await?;
+            let found = self.see(&caller.without_access_checks(), &at).await?;
             if !check.expect.holds(found.map(|entry| entry.version)) {
                 failed.push(position);
             }
@@ -251,7 +254,7 @@ impl Kv for Transaction {
         collection: &Collection,
         key: &Key,
     ) -> Result<Option<Entry>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         self.see(caller, &(collection.clone(), key.clone())).await
     }
 
@@ -270,7 +273,7 @@ impl Kv for Transaction {
         collection: &Collection,
         key: &Key,
     ) -> Result<Option<Value>, ServiceError> {
-        caller.gate(Capability::AppKvRead(caller.app()))?;
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
         let at = (collection.clone(), key.clone());
         let entry = self.see_value(caller, &at).await?;
         Ok(entry.map(|entry| entry.value))
@@ -338,7 +341,7 @@ impl Kv for Transaction {
     }
 
     async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
         let at = (write.collection, write.key);
         self.expect(caller, &at, write.expect).await?;
         let now = Timestamp::now();
@@ -369,7 +372,7 @@ impl Kv for Transaction {
         key: Key,
         expect: Option<Expect>,
     ) -> Result<bool, ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
         let at = (collection, key);
         self.expect(caller, &at, expect).await?;
         self.remove(caller, at).await
@@ -382,12 +385,12 @@ impl Kv for Transaction {
         key: Key,
         delta: i64,
     ) -> Result<(Version, i64), ServiceError> {
-        caller.gate(Capability::AppKvWrite(caller.app()))?;
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
         self.add(caller, (collection, key), delta).await
     }
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        caller.gate(batch.needs(caller.app()))?;
+        caller.check_access(batch.needs(caller.app()))?;
         check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
         let before = self.view.lock().clone();
         let applied = self.run_all(caller, batch).await;

@@ -1,6 +1,6 @@
 //! Administration of triggers.
 
-use super::letters::LETTERS_MAX;
+use super::dead_letters::DEAD_LETTERS_MAX;
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{
     App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, Subject, Timestamp,
@@ -38,7 +38,12 @@ impl Admin {
     ) -> Result<Trigger, ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
         check(&trigger)?;
-        let audit = actor.audit("trigger.set", Some(app), Timestamp::now(), shown(&trigger));
+        let audit = actor.audit(
+            "trigger.set",
+            Some(app),
+            Timestamp::now(),
+            audit_detail(&trigger),
+        );
         Ok(self.store.set_trigger(app.id, trigger, audit).await?)
     }
 
@@ -74,7 +79,9 @@ impl Admin {
         let is_absent = match deleted.await? {
             TriggerDeletion::Absent => true,
             TriggerDeletion::Outstanding => {
-                let count = self.store.count_deliveries(app.id, &its_own, LETTERS_MAX);
+                let count = self
+                    .store
+                    .count_deliveries(app.id, &its_own, DEAD_LETTERS_MAX);
                 let count = count.await?;
                 return Err(ServiceError::TriggerHasDeliveries { count });
             }
@@ -99,10 +106,10 @@ impl Admin {
     ) -> Result<u64, ServiceError> {
         let mut discarded = 0;
         loop {
-            let some = self.discard_deliveries(actor, app, which.clone(), LETTERS_MAX, false);
+            let some = self.discard_deliveries(actor, app, which.clone(), DEAD_LETTERS_MAX, false);
             let some = some.await?;
             discarded += some;
-            if some < u64::from(LETTERS_MAX) {
+            if some < u64::from(DEAD_LETTERS_MAX) {
                 return Ok(discarded);
             }
         }
@@ -241,7 +248,7 @@ fn of_function(error: Invalid) -> Invalid {
 }
 
 /// Formats a trigger for the audit log.
-fn shown(trigger: &NewTrigger) -> Value {
+fn audit_detail(trigger: &NewTrigger) -> Value {
     json!({
         "trigger": trigger.name,
         "function": trigger.function,

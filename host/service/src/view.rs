@@ -34,7 +34,7 @@ impl TransactionView {
                 Ok(())
             }
             None => {
-                self.has_room(1)?;
+                self.check_room(1)?;
                 self.read.insert(at.clone(), found);
                 Ok(())
             }
@@ -56,14 +56,14 @@ impl TransactionView {
     ) -> Result<Option<Entry>, Invalid> {
         // The run had already read the entry's previous state.
         self.stale |= self.read.contains_key(at);
-        self.has_room(1)?;
+        self.check_room(1)?;
         let seen = live(&entry, now);
         self.follows.insert(at.clone(), (commit, entry));
         Ok(seen)
     }
 
     /// Whether the run has written nothing, and its reads are trivially consistent.
-    pub(super) fn is_one_moment(&self) -> bool {
+    pub(super) fn is_consistent_snapshot(&self) -> bool {
         // A commit in progress may still fail.
         self.written.is_empty() && self.follows.is_empty() && self.read.len() <= 1
     }
@@ -74,7 +74,7 @@ impl TransactionView {
         seen.chain(self.written.keys())
     }
 
-    pub(super) fn has_room(&self, more: usize) -> Result<(), Invalid> {
+    pub(super) fn check_room(&self, more: usize) -> Result<(), Invalid> {
         check_count(
             Subject::Transaction,
             self.read.len() + self.follows.len() + self.written.len() + more,
@@ -93,7 +93,7 @@ impl TransactionView {
             |value: &Value| at.0.as_str().len() + at.1.as_str().len() + value.as_bytes().len();
         let before = self.written.get(&at);
         if before.is_none() {
-            self.has_room(1)?;
+            self.check_room(1)?;
         }
         let freed = before
             .and_then(Option::as_ref)
@@ -122,7 +122,7 @@ impl TransactionView {
     }
 
     /// Returns the run's buffered write of an entry; `None` if there is none.
-    pub(super) fn own(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
+    pub(super) fn buffered(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
         Some(live(self.written.get(at)?, now))
     }
 }

@@ -20,7 +20,7 @@ pub struct LockPolicy {
     /// Keys to lock together with the first key that it touches: all that earlier runs touched.
     wants: Mutex<BTreeSet<Address>>,
     /// Whether it may read commits in progress, and others may read its own.
-    chains: bool,
+    pipelined: bool,
     /// The keys for which it gave way.
     blocked: Mutex<BTreeSet<Address>>,
     gives_way: Arc<Notify>,
@@ -40,7 +40,7 @@ impl LockPolicy {
             lane,
             deadline,
             wants: Mutex::new(wants),
-            chains: true,
+            pipelined: true,
             blocked: Mutex::default(),
             gives_way: Arc::default(),
         }
@@ -48,9 +48,9 @@ impl LockPolicy {
 
     /// Makes the run wait for each preceding commit to end, and keep its locks until its own has
     /// ended.
-    pub fn unchained(self) -> LockPolicy {
+    pub fn not_pipelined(self) -> LockPolicy {
         LockPolicy {
-            chains: false,
+            pipelined: false,
             ..self
         }
     }
@@ -154,10 +154,10 @@ impl LockPolicy {
         &self,
         follows: Vec<Follow>,
         written: Vec<(Address, Option<Entry>)>,
-    ) -> (Link, CommitGuard) {
+    ) -> (Link, PendingCommitGuard) {
         let id = CommitId::next();
         let keys = written.iter().map(|(at, _)| at.clone()).collect();
-        let settles = CommitGuard {
+        let settles = PendingCommitGuard {
             locks: Arc::clone(&self.locks),
             app: self.app,
             commit: id,
@@ -172,19 +172,19 @@ impl LockPolicy {
 
     /// Whether others may follow a commit of the run.
     pub(super) fn chains(&self) -> bool {
-        self.chains && self.lane.is_used()
+        self.pipelined && self.lane.is_used()
     }
 }
 
 /// Marks a commit as ended on drop.
-pub struct CommitGuard {
+pub struct PendingCommitGuard {
     locks: Arc<KeyLocks>,
     app: AppId,
     commit: CommitId,
     keys: Vec<Address>,
 }
 
-impl Drop for CommitGuard {
+impl Drop for PendingCommitGuard {
     fn drop(&mut self) {
         let commits = self.keys.iter().map(|at| (at, self.commit));
         self.locks.settle(self.app, commits);

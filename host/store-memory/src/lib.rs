@@ -1,37 +1,36 @@
-//! A store in memory, for tests and for trying things out.
-#![deny(missing_docs)]
 //! A store in memory, for tests and experiments.
+#![deny(missing_docs)]
 
+mod commit;
 mod outbox;
 mod registry;
 mod survey;
 mod triggers;
 mod upkeep;
-mod write;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Audit, Collection, Committed, DeadLetter, Digest, Entry, Key, KeyRange,
-    ListQuery, Page, Plugin, PluginVersion, Timestamp, Token, TokenId, Trigger, TriggerName, Usage,
-    WriteBatch,
+    ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
+    TriggerName, Usage, WriteBatch,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use triggers::Row;
+use triggers::QueuedDelivery;
 use uuid::Uuid;
 
 /// Keeps everything in memory. **Not durable**: its contents are lost when the process ends.
 /// Otherwise it behaves like the other stores.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    state: RwLock<State>,
+    state: RwLock<MemoryState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MemoryState {
     names: BTreeMap<AppName, AppId>,
     /// One for each app of `names`.
     apps: HashMap<AppId, AppData>,
@@ -51,11 +50,11 @@ struct AppData {
     app: App,
     entries: Collections,
     usage: Usage,
-    plugins: BTreeMap<PluginVersion, Plugin>,
+    plugins: BTreeMap<PluginVersion, PluginRecord>,
     last_plugin: u32,
     triggers: BTreeMap<TriggerName, Trigger>,
     /// By trigger, ordering key and sequence number, as in the other stores.
-    deliveries: BTreeMap<(TriggerName, i64, i64), Row>,
+    deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
 }
 
@@ -157,14 +156,14 @@ impl Store for MemoryStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<ListPage, StoreError> {
         let state = self.state.read();
         let keys = state
             .apps
             .get(&app)
             .and_then(|tenant| tenant.entries.get(&query.collection));
         let (Some(keys), false) = (keys, query.range.is_empty()) else {
-            return Ok(Page {
+            return Ok(ListPage {
                 entries: Vec::new(),
                 more: false,
             });
@@ -201,7 +200,7 @@ impl Store for MemoryStore {
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        write::commit(&mut self.state.write(), batch)
+        commit::commit(&mut self.state.write(), batch)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -215,7 +214,7 @@ fn key_bounds(range: &KeyRange) -> (Bound<Key>, Bound<Key>) {
 }
 
 /// Takes entries up to the query's limits, and peeks at the next one for `more`.
-fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQuery) -> Page {
+fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQuery) -> ListPage {
     let mut entries = Vec::new();
     let mut bytes = 0;
     for (key, entry) in rest.by_ref() {
@@ -229,5 +228,5 @@ fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQu
         }
     }
     let more = rest.next().is_some();
-    Page { entries, more }
+    ListPage { entries, more }
 }

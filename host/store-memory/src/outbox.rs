@@ -1,13 +1,13 @@
 //! The outbox: triggers and deliveries.
 
-use super::write::{key_of, size, uncount_delivery};
+use super::commit::{key_of, size, uncount_delivery};
 use super::{MemoryStore, live};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
     AppId, Claim, Claimable, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey,
-    DueSchedule, Event, EventKind, FOLLOWERS_MAX, FailOutcome, FailedAttempt, LeaseToken, Queue,
-    SchedulePosition, ScheduleTick, Timestamp, Trigger, Verdict, Watch, chain_of,
+    DueSchedule, Event, EventKind, FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition,
+    ScheduleTick, TRIGGERED_DELIVERIES_MAX, Timestamp, Trigger, Verdict, Watch, ordering_key_of,
 };
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -40,7 +40,7 @@ impl Outbox for MemoryStore {
                     trigger: trigger.clone(),
                 };
                 let is_new = queues.last() != Some(&queue) && after.is_none_or(|a| queue > *a);
-                if is_new && row.is_due(now) && tenant.open(trigger, now) != Claimable::Nothing {
+                if is_new && row.is_due(now) && tenant.open(trigger, now) != Claimable::None {
                     queues.push(queue);
                 }
             }
@@ -55,7 +55,7 @@ impl Outbox for MemoryStore {
             return Ok(Vec::new());
         };
         let open = tenant.open(&claim.queue.trigger, claim.now);
-        if open == Claimable::Nothing {
+        if open == Claimable::None {
             return Ok(Vec::new());
         }
         let of_queue = tenant.deliveries.iter();
@@ -124,9 +124,9 @@ impl Outbox for MemoryStore {
         let mut state = self.state.write();
         let place = &failed.receipt.place;
         let Some(tenant) = state.leased(&failed.receipt) else {
-            return Ok(FailOutcome::Lost);
+            return Ok(FailOutcome::LeaseLost);
         };
-        let mut returned = FailOutcome::Kept;
+        let mut returned = FailOutcome::Recorded;
         if let Some(trigger) = tenant.triggers.get_mut(&place.trigger)
             && let Some(row) = tenant.deliveries.get_mut(&key_of(place))
         {
@@ -140,12 +140,12 @@ impl Outbox for MemoryStore {
                 if let Some(row) = tenant.deliveries.get_mut(&key_of(place)) {
                     row.lease = None;
                     row.due_at = Some(at);
-                    row.error = Some(failed.note().to_owned());
+                    row.error = Some(failed.truncated_error().to_owned());
                 }
             }
-            Verdict::GiveUp(reason) => {
+            Verdict::DeadLetter(reason) => {
                 let Some(row) = tenant.deliveries.remove(&key_of(place)) else {
-                    return Ok(FailOutcome::Lost);
+                    return Ok(FailOutcome::LeaseLost);
                 };
                 let letter = DeadLetter {
                     id: Uuid::now_v7(),
@@ -160,10 +160,10 @@ impl Outbox for MemoryStore {
                     replays: row.replays,
                     dead_at: failed.now,
                 };
-                uncount_delivery(&mut tenant.usage, &letter.event.what);
+                uncount_delivery(&mut tenant.usage, &letter.event.kind);
                 tenant.usage.bytes += letter.bytes();
                 tenant.dead_letters.insert(letter.id, letter);
-                tenant.wake(place, failed.now);
+                tenant.unblock_next(place, failed.now);
             }
         }
         Ok(returned)
@@ -240,7 +240,7 @@ impl Outbox for MemoryStore {
         let is_due = |trigger: &Trigger| {
             let is_schedule = matches!(trigger.watch, Watch::Schedule(_));
             let is_due = trigger.next_at.is_none_or(|at| at <= now);
-            is_schedule && is_due && trigger.standing.open(now) != Claimable::Nothing
+            is_schedule && is_due && trigger.standing.open(now) != Claimable::None
         };
         let order = |place: &SchedulePosition| {
             let Queue { app, trigger } = &place.queue;
@@ -279,13 +279,12 @@ impl Outbox for MemoryStore {
         let Some(trigger) = tenant.triggers.get_mut(&tick.queue.trigger) else {
             return Ok(false);
         };
-        if trigger.next_at != tick.planned || trigger.standing.open(tick.now) == Claimable::Nothing
-        {
+        if trigger.next_at != tick.planned || trigger.standing.open(tick.now) == Claimable::None {
             return Ok(false);
         }
         trigger.next_at = tick.next;
         let (name, function) = (trigger.name.clone(), trigger.function.clone());
-        let chain = chain_of("");
+        let chain = ordering_key_of("");
         let mut outstanding = tenant.deliveries.keys();
         let outstanding = outstanding.any(|key| key.0 == name && key.1 == chain);
         let Some(at) = tick.run.filter(|_| !outstanding) else {
@@ -294,9 +293,9 @@ impl Outbox for MemoryStore {
         let event = Event {
             id: Uuid::now_v7(),
             depth: 1,
-            followers: FOLLOWERS_MAX,
+            followers: TRIGGERED_DELIVERIES_MAX,
             at,
-            what: EventKind::Due,
+            kind: EventKind::Due,
         };
         tenant.enqueue(name, function, event, seq, tick.now, 0);
         state.version += 1;

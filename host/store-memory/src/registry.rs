@@ -1,13 +1,13 @@
 //! Apps, plugins, tokens and the audit log.
 
-use super::{AppData, MemoryStore, State};
+use super::{AppData, MemoryState, MemoryStore};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::backend::Effect;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
     ActivePlugin, App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest,
-    Generation, LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, Quota, Resource,
+    Generation, LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Quota, Resource,
     TOKENS_MAX, Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
     room_for_version,
 };
@@ -21,7 +21,7 @@ impl MemoryStore {
     fn audited<T: Effect>(
         &self,
         audit: Audit,
-        operation: impl FnOnce(&mut State, &Audit) -> Result<T, StoreError>,
+        operation: impl FnOnce(&mut MemoryState, &Audit) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let mut state = self.state.write();
         if state.audit.contains_key(&audit.id) {
@@ -36,7 +36,7 @@ impl MemoryStore {
     }
 }
 
-impl State {
+impl MemoryState {
     pub(super) fn tenant(&mut self, app: AppId) -> Result<&mut AppData, StoreError> {
         self.apps.get_mut(&app).ok_or(StoreError::AppNotFound)
     }
@@ -93,7 +93,7 @@ impl State {
 
     /// Deletes the modules to which no version refers any more.
     fn forget_modules(&mut self) {
-        let State { apps, modules, .. } = self;
+        let MemoryState { apps, modules, .. } = self;
         let used = |digest: &Digest| {
             let mut plugins = apps.values().flat_map(|tenant| tenant.plugins.values());
             plugins.any(|plugin| plugin.digest == *digest)
@@ -116,7 +116,7 @@ impl State {
             .map_err(|(resource, limit)| StoreError::Quota { resource, limit })?;
         tenant.last_plugin += 1;
         let version = PluginVersion(tenant.last_plugin);
-        let row = Plugin {
+        let row = PluginRecord {
             version,
             digest: plugin.digest,
             size,
@@ -210,7 +210,7 @@ impl State {
         };
         if full(&self.tokens) {
             self.tokens
-                .retain(|_, token| token.app != Some(app) || token.is_good(at));
+                .retain(|_, token| token.app != Some(app) || token.is_valid(at));
             if full(&self.tokens) {
                 return Err(StoreError::Quota {
                     resource: Resource::Tokens,
@@ -415,7 +415,7 @@ impl Registry for MemoryStore {
         app: AppId,
         before: Option<PluginVersion>,
         limit: u32,
-    ) -> Result<Vec<Plugin>, StoreError> {
+    ) -> Result<Vec<PluginRecord>, StoreError> {
         let state = self.state.read();
         let Some(tenant) = state.apps.get(&app) else {
             return Ok(Vec::new());
@@ -432,7 +432,7 @@ impl Registry for MemoryStore {
         &self,
         app: AppId,
         version: PluginVersion,
-    ) -> Result<Option<Plugin>, StoreError> {
+    ) -> Result<Option<PluginRecord>, StoreError> {
         let state = self.state.read();
         let tenant = state.apps.get(&app);
         Ok(tenant

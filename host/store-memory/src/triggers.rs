@@ -1,7 +1,7 @@
 //! Triggers, deliveries and dead letters: operations of administrators, and the stored rows.
 
-use super::write::{count_delivery, uncount_delivery};
-use super::{AppData, State};
+use super::commit::{count_delivery, uncount_delivery};
+use super::{AppData, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// A stored delivery.
 #[derive(Debug, Clone)]
-pub(super) struct Row {
+pub(super) struct QueuedDelivery {
     pub(super) event: Event,
     pub(super) function: String,
     pub(super) attempts: u32,
@@ -26,7 +26,7 @@ pub(super) struct Row {
     pub(super) series: Option<i64>,
 }
 
-impl Row {
+impl QueuedDelivery {
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         self.due_at.is_some_and(|at| at <= now)
     }
@@ -44,13 +44,13 @@ impl AppData {
     pub(super) fn delivery(
         &self,
         (trigger, chain, seq): &(TriggerName, i64, i64),
-        row: &Row,
+        row: &QueuedDelivery,
     ) -> Delivery {
         let policy = self.triggers.get(trigger).map(|trigger| trigger.policy);
         Delivery {
             place: DeliveryKey {
                 trigger: trigger.clone(),
-                chain: *chain,
+                ordering_key: *chain,
                 seq: *seq,
             },
             event: row.event.clone(),
@@ -107,7 +107,7 @@ impl AppData {
     }
 }
 
-impl State {
+impl MemoryState {
     pub(super) fn set_trigger(
         &mut self,
         app: AppId,
@@ -156,17 +156,17 @@ impl State {
         let meant: Vec<_> = meant.collect();
         for key in &meant {
             if let Some(row) = tenant.deliveries.remove(key) {
-                uncount_delivery(&mut tenant.usage, &row.event.what);
+                uncount_delivery(&mut tenant.usage, &row.event.kind);
             }
         }
         let count = meant.len() as u64;
         for (trigger, chain, seq) in meant {
             let gone = DeliveryKey {
                 trigger,
-                chain,
+                ordering_key: chain,
                 seq,
             };
-            tenant.wake(&gone, now);
+            tenant.unblock_next(&gone, now);
         }
         Ok(count)
     }
@@ -200,7 +200,7 @@ impl State {
             };
             version += 1;
             tenant.usage.bytes -= letter.bytes();
-            count_delivery(&mut tenant.usage, &letter.event.what);
+            count_delivery(&mut tenant.usage, &letter.event.kind);
             let replays = letter.replays + 1;
             let (trigger, function) = (letter.trigger, letter.function);
             let seq = version.cast_signed();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 impl MemoryStore {
     /// Removes audit rows. Returns the number removed.
-    fn forget(&self, rows: impl FnOnce(&super::State) -> Vec<Uuid>) -> u64 {
+    fn forget(&self, rows: impl FnOnce(&super::MemoryState) -> Vec<Uuid>) -> u64 {
         let mut state = self.state.write();
         let rows = rows(&state);
         for id in &rows {
@@ -38,12 +38,12 @@ impl Upkeep for MemoryStore {
         }))
     }
 
-    async fn give_back(&self) -> Result<bool, StoreError> {
+    async fn reclaim_space(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
 
     /// A deleted app is removed at once: there is no disk to wait for.
-    async fn graves(&self, _: Option<AppId>, _: u32) -> Result<Vec<AppId>, StoreError> {
+    async fn tombstones(&self, _: Option<AppId>, _: u32) -> Result<Vec<AppId>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -51,7 +51,7 @@ impl Upkeep for MemoryStore {
         Ok(0)
     }
 
-    async fn note_time(&self, _now: Timestamp) -> Result<(), StoreError> {
+    async fn record_time(&self, _now: Timestamp) -> Result<(), StoreError> {
         Ok(())
     }
 }

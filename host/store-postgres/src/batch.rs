@@ -10,11 +10,11 @@ use super::classify::over_grant;
 use super::commit::{SetRow, address_of, set_many, versions};
 use super::increments::{Integers, Sums};
 use super::lease::Lease;
-use super::plan::{Address, Done, Outcome, Plan};
+use super::plan::{Address, DatabaseResults, Plan, PlannedResult};
 use super::pool::{Pool, Statement};
-use super::transaction::{Abort, Work, transact};
-use super::usage::{Counting, Delta, count};
-use super::{change, fire, handling, increments, read, sql};
+use super::transaction::{Abort, TransactionWork, transact};
+use super::usage::{Counting, SlotDelta, count};
+use super::{change, entries, fire, handling, increments, sql};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Committed, Version, WriteBatch};
@@ -26,14 +26,14 @@ use std::collections::{BTreeMap, BTreeSet};
 const BEFORE_ALL_TIMES: i64 = i64::MIN;
 
 /// A batch, and where its usage is counted.
-struct Batch<'b> {
+struct CountedBatch<'b> {
     write: &'b WriteBatch,
     counting: Counting,
 }
 
 pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
     let counting = Counting::OneSlot;
-    match transact(pool, &Batch { write, counting }).await {
+    match transact(pool, &CountedBatch { write, counting }).await {
         Err(Abort::Error(error)) if over_grant(&error) => commit_over_all(pool, write).await,
         other => Ok(other?),
     }
@@ -45,11 +45,11 @@ pub(super) async fn commit_over_all(
     write: &WriteBatch,
 ) -> Result<Committed, StoreError> {
     let counting = Counting::AllSlots;
-    Ok(transact(pool, &Batch { write, counting }).await?)
+    Ok(transact(pool, &CountedBatch { write, counting }).await?)
 }
 
 #[async_trait]
-impl Work for Batch<'_> {
+impl TransactionWork for CountedBatch<'_> {
     type Done = Committed;
 
     async fn run(&self, lease: &mut Lease) -> Result<Committed, Abort> {
@@ -84,7 +84,7 @@ impl Work for Batch<'_> {
         let (done, mut delta) = carry_out(lease, write, &plan, found).await?;
         if let (Some(receipt), Some(size)) = (&write.acknowledge, delivery) {
             handling::finish(lease, receipt, write.now).await?;
-            delta.give_back(size);
+            delta.remove_delivery(size);
         }
         let deliveries = fire::fire(lease, write, ops, &done, &watched, &mut delta).await?;
         if let Some(audit) = &write.audit {
@@ -124,8 +124,8 @@ async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Abo
 }
 
 /// Returns the results of the operations of the original batch.
-fn answers(done: &[Done], sums: &Sums) -> Vec<Applied> {
-    let answer = |(at, done): (usize, &Done)| match (done.applied, sums.get(&at)) {
+fn answers(done: &[PlannedResult], sums: &Sums) -> Vec<Applied> {
+    let answer = |(at, done): (usize, &PlannedResult)| match (done.applied, sums.get(&at)) {
         (Applied::Set(version), Some(&value)) => Applied::Incremented { version, value },
         (applied, _) => applied,
     };
@@ -149,17 +149,17 @@ async fn carry_out(
     write: &WriteBatch,
     plan: &Plan<'_>,
     found: BTreeMap<Address<'_>, Version>,
-) -> Result<(Vec<Done>, Delta), Abort> {
-    let mut outcome = Outcome {
+) -> Result<(Vec<PlannedResult>, SlotDelta), Abort> {
+    let mut outcome = DatabaseResults {
         found,
-        ..Outcome::default()
+        ..DatabaseResults::default()
     };
     expire(lease, write, plan, &outcome.found).await?;
     if plan.draws > 0 {
         // Before the sets, so that versions grow with the order of operations.
         let count = i32::try_from(plan.draws).unwrap_or(i32::MAX);
         let rows = lease.run(sqlx::query(sql::DRAW).bind(count)).await?;
-        let drawn = rows.iter().map(|row| read::version(row, 0));
+        let drawn = rows.iter().map(|row| entries::version(row, 0));
         outcome.drawn = drawn.collect::<Result<_, _>>()?;
     }
 
@@ -186,7 +186,7 @@ async fn carry_out(
     }
     for row in &removed {
         if row.try_get(2)? {
-            let version = read::version(row, 4)?;
+            let version = entries::version(row, 4)?;
             outcome.removed.insert(address_of(row)?, version);
         }
     }
@@ -195,8 +195,8 @@ async fn carry_out(
 }
 
 /// Returns how sets and deletions change the app's usage.
-fn delta(written: &[PgRow], removed: &[PgRow]) -> Result<Delta, Error> {
-    let mut delta = Delta::default();
+fn delta(written: &[PgRow], removed: &[PgRow]) -> Result<SlotDelta, Error> {
+    let mut delta = SlotDelta::default();
     for row in written {
         delta.replace(row.try_get(3)?, row.try_get(4)?);
     }
@@ -214,7 +214,7 @@ async fn expire(
     found: &BTreeMap<Address<'_>, Version>,
 ) -> Result<(), Error> {
     let anew = plan.keys.iter();
-    let anew = anew.filter(|(address, fate)| fate.starts_anew() && found.contains_key(*address));
+    let anew = anew.filter(|(address, fate)| fate.recreates() && found.contains_key(*address));
     let anew: Vec<_> = anew.map(|(address, _)| address).collect();
     if !anew.is_empty() {
         let statement = on_keys(sql::EXPIRE, write, anew.into_iter());

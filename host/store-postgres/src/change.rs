@@ -1,9 +1,9 @@
 //! Operations of administrators, each with its audit row.
 
+use super::entries::app_row;
 use super::lease::Lease;
 use super::pool::Statement;
-use super::read::app_row;
-use super::transaction::{Abort, Work, transact};
+use super::transaction::{Abort, TransactionWork, transact};
 use super::{PostgresStore, classify, sql, usage};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
@@ -27,7 +27,7 @@ struct Audited<F, T> {
 }
 
 #[async_trait]
-impl<F, T> Work for Audited<F, T>
+impl<F, T> TransactionWork for Audited<F, T>
 where
     F: for<'l> Fn(&'l mut Lease, &'l Audit) -> Attempt<'l, T> + Sync,
     T: Effect + Send,
@@ -38,7 +38,7 @@ where
         let done = (self.operation)(lease, &self.audit).await?;
         if done.changed() {
             write_audit(lease, &self.audit).await?;
-            raise(lease, &self.audit).await?;
+            set_generation(lease, &self.audit).await?;
         }
         Ok(done)
     }
@@ -68,7 +68,7 @@ async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Abort
 }
 
 pub(super) async fn create_app(lease: &mut Lease, app: &App) -> Result<(), Abort> {
-    let statement = sqlx::query(sql::registry::CREATE_APP).bind(app.id.uuid());
+    let statement = sqlx::query(sql::registry_sql::CREATE_APP).bind(app.id.uuid());
     let statement = bind_limits(statement, &app.limits)
         .bind(app.public)
         .bind(app.name.as_str())
@@ -107,7 +107,7 @@ async fn returned(lease: &mut Lease, statement: Statement<'_>) -> Result<App, Ab
 }
 
 pub(super) async fn set_public(lease: &mut Lease, app: AppId, public: bool) -> Result<App, Abort> {
-    let statement = sqlx::query(sql::registry::SET_PUBLIC).bind(app.uuid());
+    let statement = sqlx::query(sql::registry_sql::SET_PUBLIC).bind(app.uuid());
     returned(lease, statement.bind(public)).await
 }
 
@@ -117,15 +117,15 @@ pub(super) async fn set_limits(
     patch: LimitsPatch,
     expected: Option<AppLimits>,
 ) -> Result<App, Abort> {
-    let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
+    let statement = sqlx::query(sql::registry_sql::HOLD_APP).bind(app.uuid());
     let before = returned(lease, statement).await?.limits;
     if expected.is_some_and(|expected| expected != before) {
         Err(StoreError::LimitsChanged)?;
     }
-    let statement = sqlx::query(sql::registry::SET_LIMITS).bind(app.uuid());
+    let statement = sqlx::query(sql::registry_sql::SET_LIMITS).bind(app.uuid());
     let statement = bind_limits(statement, &patch.apply(before));
     let row = returned(lease, statement).await?;
-    usage::deal_anew(lease, app).await?;
+    usage::redistribute_quota(lease, app).await?;
     Ok(row)
 }
 
@@ -136,11 +136,11 @@ pub(super) async fn create_token(
 ) -> Result<bool, Abort> {
     if let Some(app) = token.app {
         // Locked until the end, so tokens of an app are added and counted one at a time.
-        let statement = sqlx::query(sql::registry::HOLD_APP).bind(app.uuid());
+        let statement = sqlx::query(sql::registry_sql::HOLD_APP).bind(app.uuid());
         returned(lease, statement).await?;
     }
     let scopes: Vec<_> = token.scopes.iter().map(|scope| scope.as_str()).collect();
-    let statement = sqlx::query(sql::registry::CREATE_TOKEN)
+    let statement = sqlx::query(sql::registry_sql::CREATE_TOKEN)
         .bind(token.id.0)
         .bind(token.secret_hash.0.as_slice())
         .bind(&token.name)
@@ -169,7 +169,7 @@ async fn make_room_for_token(
     if !has_too_many_tokens(lease, app).await? {
         return Ok(());
     }
-    let statement = sqlx::query(sql::registry::DELETE_VOID_TOKENS).bind(app.uuid());
+    let statement = sqlx::query(sql::registry_sql::DELETE_VOID_TOKENS).bind(app.uuid());
     lease.run(statement.bind(added.0).bind(at.0)).await?;
     if has_too_many_tokens(lease, app).await? {
         Err(StoreError::Quota {
@@ -181,7 +181,7 @@ async fn make_room_for_token(
 }
 
 async fn has_too_many_tokens(lease: &mut Lease, app: AppId) -> Result<bool, Abort> {
-    let statement = sqlx::query(sql::registry::HAS_MORE_TOKENS).bind(app.uuid());
+    let statement = sqlx::query(sql::registry_sql::HAS_MORE_TOKENS).bind(app.uuid());
     done(lease, statement.bind(signed(TOKENS_MAX))).await
 }
 
@@ -194,14 +194,14 @@ pub(super) async fn revoke_token(
     if app.is_none() {
         // Locked until the end, so that of two admins who revoke each other's token the second
         // waits.
-        let statement = sqlx::query(sql::registry::HOLD_ADMINS).bind(at.0);
+        let statement = sqlx::query(sql::registry_sql::HOLD_ADMINS).bind(at.0);
         if let [admin] = &lease.run(statement).await?[..]
             && admin.try_get::<Uuid, _>(0)? == token.0
         {
             Err(StoreError::LastAdmin)?;
         }
     }
-    let statement = sqlx::query(sql::registry::REVOKE_TOKEN)
+    let statement = sqlx::query(sql::registry_sql::REVOKE_TOKEN)
         .bind(token.0)
         .bind(at.0)
         .bind(app.map(AppId::uuid));
@@ -211,15 +211,15 @@ pub(super) async fn revoke_token(
 /// Makes an operation the generation of the registry. Last before the commit, because every other
 /// operation waits for this row. Fails if the row is missing: otherwise the caches of others would
 /// count as current indefinitely.
-async fn raise(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
-    let statement = sqlx::query(sql::registry::RAISE).bind(audit.id);
+async fn set_generation(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
+    let statement = sqlx::query(sql::registry_sql::RAISE).bind(audit.id);
     let raised = lease.run(statement).await?;
     raised.first().map(drop).ok_or(Error::RowNotFound)
 }
 
 pub(super) async fn write_audit(lease: &mut Lease, audit: &Audit) -> Result<(), Error> {
     let app = audit.app.as_ref();
-    let statement = sqlx::query(sql::registry::WRITE_AUDIT)
+    let statement = sqlx::query(sql::registry_sql::WRITE_AUDIT)
         .bind(audit.id)
         .bind(audit.at.0)
         .bind(audit.token.map(|token| token.0))

@@ -1,7 +1,7 @@
 //! Classification of sqlx errors, by variant and SQLSTATE, never by text.
 
-use super::scarce::NoConnection;
 use super::sessions::SharedSession;
+use super::shortage::NoConnection;
 use kvasm_core::store::StoreError;
 use sqlx::Error;
 use sqlx::migrate::MigrateError;

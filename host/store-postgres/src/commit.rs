@@ -3,14 +3,14 @@
 //! check.
 
 use super::classify::over_grant;
-use super::once::{self, SingleTrip};
 use super::plan::{Address, address};
 use super::pool::{Pool, Statement};
+use super::single_trip::{self, SingleTrip};
 use super::transaction::Abort;
-use super::{batch, classify, read, sql};
+use super::{batch, classify, entries, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Applied, Committed, Expect, Op, Timestamp, Value, Version, WriteBatch, chain_of,
+    AppId, Applied, Committed, Expect, Op, Timestamp, Value, Version, WriteBatch, ordering_key_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -24,10 +24,10 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
     let done = match (write.checks.as_slice(), write.ops.as_slice()) {
         _ if write.audit.is_some() => return batch::commit(pool, write).await,
         ([], []) if write.acknowledge.is_none() => {
-            app_there(read::app_exists(pool, write.app_id).await?)?;
+            app_there(entries::app_exists(pool, write.app_id).await?)?;
             return Ok(Committed::default());
         }
-        (_, []) if write.acknowledge.is_none() => once::check(pool, write).await,
+        (_, []) if write.acknowledge.is_none() => single_trip::check(pool, write).await,
         ([], [op]) if plain => one(pool, write, op, None).await,
         ([check], [op @ (Op::Set { .. } | Op::Delete { .. })])
             if plain && (check.collection.as_str(), check.key.as_str()) == address(op) =>
@@ -106,7 +106,7 @@ fn conflict() -> Abort {
 /// Binds the fields of the event of a batch of one operation: ordering key, identity, depth.
 fn bind_event<'q>(statement: Statement<'q>, write: &WriteBatch, key: &str) -> Statement<'q> {
     statement
-        .bind(chain_of(key))
+        .bind(ordering_key_of(key))
         .bind(Uuid::now_v7())
         .bind(event_depth(write))
 }
@@ -165,7 +165,8 @@ async fn delete(
         }
         // Deleting an absent entry only checks that it is absent.
         Some(Expect::Absent) => {
-            let (existed, app) = read::has(pool, write.app_id, collection, key, write.now).await?;
+            let (existed, app) =
+                entries::has(pool, write.app_id, collection, key, write.now).await?;
             app_there(app)?;
             let applied = (!existed).then_some(Applied::Deleted { existed: false });
             Ok(Committed {
@@ -322,6 +323,6 @@ pub(super) fn address_of(row: &PgRow) -> Result<Address<'_>, Error> {
 /// Returns the versions from the rows of `SET_MANY`.
 pub(super) fn versions(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Version>, Error> {
     rows.iter()
-        .map(|row| Ok((address_of(row)?, read::version(row, 2)?)))
+        .map(|row| Ok((address_of(row)?, entries::version(row, 2)?)))
         .collect()
 }

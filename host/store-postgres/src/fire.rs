@@ -2,19 +2,19 @@
 
 use super::commit::{event_depth, size};
 use super::lease::Lease;
-use super::plan::{Address, Done, address};
+use super::plan::{Address, PlannedResult, address};
 use super::sql;
 use super::transaction::Abort;
-use super::usage::Delta;
+use super::usage::SlotDelta;
 use kvasm_core::store::StoreError;
-use kvasm_core::{DELIVERY_BYTES, Op, Value, WriteBatch, chain_of};
+use kvasm_core::{DELIVERY_BYTES, Op, Value, WriteBatch, ordering_key_of};
 use sqlx::{Error, Row};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// The events, one column per field.
 #[derive(Default)]
-struct Events<'b> {
+struct EventColumns<'b> {
     collections: Vec<&'b str>,
     keys: Vec<&'b str>,
     kinds: Vec<&'static str>,
@@ -26,9 +26,9 @@ struct Events<'b> {
     ids: Vec<Uuid>,
 }
 
-impl<'b> Events<'b> {
+impl<'b> EventColumns<'b> {
     /// Adds the event of an operation, if it changed something.
-    fn push(&mut self, op: &'b Op, done: &Done) {
+    fn push(&mut self, op: &'b Op, done: &PlannedResult) {
         let Some(version) = done.version else {
             return;
         };
@@ -48,7 +48,7 @@ impl<'b> Events<'b> {
         self.sizes.push(delivery_size(address, len));
         self.json.push(json);
         self.bytes.push(bytes);
-        self.chains.push(chain_of(address.1));
+        self.chains.push(ordering_key_of(address.1));
         self.ids.push(Uuid::now_v7());
     }
 }
@@ -64,11 +64,11 @@ pub(super) async fn fire(
     lease: &mut Lease,
     write: &WriteBatch,
     ops: &[Op],
-    done: &[Done],
+    done: &[PlannedResult],
     watched: &BTreeSet<String>,
-    delta: &mut Delta,
+    delta: &mut SlotDelta,
 ) -> Result<u64, Abort> {
-    let mut events = Events::default();
+    let mut events = EventColumns::default();
     for (op, done) in ops.iter().zip(done) {
         if watched.contains(address(op).0) {
             events.push(op, done);
@@ -77,7 +77,7 @@ pub(super) async fn fire(
     if events.ids.is_empty() {
         return Ok(0);
     }
-    let statement = sqlx::query(sql::outbox::FIRE)
+    let statement = sqlx::query(sql::outbox_sql::FIRE)
         .bind(write.app_id.uuid())
         .bind(write.now.0)
         .bind(event_depth(write))
@@ -91,7 +91,7 @@ pub(super) async fn fire(
         .bind(events.chains)
         .bind(events.ids);
     let limit = write.deliveries_max();
-    let statement = statement.bind(i64::from(write.followers));
+    let statement = statement.bind(i64::from(write.delivery_budget));
     let rows = lease.run(statement.bind(i64::from(limit))).await?;
     let row = rows.first().ok_or(Error::RowNotFound)?;
     let (deliveries, bytes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);

@@ -2,9 +2,9 @@
 
 use super::lease::Lease;
 use super::pool::{Pool, Statement};
-use super::sql::{LOCK_APP, outbox, triggers as triggers_sql};
-use super::transaction::{Abort, Work, transact};
-use super::usage::{Delta, count_always};
+use super::sql::{LOCK_APP, outbox_sql, triggers_sql};
+use super::transaction::{Abort, TransactionWork, transact};
+use super::usage::{SlotDelta, count_always};
 use super::{classify::store_error, triggers};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
@@ -19,7 +19,7 @@ use uuid::Uuid;
 fn on_delivery(text: &'static str, receipt: &LeaseToken) -> Statement<'static> {
     let DeliveryKey {
         trigger,
-        chain,
+        ordering_key: chain,
         seq,
     } = &receipt.place;
     let statement = sqlx::query(text).bind(receipt.app.uuid());
@@ -38,7 +38,7 @@ async fn hold_failed(
     lease: &mut Lease,
     receipt: &LeaseToken,
 ) -> Result<Option<(i32, Option<i64>)>, Error> {
-    let statement = on_delivery(outbox::HOLD_DELIVERY, receipt).bind(receipt.lease);
+    let statement = on_delivery(outbox_sql::HOLD_DELIVERY, receipt).bind(receipt.lease);
     let rows = lease.run(statement).await?;
     let held = rows.first();
     held.map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -51,7 +51,7 @@ pub(super) async fn finish(
     receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let statement = on_delivery(outbox::FINISH, receipt).bind(now.0);
+    let statement = on_delivery(outbox_sql::FINISH, receipt).bind(now.0);
     lease.run(statement).await.map(drop)
 }
 
@@ -62,7 +62,7 @@ pub(super) async fn renew(
 ) -> Result<bool, StoreError> {
     // Idempotent.
     let statement = || {
-        let statement = on_delivery(outbox::RENEW, receipt);
+        let statement = on_delivery(outbox_sql::RENEW, receipt);
         statement.bind(receipt.lease).bind(until.0)
     };
     let rows = pool.read(statement).await?;
@@ -75,7 +75,7 @@ pub(super) async fn release(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let statement = |_| {
-        let statement = on_delivery(outbox::RELEASE, receipt);
+        let statement = on_delivery(outbox_sql::RELEASE, receipt);
         statement.bind(receipt.lease).bind(now.0)
     };
     let released = pool.write(statement).await.map_err(store_error)?;
@@ -116,7 +116,7 @@ struct Failing<'f> {
 }
 
 #[async_trait]
-impl Work for Failing<'_> {
+impl TransactionWork for Failing<'_> {
     type Done = FailOutcome;
 
     async fn run(&self, lease: &mut Lease) -> Result<FailOutcome, Abort> {
@@ -125,19 +125,19 @@ impl Work for Failing<'_> {
         } = self.failed;
         let app = sqlx::query(LOCK_APP).bind(receipt.app.uuid());
         if lease.run(app).await?.is_empty() {
-            return Ok(FailOutcome::Lost);
+            return Ok(FailOutcome::LeaseLost);
         }
         let Some((size, counted)) = hold_failed(lease, receipt).await? else {
-            return Ok(FailOutcome::Lost);
+            return Ok(FailOutcome::LeaseLost);
         };
         let (returned, series) = self.note(lease, counted).await?;
         match verdict {
             Verdict::RetryAt(at) => {
-                let statement = on_delivery(outbox::RETRY, receipt).bind(at.0);
-                let statement = statement.bind(self.failed.note()).bind(series);
+                let statement = on_delivery(outbox_sql::RETRY, receipt).bind(at.0);
+                let statement = statement.bind(self.failed.truncated_error()).bind(series);
                 lease.run(statement).await?;
             }
-            Verdict::GiveUp(reason) => self.give_up(lease, *reason, size).await?,
+            Verdict::DeadLetter(reason) => self.give_up(lease, *reason, size).await?,
         }
         Ok(returned)
     }
@@ -154,7 +154,7 @@ impl Failing<'_> {
         let LeaseToken { app, place, .. } = &self.failed.receipt;
         let before = triggers::hold_standing(lease, *app, &place.trigger).await?;
         let Some(before) = before else {
-            return Ok((FailOutcome::Kept, counted));
+            return Ok((FailOutcome::Recorded, counted));
         };
         let mut standing = before;
         let returned = standing.fail(counted, self.failed);
@@ -177,7 +177,7 @@ impl Failing<'_> {
             plugin,
             ..
         } = self.failed;
-        let statement = on_delivery(outbox::GIVE_UP, receipt)
+        let statement = on_delivery(outbox_sql::GIVE_UP, receipt)
             .bind(now.0)
             .bind(Uuid::now_v7())
             .bind(reason.as_str())
@@ -186,9 +186,9 @@ impl Failing<'_> {
             .bind(plugin.map(|(version, _)| i64::from(version.0)))
             .bind(plugin.map(|(_, digest)| digest.0.to_vec()));
         lease.run(statement).await?;
-        let mut delta = Delta::default();
-        delta.give_back(size);
-        delta.bury(size, error.len() + trace.as_ref().map_or(0, String::len));
+        let mut delta = SlotDelta::default();
+        delta.remove_delivery(size);
+        delta.add_dead_letter(size, error.len() + trace.as_ref().map_or(0, String::len));
         // Never refused: a failed delivery must be stored somewhere.
         count_always(lease, receipt.app, delta).await
     }

@@ -105,7 +105,7 @@ impl Drop for Lease {
         if self.lost {
             drop(held);
         } else if !self.busy && !self.in_transaction {
-            held.give_back();
+            held.put_back();
         } else if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // The caller was cancelled, and the server may still run its statement. The permit is
             // held until that has ended: closing the connection would leave the server working for
@@ -127,6 +127,6 @@ async fn clear(mut held: PooledConnection, in_transaction: bool, patience: Durat
         timeout(patience, connection.ping()).await
     };
     if matches!(cleared, Ok(Ok(()))) {
-        held.give_back();
+        held.put_back();
     }
 }

@@ -1,52 +1,49 @@
 //! The Postgres store, for any number of hosts at once.
 //!
-//! `sql` has every statement. `read` and `commit` run operations of a single statement, `once`
+//! `sql` has every statement. `entries` and `commit` run operations of a single statement, `single_trip`
 //! calls a database function that commits a whole batch, and `batch` runs batches that require a
 //! transaction, prepared by `plan` and `increments`. `usage` counts what entries and deliveries
 //! use, and enforces quotas.
 //!
-//! `fire` creates the deliveries of a transaction, `outbox` hands them out (`horizon` has the
+//! `fire` creates the deliveries of a transaction, `outbox` hands them out (`scan_start` has the
 //! starting points of scans), `handling` ends them, and `rows` decodes them. `registry` has the
-//! methods for administrators, whose operations are in `change`, `plugins`, `triggers`, `letters`
+//! methods for administrators, whose operations are in `change`, `plugins`, `triggers`, `dead_letters`
 //! and `outstanding`.
 //!
-//! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction`
-//! runs one until it wins, and `classify` says what an error means. `migrate` is the
-//! start; `sessions` and `scarce` look at the server then.
-#![deny(missing_docs)]
 //! `connector` opens connections, `pool` keeps them, `lease` lends one, `transaction` retries a
 //! transaction until it wins, and `classify` maps errors. `migrate` is the startup, where
-//! `sessions` and `scarce` check the server.
+//! `sessions` and `shortage` check the server.
+#![deny(missing_docs)]
 
 mod batch;
 mod change;
 mod classify;
+mod clock_repair;
 mod commit;
 mod compact;
 mod connector;
+mod dead_letters;
+mod entries;
 mod fire;
-mod grave;
 mod handling;
-mod horizon;
 mod increments;
 mod lease;
-mod letters;
 mod migrate;
-mod once;
 mod outbox;
 mod outstanding;
 mod plan;
 mod plugins;
 mod pool;
-mod read;
 mod registry;
-mod rescue;
 mod rows;
-mod scarce;
+mod scan_start;
 mod sessions;
+mod shortage;
+mod single_trip;
 mod sql;
 mod survey;
 mod tls;
+mod tombstone;
 mod transaction;
 mod triggers;
 mod upkeep;
@@ -54,14 +51,15 @@ mod usage;
 
 use async_trait::async_trait;
 use connector::Connector;
-use horizon::Horizons;
 use kvasm_core::store::{Migrate, Schema, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
+    WriteBatch,
 };
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
 use pool::Pool;
+use scan_start::Horizons;
 use sqlx::Row;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -195,7 +193,7 @@ impl PostgresStore {
         if due {
             let rows = self
                 .pool
-                .read(|| sqlx::query(sql::server::OLDEST_SNAPSHOT))
+                .read(|| sqlx::query(sql::server_sql::OLDEST_SNAPSHOT))
                 .await?;
             let seconds = rows.first().map(|row| row.try_get(0)).transpose();
             let seconds = seconds.map_err(classify::store_error)?.unwrap_or(0);
@@ -208,15 +206,15 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        read::app(&self.pool, name).await
+        entries::app(&self.pool, name).await
     }
 
     async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
-        read::app_by_id(&self.pool, app).await
+        entries::app_by_id(&self.pool, app).await
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
-        read::apps(&self.pool, after, limit).await
+        entries::apps(&self.pool, after, limit).await
     }
 
     async fn get(
@@ -226,7 +224,7 @@ impl Store for PostgresStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
-        read::get(&self.pool, app, collection, key, now).await
+        entries::get(&self.pool, app, collection, key, now).await
     }
 
     async fn has(
@@ -237,7 +235,7 @@ impl Store for PostgresStore {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let (entry, _app) =
-            read::has(&self.pool, app, collection.as_str(), key.as_str(), now).await?;
+            entries::has(&self.pool, app, collection.as_str(), key.as_str(), now).await?;
         Ok(entry)
     }
 
@@ -248,7 +246,7 @@ impl Store for PostgresStore {
         now: Timestamp,
         bytes_max: usize,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
-        read::get_many(&self.pool, app, keys, now, bytes_max).await
+        entries::get_many(&self.pool, app, keys, now, bytes_max).await
     }
 
     async fn list(
@@ -256,8 +254,8 @@ impl Store for PostgresStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<Page, StoreError> {
-        read::list(&self.pool, app, query, now).await
+    ) -> Result<ListPage, StoreError> {
+        entries::list(&self.pool, app, query, now).await
     }
 
     async fn collections(
@@ -266,7 +264,7 @@ impl Store for PostgresStore {
         after: Option<&Collection>,
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError> {
-        read::collections(&self.pool, app, after, limit).await
+        entries::collections(&self.pool, app, after, limit).await
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
@@ -277,7 +275,7 @@ impl Store for PostgresStore {
         let now = Timestamp::now().0;
         let filler = vec![now.to_le_bytes()[0]; PROBE_BYTES];
         let probe = || {
-            sqlx::query(sql::server::PROBE)
+            sqlx::query(sql::server_sql::PROBE)
                 .bind(now)
                 .bind(filler.as_slice())
         };

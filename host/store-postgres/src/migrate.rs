@@ -2,7 +2,7 @@
 
 use super::classify::{lock_timed_out, migrate_error, no_room, store_error};
 use super::connector::Connector;
-use super::scarce::{self, NoConnection};
+use super::shortage::{self, NoConnection};
 use super::{PostgresOptions, sessions, sql};
 use kvasm_core::store::{Migrate, Schema, SchemaState, StoreError};
 use sqlx::migrate::{MigrateError, Migrator};
@@ -82,7 +82,7 @@ async fn look(
     let sessions = sessions::check(connector, connection).await;
     sessions.map_err(store_error)?;
     check_encoding(connection).await?;
-    scarce::check(connection, options).await?;
+    shortage::check(connection, options).await?;
     let applied = applied(connection).await.map_err(store_error)?;
     let schema = schema_of(&applied);
     schema.check()?;
@@ -114,7 +114,7 @@ pub(super) async fn skip_versions(
     options: &PostgresOptions,
 ) -> Result<i64, StoreError> {
     let mut connection = first_connection(connector, options).await?;
-    let skip = sqlx::query(sql::server::SKIP_VERSIONS).bind(SKIPPED_VERSIONS);
+    let skip = sqlx::query(sql::server_sql::SKIP_VERSIONS).bind(SKIPPED_VERSIONS);
     let row = skip.fetch_one(&mut connection).await.map_err(store_error)?;
     let last = row.try_get(0).map_err(store_error)?;
     connection.close().await.map_err(store_error)?;
@@ -122,7 +122,7 @@ pub(super) async fn skip_versions(
 }
 
 async fn check_encoding(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let row = sqlx::query(sql::server::ENCODING)
+    let row = sqlx::query(sql::server_sql::ENCODING)
         .fetch_one(connection)
         .await
         .map_err(store_error)?;
@@ -140,11 +140,11 @@ type Applied = (i64, Vec<u8>);
 /// Returns the applied migrations, in order. Takes no lock, and needs no privilege to change the
 /// schema.
 async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, Error> {
-    let row = sqlx::query(sql::server::HAS_MIGRATIONS).fetch_one(&mut *connection);
+    let row = sqlx::query(sql::server_sql::HAS_MIGRATIONS).fetch_one(&mut *connection);
     if !row.await?.try_get::<bool, _>(0)? {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query(sql::server::MIGRATIONS)
+    let rows = sqlx::query(sql::server_sql::MIGRATIONS)
         .fetch_all(connection)
         .await?;
     let applied = rows
@@ -197,7 +197,9 @@ async fn attempt(connection: &mut PgConnection, wait: Duration) -> Result<(), Mi
     let result = MIGRATOR.run_direct(None, &mut *connection, false).await;
     if result.is_err() {
         // A pooler may keep the session, and with it the lock.
-        let unlock = sqlx::raw_sql(sql::server::UNLOCK).execute(connection).await;
+        let unlock = sqlx::raw_sql(sql::server_sql::UNLOCK)
+            .execute(connection)
+            .await;
         drop(unlock);
     }
     result
@@ -213,7 +215,7 @@ fn waited_for_lock(error: &MigrateError) -> bool {
 
 /// Describes the sessions that may hold the lock.
 async fn lock_holders(connection: &mut PgConnection) -> Result<String, StoreError> {
-    let rows = sqlx::query(sql::server::LOCK_HOLDERS)
+    let rows = sqlx::query(sql::server_sql::LOCK_HOLDERS)
         .fetch_all(connection)
         .await;
     let rows = rows.map_err(store_error)?;

@@ -1,14 +1,16 @@
 //! Triggers and deliveries: reads, claims and sweeps, one statement each. `handling` ends a
 //! delivery; `triggers` and `letters` have the operations of administrators.
 
-use super::sql::{letters as letters_sql, outbox as sql, triggers as trigger_sql};
-use super::{PostgresStore, classify::store_error, handling, letters, outstanding, rescue, rows};
+use super::sql::{dead_letters_sql, outbox_sql as sql, triggers_sql};
+use super::{
+    PostgresStore, classify::store_error, clock_repair, dead_letters, handling, outstanding, rows,
+};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
     AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
     FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
-    Trigger, TriggerName, chain_of,
+    Trigger, TriggerName, ordering_key_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -25,7 +27,7 @@ const CLAIM_FIRST: usize = 22;
 #[async_trait]
 impl Outbox for PostgresStore {
     async fn triggers(&self, app: AppId) -> Result<Vec<Trigger>, StoreError> {
-        let statement = || sqlx::query(trigger_sql::TRIGGERS).bind(app.uuid());
+        let statement = || sqlx::query(triggers_sql::TRIGGERS).bind(app.uuid());
         all(&self.pool.read(statement).await?, |row| {
             rows::trigger(row, 0)
         })
@@ -86,7 +88,7 @@ impl Outbox for PostgresStore {
         now: Timestamp,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        rescue::rescue(&self.pool, queue, beyond, now, limit).await
+        clock_repair::rescue(&self.pool, queue, beyond, now, limit).await
     }
 
     async fn outstanding(
@@ -98,7 +100,7 @@ impl Outbox for PostgresStore {
     ) -> Result<Vec<Delivery>, StoreError> {
         // Below every delivery key: no trigger has an empty name.
         let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
-            (place.trigger.as_str(), place.chain, place.seq)
+            (place.trigger.as_str(), place.ordering_key, place.seq)
         });
         let statement = || {
             let statement = outstanding::these(sql::OUTSTANDING, app, which);
@@ -131,7 +133,7 @@ impl Outbox for PostgresStore {
             (at, after.queue.app.uuid(), after.queue.trigger.as_str())
         });
         let statement = || {
-            let statement = sqlx::query(trigger_sql::SCHEDULES).bind(now.0);
+            let statement = sqlx::query(triggers_sql::SCHEDULES).bind(now.0);
             let statement = statement.bind(i64::from(limit));
             statement.bind(at).bind(app).bind(name)
         };
@@ -140,14 +142,14 @@ impl Outbox for PostgresStore {
 
     async fn tick(&self, tick: &ScheduleTick) -> Result<bool, StoreError> {
         let statement = |_| {
-            let statement = sqlx::query(trigger_sql::TICK).bind(tick.queue.app.uuid());
+            let statement = sqlx::query(triggers_sql::TICK).bind(tick.queue.app.uuid());
             statement
                 .bind(tick.queue.trigger.as_str())
                 .bind(tick.planned.map(|at| at.0))
                 .bind(tick.next.map(|at| at.0))
                 .bind(tick.run.map(|at| at.0))
                 .bind(tick.now.0)
-                .bind(chain_of(""))
+                .bind(ordering_key_of(""))
                 .bind(Uuid::now_v7())
         };
         let rows = self.pool.write(statement).await.map_err(store_error)?;
@@ -162,7 +164,7 @@ impl Outbox for PostgresStore {
         limit: u32,
     ) -> Result<Vec<DeadLetter>, StoreError> {
         let statement = || {
-            let statement = letters::these(letters_sql::DEAD_LETTERS, app, letters);
+            let statement = dead_letters::these(dead_letters_sql::DEAD_LETTERS, app, letters);
             let statement = statement.bind(before.unwrap_or(Uuid::max()));
             statement.bind(i64::from(limit))
         };
@@ -175,7 +177,8 @@ impl Outbox for PostgresStore {
         letters: &DeadLetterFilter,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        let statement = || letters::these(letters_sql::COUNT, app, letters).bind(i64::from(limit));
+        let statement =
+            || dead_letters::these(dead_letters_sql::COUNT, app, letters).bind(i64::from(limit));
         count(&self.pool.read(statement).await?)
     }
 
@@ -187,7 +190,7 @@ impl Outbox for PostgresStore {
         limit: u32,
     ) -> Result<u64, StoreError> {
         let look = || {
-            let statement = sqlx::query(letters_sql::SPARE).bind(app.uuid());
+            let statement = sqlx::query(dead_letters_sql::SPARE).bind(app.uuid());
             let statement = statement.bind(before.0).bind(i64::from(keep));
             statement.bind(i64::from(limit))
         };
@@ -197,7 +200,7 @@ impl Outbox for PostgresStore {
             return Ok(0);
         }
         let statement = |slot: i16| {
-            let statement = sqlx::query(letters_sql::PRUNE).bind(app.uuid());
+            let statement = sqlx::query(dead_letters_sql::PRUNE).bind(app.uuid());
             statement.bind(spare.clone()).bind(slot)
         };
         count(&self.pool.write(statement).await.map_err(store_error)?)
@@ -254,7 +257,7 @@ impl PostgresStore {
     async fn claim_probe(&self, claim: &Claim) -> Result<Vec<Delivery>, StoreError> {
         let Queue { app, trigger } = &claim.queue;
         let statement = |_| {
-            let statement = sqlx::query(trigger_sql::PROBE).bind(app.uuid());
+            let statement = sqlx::query(triggers_sql::PROBE).bind(app.uuid());
             let statement = statement.bind(trigger.as_str()).bind(claim.now.0);
             statement.bind(claim.until.0).bind(claim.lease)
         };

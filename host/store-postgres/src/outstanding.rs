@@ -2,9 +2,9 @@
 
 use super::lease::Lease;
 use super::pool::Statement;
-use super::sql::{LOCK_APP, outbox as sql};
+use super::sql::{LOCK_APP, outbox_sql as sql};
 use super::transaction::Abort;
-use super::usage::{Delta, count_always};
+use super::usage::{SlotDelta, count_always};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, DeliveryFilter, Timestamp, TriggerName};
 use sqlx::{Error, Row};
@@ -40,10 +40,10 @@ pub(super) async fn discard(
     }
     let statement = these(sql::DISCARD_DELIVERIES, app, which).bind(i64::from(limit));
     let gone = lease.run(statement).await?;
-    let mut delta = Delta::default();
+    let mut delta = SlotDelta::default();
     let mut chains = BTreeSet::new();
     for row in &gone {
-        delta.give_back(row.try_get(2)?);
+        delta.remove_delivery(row.try_get(2)?);
         chains.insert((row.try_get::<String, _>(0)?, row.try_get::<i64, _>(1)?));
     }
     wake(lease, app, chains, now).await?;

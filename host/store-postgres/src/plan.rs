@@ -20,7 +20,7 @@ pub(super) fn address(op: &Op) -> Address<'_> {
 pub(super) struct Plan<'b> {
     /// Every key that a check or an operation names.
     pub(super) keys: BTreeMap<Address<'b>, KeyPlan<'b>>,
-    answers: Vec<Answer<'b>>,
+    answers: Vec<ResultSource<'b>>,
     /// The number of versions to draw for sets that are replaced in the same batch.
     pub(super) draws: usize,
     has_checks: bool,
@@ -41,14 +41,14 @@ impl KeyPlan<'_> {
     }
 
     /// Returns whether the last set creates a new entry rather than updating an existing one.
-    pub(super) fn starts_anew(&self) -> bool {
+    pub(super) fn recreates(&self) -> bool {
         self.is_set() && self.absent_before
     }
 }
 
 /// The source of the result of one operation.
 #[derive(Clone, Copy)]
-enum Answer<'b> {
+enum ResultSource<'b> {
     /// The version that the set of this key returns.
     Written(Address<'b>),
     /// The version drawn for a set that is replaced.
@@ -63,7 +63,7 @@ enum Answer<'b> {
 
 /// The results from the database, for `Plan::answers`.
 #[derive(Default)]
-pub(super) struct Outcome<'r> {
+pub(super) struct DatabaseResults<'r> {
     pub(super) written: BTreeMap<Address<'r>, Version>,
     pub(super) drawn: Vec<Version>,
     /// The live entries before the batch.
@@ -74,23 +74,23 @@ pub(super) struct Outcome<'r> {
 
 /// The result of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Done {
+pub(super) struct PlannedResult {
     pub(super) applied: Applied,
     /// The version that was written or deleted; `None` if nothing changed.
     pub(super) version: Option<Version>,
 }
 
-impl Done {
-    fn set(version: Version) -> Done {
-        Done {
+impl PlannedResult {
+    fn set(version: Version) -> PlannedResult {
+        PlannedResult {
             applied: Applied::Set(version),
             version: Some(version),
         }
     }
 
-    fn deleted(version: Option<Version>) -> Done {
+    fn deleted(version: Option<Version>) -> PlannedResult {
         let existed = version.is_some();
-        Done {
+        PlannedResult {
             applied: Applied::Deleted { existed },
             version,
         }
@@ -127,21 +127,21 @@ impl<'b> Plan<'b> {
         };
         let is_last = fate.last.is_some_and(|last| std::ptr::eq(last, op));
         let answer = match op {
-            Op::Set { .. } | Op::Increment { .. } if is_last => Answer::Written(at),
+            Op::Set { .. } | Op::Increment { .. } if is_last => ResultSource::Written(at),
             Op::Set { .. } | Op::Increment { .. } => {
                 self.draws += 1;
-                Answer::Drawn(self.draws - 1)
+                ResultSource::Drawn(self.draws - 1)
             }
             Op::Delete { .. } => match left {
-                KeyState::Untouched if fate.is_set() => Answer::Found(at),
-                KeyState::Untouched => Answer::Removed(at),
-                KeyState::Live(drawn) => Answer::Known(Some(*drawn)),
-                KeyState::Absent => Answer::Known(None),
+                KeyState::Untouched if fate.is_set() => ResultSource::Found(at),
+                KeyState::Untouched => ResultSource::Removed(at),
+                KeyState::Live(drawn) => ResultSource::Known(Some(*drawn)),
+                KeyState::Absent => ResultSource::Known(None),
             },
         };
         self.answers.push(answer);
         *left = match (op, answer) {
-            (Op::Set { expires_at, .. }, Answer::Drawn(drawn))
+            (Op::Set { expires_at, .. }, ResultSource::Drawn(drawn))
                 if expires_at.is_none_or(|at| at > now) =>
             {
                 KeyState::Live(drawn)
@@ -154,19 +154,23 @@ impl<'b> Plan<'b> {
     /// Returns whether the batch depends on the state before it. Increments that are not resolved
     /// yet count as sets of entries that may have expired.
     pub(super) fn needs_state(&self) -> bool {
-        self.has_checks || self.keys.values().any(KeyPlan::starts_anew)
+        self.has_checks || self.keys.values().any(KeyPlan::recreates)
     }
 
     /// Returns the results of all operations; `None` if the database omitted one.
-    pub(super) fn answers(&self, outcome: &Outcome<'_>) -> Option<Vec<Done>> {
-        let answer = |answer: &Answer<'b>| {
+    pub(super) fn answers(&self, outcome: &DatabaseResults<'_>) -> Option<Vec<PlannedResult>> {
+        let answer = |answer: &ResultSource<'b>| {
             Some(match *answer {
-                Answer::Written(at) => Done::set(*outcome.written.get(&at)?),
-                Answer::Drawn(at) => Done::set(*outcome.drawn.get(at)?),
-                Answer::Known(None) => Done::deleted(None),
-                Answer::Known(Some(at)) => Done::deleted(Some(*outcome.drawn.get(at)?)),
-                Answer::Found(at) => Done::deleted(outcome.found.get(&at).copied()),
-                Answer::Removed(at) => Done::deleted(outcome.removed.get(&at).copied()),
+                ResultSource::Written(at) => PlannedResult::set(*outcome.written.get(&at)?),
+                ResultSource::Drawn(at) => PlannedResult::set(*outcome.drawn.get(at)?),
+                ResultSource::Known(None) => PlannedResult::deleted(None),
+                ResultSource::Known(Some(at)) => {
+                    PlannedResult::deleted(Some(*outcome.drawn.get(at)?))
+                }
+                ResultSource::Found(at) => PlannedResult::deleted(outcome.found.get(&at).copied()),
+                ResultSource::Removed(at) => {
+                    PlannedResult::deleted(outcome.removed.get(&at).copied())
+                }
             })
         };
         self.answers.iter().map(answer).collect()
@@ -221,7 +225,7 @@ mod tests {
         let fates: Vec<_> = plan
             .keys
             .iter()
-            .map(|(at, fate)| (at.1, fate.is_set(), fate.starts_anew()))
+            .map(|(at, fate)| (at.1, fate.is_set(), fate.recreates()))
             .collect();
         assert_eq!(
             fates,
@@ -229,13 +233,13 @@ mod tests {
         );
         assert_eq!(plan.draws, 1);
 
-        let outcome = Outcome {
+        let outcome = DatabaseResults {
             written: BTreeMap::from([(("c", "b"), Version(9))]),
             drawn: vec![Version(8)],
             found: BTreeMap::from([(("c", "b"), Version(1))]),
             removed: BTreeMap::from([(("c", "c"), Version(2))]),
         };
-        let (set, deleted) = (Done::set, Done::deleted);
+        let (set, deleted) = (PlannedResult::set, PlannedResult::deleted);
         assert_eq!(
             plan.answers(&outcome).unwrap(),
             [
@@ -257,9 +261,9 @@ mod tests {
             delete("b"),
             delete("b"),
         ];
-        let outcome = Outcome {
+        let outcome = DatabaseResults {
             drawn: vec![Version(1), Version(2)],
-            ..Outcome::default()
+            ..DatabaseResults::default()
         };
         let answers = plan(&ops).answers(&outcome).unwrap();
         let existed: Vec<_> = answers

@@ -2,7 +2,7 @@
 
 use super::change::signed;
 use super::lease::Lease;
-use super::sql::registry as sql;
+use super::sql::registry_sql as sql;
 use super::transaction::Abort;
 use super::{registry, triggers};
 use kvasm_core::store::StoreError;

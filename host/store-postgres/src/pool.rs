@@ -8,7 +8,7 @@ use super::PostgresOptions;
 use super::classify::{lost_connection, lost_race, starting_up, store_error};
 use super::connector::Connector;
 use super::lease::Lease;
-use super::scarce::{NoConnection, Report};
+use super::shortage::{NoConnection, Report};
 use super::usage::SLOTS;
 use kvasm_core::store::StoreError;
 use parking_lot::Mutex;
@@ -114,7 +114,7 @@ impl Pool {
 
     /// Takes an idle connection or opens a new one. Waits, until cancelled, for a server that is
     /// starting or at its connection limit, and for a connection that another caller returns.
-    async fn take_or_open(&self, refusal: &mut Option<Error>) -> Result<Open, Error> {
+    async fn take_or_open(&self, refusal: &mut Option<Error>) -> Result<OpenConnection, Error> {
         let mut pause = PAUSE_MIN;
         loop {
             if let Some(open) = self.kept.take().await {
@@ -122,7 +122,7 @@ impl Pool {
             }
             match self.connector.open().await {
                 Ok(connection) => {
-                    return Ok(Open {
+                    return Ok(OpenConnection {
                         connection,
                         opened: Instant::now(),
                         slot: self.next_slot(),
@@ -172,7 +172,7 @@ impl Pool {
 }
 
 /// An open connection.
-pub(super) struct Open {
+pub(super) struct OpenConnection {
     pub(super) connection: PgConnection,
     opened: Instant,
     /// The slot in which writes through this connection count. A connection does one thing at a
@@ -184,7 +184,7 @@ pub(super) struct Open {
 
 /// A connection in use, with its permit. It is closed when dropped.
 pub(super) struct PooledConnection {
-    pub(super) open: Open,
+    pub(super) open: OpenConnection,
     /// Released when the connection is returned or closed.
     _permit: OwnedSemaphorePermit,
     kept: Arc<IdleConnections>,
@@ -192,7 +192,7 @@ pub(super) struct PooledConnection {
 
 impl PooledConnection {
     /// Returns the connection to the pool. It must be idle.
-    pub(super) fn give_back(self) {
+    pub(super) fn put_back(self) {
         self.kept.put(self.open);
     }
 
@@ -218,13 +218,13 @@ struct IdleList {
 }
 
 struct Idle {
-    open: Open,
+    open: OpenConnection,
     since: Instant,
 }
 
 impl IdleConnections {
     /// Takes a connection that works.
-    async fn take(&self) -> Option<Open> {
+    async fn take(&self) -> Option<OpenConnection> {
         loop {
             // The lock is held for this statement only.
             let (mut idle, lost) = {
@@ -243,7 +243,7 @@ impl IdleConnections {
         }
     }
 
-    fn put(&self, open: Open) {
+    fn put(&self, open: OpenConnection) {
         let since = Instant::now();
         let mut list = self.idle.lock();
         // Dropped, and so closed, after the lock is released.

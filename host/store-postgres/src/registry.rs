@@ -2,15 +2,15 @@
 //! statement each.
 
 use super::classify::store_error;
-use super::sql::{registry as sql, usage};
-use super::{PostgresStore, change, grave, letters, outstanding, plugins, triggers};
+use super::sql::{registry_sql as sql, usage_sql};
+use super::{PostgresStore, change, dead_letters, outstanding, plugins, tombstone, triggers};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Audit, DeadLetterFilter, DeliveryFilter, Digest, Exports,
-    Generation, LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, SecretHash, Timestamp,
-    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    Generation, LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, SecretHash,
+    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
@@ -49,7 +49,7 @@ impl Registry for PostgresStore {
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
         self.audited(audit, move |lease, audit| {
-            Box::pin(async move { Ok(grave::bury(lease, app, audit.at).await?) })
+            Box::pin(async move { Ok(tombstone::bury(lease, app, audit.at).await?) })
         })
         .await
     }
@@ -185,7 +185,9 @@ impl Registry for PostgresStore {
     ) -> Result<u64, StoreError> {
         self.audited(audit, move |lease, audit| {
             let letters = letters.clone();
-            Box::pin(async move { letters::replay(lease, app, &letters, limit, audit.at).await })
+            Box::pin(
+                async move { dead_letters::replay(lease, app, &letters, limit, audit.at).await },
+            )
         })
         .await
     }
@@ -199,7 +201,7 @@ impl Registry for PostgresStore {
     ) -> Result<u64, StoreError> {
         self.audited(audit, move |lease, _| {
             let letters = letters.clone();
-            Box::pin(async move { letters::discard(lease, app, &letters, limit).await })
+            Box::pin(async move { dead_letters::discard(lease, app, &letters, limit).await })
         })
         .await
     }
@@ -212,7 +214,7 @@ impl Registry for PostgresStore {
     }
 
     async fn usage(&self, app: AppId) -> Result<Usage, StoreError> {
-        let statement = || sqlx::query(usage::USED).bind(app.uuid());
+        let statement = || sqlx::query(usage_sql::USED).bind(app.uuid());
         let rows = self.pool.read(statement).await?;
         let usage = rows.first().map(usage_row).transpose();
         Ok(usage.map_err(store_error)?.unwrap_or_default())
@@ -223,7 +225,7 @@ impl Registry for PostgresStore {
         app: AppId,
         before: Option<PluginVersion>,
         limit: u32,
-    ) -> Result<Vec<Plugin>, StoreError> {
+    ) -> Result<Vec<PluginRecord>, StoreError> {
         let before = before.map_or(i64::MAX, |version| i64::from(version.0));
         let statement = || {
             let statement = sqlx::query(sql::PLUGINS).bind(app.uuid());
@@ -236,7 +238,7 @@ impl Registry for PostgresStore {
         &self,
         app: AppId,
         version: PluginVersion,
-    ) -> Result<Option<Plugin>, StoreError> {
+    ) -> Result<Option<PluginRecord>, StoreError> {
         let statement = || {
             let statement = sqlx::query(sql::PLUGIN).bind(app.uuid());
             statement.bind(i64::from(version.0))
@@ -344,8 +346,8 @@ pub(super) fn exports(row: &PgRow, column: usize) -> Result<Exports, Error> {
     serde_json::from_str(exports).map_err(damaged)
 }
 
-pub(super) fn plugin_row(row: &PgRow) -> Result<Plugin, Error> {
-    Ok(Plugin {
+pub(super) fn plugin_row(row: &PgRow) -> Result<PluginRecord, Error> {
+    Ok(PluginRecord {
         version: version(row, 0)?,
         digest: Digest(row.try_get(1)?),
         size: row.try_get::<i64, _>(2)?.unsigned_abs(),

@@ -1,6 +1,6 @@
 //! Decoding of triggers, deliveries and dead letters.
 
-use super::read;
+use super::entries;
 use super::registry::{damaged, narrow, optional_version};
 use kvasm_core::{
     AppId, Changes, Collection, DeadLetter, Delivery, DeliveryKey, Digest, DueSchedule, Event,
@@ -140,7 +140,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
             EventKind::Set {
                 collection,
                 key,
-                version: read::version(row, first + 6)?,
+                version: entries::version(row, first + 6)?,
                 value: match json {
                     Some(json) => Value::Json(JsonText::stored(json)),
                     None => Value::Bytes(row.try_get(first + 8)?),
@@ -149,7 +149,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         }
         "delete" => {
             let (collection, key) = entry()?;
-            let version = read::version(row, first + 6)?;
+            let version = entries::version(row, first + 6)?;
             EventKind::Deleted {
                 collection,
                 key,
@@ -163,7 +163,7 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         depth: number(row, first + 1)?,
         at: time(row, first + 2)?,
         followers: number(row, first + 9)?,
-        what,
+        kind: what,
     })
 }
 
@@ -172,7 +172,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
     Ok(Delivery {
         place: DeliveryKey {
             trigger: name(row, 0)?,
-            chain: row.try_get(1)?,
+            ordering_key: row.try_get(1)?,
             seq: row.try_get(2)?,
         },
         due_at: optional_time(row, 3)?,

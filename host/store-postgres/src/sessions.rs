@@ -73,7 +73,7 @@ pub(super) async fn check(connector: &Connector, first: &mut PgConnection) -> Re
 
 /// Returns the current session of the connection. Not prepared: that requires a session of its own.
 async fn session(connection: &mut PgConnection) -> Result<i32, Error> {
-    let row = sqlx::raw_sql(sql::server::SESSION)
+    let row = sqlx::raw_sql(sql::server_sql::SESSION)
         .fetch_one(connection)
         .await?;
     row.try_get(0)

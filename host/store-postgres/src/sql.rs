@@ -46,15 +46,15 @@ macro_rules! app_exists {
 }
 
 #[macro_use]
-pub(super) mod usage;
+pub(super) mod usage_sql;
 #[macro_use]
-pub(super) mod outbox;
-pub(super) mod letters;
-pub(super) mod registry;
-pub(super) mod server;
-pub(super) mod triggers;
+pub(super) mod outbox_sql;
+pub(super) mod dead_letters_sql;
+pub(super) mod registry_sql;
+pub(super) mod server_sql;
+pub(super) mod triggers_sql;
 
-/// The columns of an entry; `read::entry` decodes them in this order.
+/// The columns of an entry; `entries::entry` decodes them in this order.
 macro_rules! entry_columns {
     ($table:literal) => {
         concat!(

@@ -12,7 +12,7 @@ use sqlx::{Error, Row};
 impl Survey for PostgresStore {
     async fn survey(&self, app: AppId) -> Result<AppSurvey, StoreError> {
         let statement = || {
-            let statement = sqlx::query(sql::outbox::SURVEY).bind(app.uuid());
+            let statement = sqlx::query(sql::outbox_sql::SURVEY).bind(app.uuid());
             statement.bind(i64::from(LETTERS_COUNTED_MAX))
         };
         let rows = self.pool.read(statement).await?;
@@ -33,7 +33,7 @@ impl Survey for PostgresStore {
     }
 
     async fn size(&self) -> Result<StoreSize, StoreError> {
-        let rows = self.pool.read(|| sqlx::query(sql::usage::SIZE)).await?;
+        let rows = self.pool.read(|| sqlx::query(sql::usage_sql::SIZE)).await?;
         let row = rows.first().ok_or(Error::RowNotFound);
         let bytes = row.and_then(|row| row.try_get::<i64, _>(0));
         Ok(StoreSize {
@@ -43,7 +43,10 @@ impl Survey for PostgresStore {
     }
 
     async fn clock(&self) -> Result<StoreClock, StoreError> {
-        let rows = self.pool.read(|| sqlx::query(sql::server::CLOCK)).await?;
+        let rows = self
+            .pool
+            .read(|| sqlx::query(sql::server_sql::CLOCK))
+            .await?;
         let row = rows.first().ok_or(Error::RowNotFound);
         let ms = row.and_then(|row| row.try_get(0)).map_err(store_error)?;
         Ok(StoreClock::Database(Timestamp(ms)))

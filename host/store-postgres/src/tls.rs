@@ -65,7 +65,7 @@ mod unix {
 
     pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
         let mut server = handshake(options).await?;
-        let folder = Folder::create()?;
+        let folder = SocketFolder::create()?;
         let listener = UnixListener::bind(folder.0.join(format!(".s.PGSQL.{PORT}")))?;
         tokio::spawn(async move {
             let Ok(Ok((mut client, _))) = timeout(ACCEPT_TIMEOUT, listener.accept()).await else {
@@ -141,17 +141,17 @@ mod unix {
     }
 
     /// A folder for one socket that only its owner can enter, removed when dropped.
-    struct Folder(PathBuf);
+    struct SocketFolder(PathBuf);
 
-    impl Folder {
-        fn create() -> io::Result<Folder> {
+    impl SocketFolder {
+        fn create() -> io::Result<SocketFolder> {
             let path = std::env::temp_dir().join(format!("kvasm-{}", Uuid::new_v4().simple()));
             std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-            Ok(Folder(path))
+            Ok(SocketFolder(path))
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for SocketFolder {
         fn drop(&mut self) {
             // On failure an empty name remains in the folder for temporary files.
             let _ = std::fs::remove_dir_all(&self.0);

@@ -9,7 +9,7 @@ use sqlx::Error;
 
 /// The work of one transaction. It may run several times, but takes effect once.
 #[async_trait]
-pub(super) trait Work: Sync {
+pub(super) trait TransactionWork: Sync {
     type Done: Send;
 
     /// Runs the statements between BEGIN and COMMIT.
@@ -45,7 +45,7 @@ impl From<Abort> for StoreError {
 }
 
 /// Runs work in a transaction, and retries it if it loses a race.
-pub(super) async fn transact<W: Work>(pool: &Pool, work: &W) -> Result<W::Done, Abort> {
+pub(super) async fn transact<W: TransactionWork>(pool: &Pool, work: &W) -> Result<W::Done, Abort> {
     let mut reconnected = false;
     for _ in 0..ATTEMPTS {
         let mut lease = pool.lease().await?;
@@ -69,7 +69,7 @@ pub(super) async fn transact<W: Work>(pool: &Pool, work: &W) -> Result<W::Done, 
     Err(Abort::Refused(StoreError::Unavailable(why.into())))
 }
 
-async fn attempt<W: Work>(lease: &mut Lease, work: &W) -> Result<W::Done, Abort> {
+async fn attempt<W: TransactionWork>(lease: &mut Lease, work: &W) -> Result<W::Done, Abort> {
     lease.begin().await?;
     work.run(lease).await
 }

@@ -5,7 +5,7 @@ use super::change::signed;
 use super::lease::Lease;
 use super::pool::Statement;
 use super::rows::{self, origin_word, pause_word};
-use super::sql::{registry::ACTIVE, triggers as sql};
+use super::sql::{registry_sql::ACTIVE, triggers_sql as sql};
 use super::transaction::Abort;
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;

@@ -1,6 +1,6 @@
 //! Periodic removal of old data.
 
-use super::{PostgresStore, classify::store_error, grave, sql};
+use super::{PostgresStore, classify::store_error, sql, tombstone};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::store::Upkeep;
@@ -11,7 +11,7 @@ use kvasm_core::{AppId, Timestamp};
 impl Upkeep for PostgresStore {
     async fn prune_audit(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let statement = |_| {
-            let statement = sqlx::query(sql::registry::PRUNE_AUDIT).bind(first_id(before));
+            let statement = sqlx::query(sql::registry_sql::PRUNE_AUDIT).bind(first_id(before));
             statement.bind(i64::from(limit))
         };
         let rows = self.pool.write(statement).await.map_err(store_error)?;
@@ -20,7 +20,7 @@ impl Upkeep for PostgresStore {
 
     async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
         let statement = |_| {
-            let statement = sqlx::query(sql::registry::PRUNE_AUDIT_OF_APP).bind(app.uuid());
+            let statement = sqlx::query(sql::registry_sql::PRUNE_AUDIT_OF_APP).bind(app.uuid());
             statement.bind(i64::from(keep)).bind(i64::from(limit))
         };
         let rows = self.pool.write(statement).await.map_err(store_error)?;
@@ -28,19 +28,19 @@ impl Upkeep for PostgresStore {
     }
 
     /// The database's own vacuum does this.
-    async fn give_back(&self) -> Result<bool, StoreError> {
+    async fn reclaim_space(&self) -> Result<bool, StoreError> {
         Ok(false)
     }
 
-    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
-        grave::graves(&self.pool, after, limit).await
+    async fn tombstones(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
+        tombstone::graves(&self.pool, after, limit).await
     }
 
     async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {
-        grave::reap(&self.pool, app, limit).await
+        tombstone::reap(&self.pool, app, limit).await
     }
 
-    async fn note_time(&self, _now: Timestamp) -> Result<(), StoreError> {
+    async fn record_time(&self, _now: Timestamp) -> Result<(), StoreError> {
         Ok(())
     }
 }

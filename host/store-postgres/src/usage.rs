@@ -23,13 +23,13 @@ pub(super) const SLOTS: i16 = 8;
 
 /// The change that a write makes to its app's usage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Delta {
+pub(super) struct SlotDelta {
     entries: i64,
     bytes: i64,
     deliveries: i64,
 }
 
-impl Delta {
+impl SlotDelta {
     /// Counts an entry whose size changes from `replaced` to `size`; 0 means none, or a placeholder
     /// row.
     pub(super) fn replace(&mut self, size: i32, replaced: i32) {
@@ -45,14 +45,14 @@ impl Delta {
     }
 
     /// Subtracts a delivery. A run of a schedule has size 0 and is not counted.
-    pub(super) fn give_back(&mut self, size: i32) {
+    pub(super) fn remove_delivery(&mut self, size: i32) {
         self.deliveries -= i64::from(size != 0);
         self.bytes -= i64::from(size);
     }
 
     /// Counts a dead letter, from the size of its delivery and the bytes of the texts of its
     /// failure.
-    pub(super) fn bury(&mut self, size: i32, texts: usize) {
+    pub(super) fn add_dead_letter(&mut self, size: i32, texts: usize) {
         self.bytes += i64::from(size).max(DELIVERY_BYTES as i64) + texts as i64;
     }
 }
@@ -70,26 +70,35 @@ pub(super) enum Counting {
 pub(super) async fn count(
     lease: &mut Lease,
     app: AppId,
-    delta: Delta,
+    delta: SlotDelta,
     counting: Counting,
 ) -> Result<(), Abort> {
-    if delta == Delta::default() {
+    if delta == SlotDelta::default() {
         return Ok(());
     }
     if counting == Counting::AllSlots {
         let total = hold(lease, app).await?;
         total.check(delta)?;
-        return Ok(deal(lease, app, &total, delta).await?);
+        return Ok(redistribute(lease, app, &total, delta).await?);
     }
-    Ok(add(lease, sql::usage::COUNT, app, delta).await?)
+    Ok(add(lease, sql::usage_sql::COUNT, app, delta).await?)
 }
 
 /// Counts a change unconditionally, last in its transaction.
-pub(super) async fn count_always(lease: &mut Lease, app: AppId, delta: Delta) -> Result<(), Error> {
-    add(lease, sql::usage::COUNT_ALWAYS, app, delta).await
+pub(super) async fn count_always(
+    lease: &mut Lease,
+    app: AppId,
+    delta: SlotDelta,
+) -> Result<(), Error> {
+    add(lease, sql::usage_sql::COUNT_ALWAYS, app, delta).await
 }
 
-async fn add(lease: &mut Lease, text: &'static str, app: AppId, delta: Delta) -> Result<(), Error> {
+async fn add(
+    lease: &mut Lease,
+    text: &'static str,
+    app: AppId,
+    delta: SlotDelta,
+) -> Result<(), Error> {
     let statement = sqlx::query(text).bind(app.uuid()).bind(lease.slot());
     let statement = statement.bind(delta.entries).bind(delta.bytes);
     lease.run(statement.bind(delta.deliveries)).await.map(drop)
@@ -97,42 +106,47 @@ async fn add(lease: &mut Lease, text: &'static str, app: AppId, delta: Delta) ->
 
 /// Creates the slots of a new app.
 pub(super) async fn create(lease: &mut Lease, app: AppId, quota: Quota) -> Result<(), Error> {
-    let statement = sqlx::query(sql::usage::CREATE).bind(app.uuid());
+    let statement = sqlx::query(sql::usage_sql::CREATE).bind(app.uuid());
     lease.run(statement.bind(i32::from(SLOTS))).await?;
     if quota == Quota::default() {
         return Ok(());
     }
-    deal_anew(lease, app).await
+    redistribute_quota(lease, app).await
 }
 
 /// Distributes a quota that has changed.
-pub(super) async fn deal_anew(lease: &mut Lease, app: AppId) -> Result<(), Error> {
+pub(super) async fn redistribute_quota(lease: &mut Lease, app: AppId) -> Result<(), Error> {
     let total = hold(lease, app).await?;
-    deal(lease, app, &total, Delta::default()).await
+    redistribute(lease, app, &total, SlotDelta::default()).await
 }
 
 /// Locks all slots, and returns their sum.
 async fn hold(lease: &mut Lease, app: AppId) -> Result<Total, Error> {
-    let statement = sqlx::query(sql::usage::HOLD).bind(app.uuid());
+    let statement = sqlx::query(sql::usage_sql::HOLD).bind(app.uuid());
     lease.run(statement).await?;
-    let statement = sqlx::query(sql::usage::TOTAL).bind(app.uuid());
+    let statement = sqlx::query(sql::usage_sql::TOTAL).bind(app.uuid());
     let rows = lease.run(statement).await?;
     let row = rows.first().ok_or(Error::RowNotFound)?;
     Ok(Total {
-        entries: Account::of(row, 0)?,
-        bytes: Account::of(row, 2)?,
-        deliveries: Account {
+        entries: ResourceUse::of(row, 0)?,
+        bytes: ResourceUse::of(row, 2)?,
+        deliveries: ResourceUse {
             used: row.try_get(4)?,
             max: Some(DELIVERIES_MAX as i64),
         },
     })
 }
 
-async fn deal(lease: &mut Lease, app: AppId, total: &Total, delta: Delta) -> Result<(), Error> {
+async fn redistribute(
+    lease: &mut Lease,
+    app: AppId,
+    total: &Total,
+    delta: SlotDelta,
+) -> Result<(), Error> {
     let entries = total.entries.shares(delta.entries);
     let bytes = total.bytes.shares(delta.bytes);
     let deliveries = total.deliveries.shares(delta.deliveries);
-    let statement = sqlx::query(sql::usage::DEAL)
+    let statement = sqlx::query(sql::usage_sql::DEAL)
         .bind(app.uuid())
         .bind(lease.slot())
         .bind(delta.entries)
@@ -149,15 +163,15 @@ async fn deal(lease: &mut Lease, app: AppId, total: &Total, delta: Delta) -> Res
 
 /// What an app uses, and its limits.
 struct Total {
-    entries: Account,
-    bytes: Account,
-    deliveries: Account,
+    entries: ResourceUse,
+    bytes: ResourceUse,
+    deliveries: ResourceUse,
 }
 
 impl Total {
     /// Checks a change against the quota.
-    fn check(&self, delta: Delta) -> Result<(), StoreError> {
-        let fits = |account: &Account, delta, resource| match account.max {
+    fn check(&self, delta: SlotDelta) -> Result<(), StoreError> {
+        let fits = |account: &ResourceUse, delta, resource| match account.max {
             // A change that adds nothing is always allowed, so that an app over its quota can free
             // space.
             Some(max) if delta > 0 && account.free(max, delta) < 0 => Err(StoreError::Quota {
@@ -173,7 +187,7 @@ impl Total {
 }
 
 /// One resource of an app.
-struct Account {
+struct ResourceUse {
     used: i64,
     max: Option<i64>,
 }
@@ -187,9 +201,9 @@ struct Shares {
     elsewhere: i64,
 }
 
-impl Account {
-    fn of(row: &PgRow, first: usize) -> Result<Account, Error> {
-        Ok(Account {
+impl ResourceUse {
+    fn of(row: &PgRow, first: usize) -> Result<ResourceUse, Error> {
+        Ok(ResourceUse {
             used: row.try_get(first)?,
             max: row.try_get(first + 1)?,
         })
@@ -236,7 +250,7 @@ mod tests {
     #[test]
     fn slot_shares_distribute_the_free_quota() {
         let shares = |used, max, delta| {
-            let shares = Account { used, max }.shares(delta)?;
+            let shares = ResourceUse { used, max }.shares(delta)?;
             Some((shares.here, shares.elsewhere))
         };
         assert_eq!(shares(5, None, 1), None);
@@ -254,7 +268,7 @@ mod tests {
 
     #[test]
     fn change_that_adds_nothing_is_never_refused() {
-        let account = |used, max| Account {
+        let account = |used, max| ResourceUse {
             used,
             max: Some(max),
         };
@@ -264,7 +278,7 @@ mod tests {
                 bytes: account(10, 12),
                 deliveries: account(0, 1),
             };
-            total.check(Delta {
+            total.check(SlotDelta {
                 entries,
                 bytes,
                 deliveries: 0,
@@ -286,17 +300,17 @@ mod tests {
 
     #[test]
     fn delta_of_a_replacement_counts_both_sizes() {
-        let mut delta = Delta::default();
+        let mut delta = SlotDelta::default();
         for (size, replaced) in [(10, 0), (7, 9), (0, 4), (0, 0), (5, 0)] {
             delta.replace(size, replaced);
         }
         let entry = ENTRY_BYTES as i64;
         assert_eq!((delta.entries, delta.bytes), (1, 9 + entry));
         delta.queue(2, 20);
-        delta.give_back(4);
+        delta.remove_delivery(4);
         assert_eq!((delta.bytes, delta.deliveries), (25 + entry, 1));
         // A run of a schedule.
-        delta.give_back(0);
+        delta.remove_delivery(0);
         assert_eq!((delta.bytes, delta.deliveries), (25 + entry, 1));
     }
 }

@@ -1,48 +1,42 @@
 //! The embedded store: one SQLite file.
 //!
-//! Reads run inline on the calling thread, through pooled connections with
-//! cached statements; long ones, and those that have to wait for the disk (`nowait`), run
-//! on threads of their own (`places`). Writes go to
-//! one thread that commits them in groups, app by app, and each is answered after the
-//! commit that holds it.
-#![deny(missing_docs)]
 //! Short reads run inline on the calling thread, through pooled connections with cached statements.
 //! Long reads, and those that have to wait for the disk (`nowait`), run on separate threads
-//! (`places`). Writes go to one thread, which commits them in groups, taking turns among apps, and
+//! (`read_limiter`). Writes go to one thread, which commits them in groups, taking turns among apps, and
 //! answers each after its commit.
+#![deny(missing_docs)]
 
-mod ballast;
-mod batch;
+mod commit;
+mod entries;
 mod error;
-mod grave;
+mod fair_queue;
 mod links;
 #[allow(unsafe_code)]
 mod log_head;
 mod nowait;
 mod outbox;
-mod places;
-mod queue;
-mod read;
+mod read_limiter;
 mod registry;
+mod reserved_space;
 mod schema;
 mod shrink;
 mod survey;
-mod tally;
-mod turns;
+mod tombstone;
 mod upkeep;
+mod usage;
 mod writer;
 
 use async_trait::async_trait;
-use ballast::ReservedSpace;
+use entries::Readers;
 use kvasm_core::store::{Migrate, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListQuery, Page,
+    App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListPage, ListQuery,
     Timestamp, WriteBatch,
 };
 use kvasm_metrics::Metrics;
 use log_head::{LogHead, Remembered};
-use places::ReadLimiter;
-use read::Readers;
+use read_limiter::ReadLimiter;
+use reserved_space::ReservedSpace;
 use rusqlite::Connection;
 pub use shrink::IncrementalVacuum;
 use std::fs::File;
@@ -50,7 +44,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use survey::LogWatch;
-use writer::{Transaction, Writer};
+use writer::{WriteTransaction, Writer};
 
 /// A page with values of at most this many rows is read on the calling thread.
 const SHORT_PAGE: u32 = 8;
@@ -146,7 +140,7 @@ impl SqliteStore {
 }
 
 impl SqliteStore {
-    /// Runs a long read of an app's rows once it gets a permit (`places`). `absent` is the result
+    /// Runs a long read of an app's rows once it gets a permit (`read_limiter`). `absent` is the result
     /// for a deleted app.
     async fn read_long<T: Send + 'static>(
         &self,
@@ -191,10 +185,10 @@ impl SqliteStore {
         T: Send + 'static,
         L: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let whole = |conn: &_| read::unless_buried(conn, app, absent, read);
+        let whole = |conn: &_| entries::unless_buried(conn, app, absent, read);
         let later = || {
             let later = later();
-            move |conn: &_| read::unless_buried(conn, app, absent, later)
+            move |conn: &_| entries::unless_buried(conn, app, absent, later)
         };
         self.read_short(Some(app), whole, later).await
     }
@@ -252,16 +246,16 @@ fn warn_if_others_can_read(path: &std::path::Path) {
 #[async_trait]
 impl Store for SqliteStore {
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError> {
-        let read = |conn: &_| read::app(conn, name);
+        let read = |conn: &_| entries::app(conn, name);
         let later = || {
             let name = name.clone();
-            move |conn: &_| read::app(conn, &name)
+            move |conn: &_| entries::app(conn, &name)
         };
         self.read_short(None, read, later).await
     }
 
     async fn app_by_id(&self, app: AppId) -> Result<Option<App>, StoreError> {
-        let read = move |conn: &_| read::app_by_id(conn, app);
+        let read = move |conn: &_| entries::app_by_id(conn, app);
         self.read_short(None, read, || read).await
     }
 
@@ -272,10 +266,10 @@ impl Store for SqliteStore {
         now: Timestamp,
         bytes_max: usize,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
-        let read = |conn: &_| read::get_many(conn, app, keys, now, bytes_max).map(Some);
+        let read = |conn: &_| entries::get_many(conn, app, keys, now, bytes_max).map(Some);
         let later = || {
             let keys = keys.to_vec();
-            move |conn: &_| read::get_many(conn, app, &keys, now, bytes_max).map(Some)
+            move |conn: &_| entries::get_many(conn, app, &keys, now, bytes_max).map(Some)
         };
         match self.read_short_of(app, || None, read, later).await? {
             // The app is deleted.
@@ -285,10 +279,10 @@ impl Store for SqliteStore {
     }
 
     async fn apps(&self, after: Option<&AppName>, limit: u32) -> Result<Vec<App>, StoreError> {
-        let read = |conn: &_| read::apps(conn, after, limit);
+        let read = |conn: &_| entries::apps(conn, after, limit);
         let later = || {
             let after = after.cloned();
-            move |conn: &_| read::apps(conn, after.as_ref(), limit)
+            move |conn: &_| entries::apps(conn, after.as_ref(), limit)
         };
         self.read_short(None, read, later).await
     }
@@ -300,10 +294,10 @@ impl Store for SqliteStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<Option<Entry>, StoreError> {
-        let read = |conn: &_| read::get(conn, app, collection, key, now);
+        let read = |conn: &_| entries::get(conn, app, collection, key, now);
         let later = || {
             let (collection, key) = (collection.clone(), key.clone());
-            move |conn: &_| read::get(conn, app, &collection, &key, now)
+            move |conn: &_| entries::get(conn, app, &collection, &key, now)
         };
         self.read_short(Some(app), read, later).await
     }
@@ -315,10 +309,10 @@ impl Store for SqliteStore {
         key: &Key,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let read = |conn: &_| read::version(conn, app, collection, key, now);
+        let read = |conn: &_| entries::version(conn, app, collection, key, now);
         let later = || {
             let (collection, key) = (collection.clone(), key.clone());
-            move |conn: &_| read::version(conn, app, &collection, &key, now)
+            move |conn: &_| entries::version(conn, app, &collection, &key, now)
         };
         let version = self.read_short_of(app, || None, read, later).await?;
         Ok(version.is_some())
@@ -329,16 +323,18 @@ impl Store for SqliteStore {
         app: AppId,
         query: &ListQuery,
         now: Timestamp,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<ListPage, StoreError> {
         let later = || {
             let query = query.clone();
-            move |conn: &_| read::list(conn, app, &query, now)
+            move |conn: &_| entries::list(conn, app, &query, now)
         };
         if !query.with_values || query.limit <= SHORT_PAGE {
-            let read = |conn: &_| read::list(conn, app, query, now);
-            return self.read_short_of(app, Page::default, read, later).await;
+            let read = |conn: &_| entries::list(conn, app, query, now);
+            return self
+                .read_short_of(app, ListPage::default, read, later)
+                .await;
         }
-        self.read_long(app, Page::default, later()).await
+        self.read_long(app, ListPage::default, later()).await
     }
 
     async fn collections(
@@ -347,18 +343,19 @@ impl Store for SqliteStore {
         after: Option<&Collection>,
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError> {
-        let read = |conn: &_| read::collections(conn, app, after, limit);
+        let read = |conn: &_| entries::collections(conn, app, after, limit);
         let later = || {
             let after = after.cloned();
-            move |conn: &_| read::collections(conn, app, after.as_ref(), limit)
+            move |conn: &_| entries::collections(conn, app, after.as_ref(), limit)
         };
         self.read_short_of(app, Vec::new, read, later).await
     }
 
     async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        let work = batch::work(&batch);
+        let work = commit::work(&batch);
         let link = batch.link.clone();
-        let apply = move |transaction: &mut Transaction<'_>| batch::apply(transaction, &batch);
+        let apply =
+            move |transaction: &mut WriteTransaction<'_>| commit::apply(transaction, &batch);
         // The writes of one app keep their order.
         let queued = || link.as_ref().map_or((), Link::queued);
         self.writer.run_after(work, apply, queued).await

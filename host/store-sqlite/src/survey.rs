@@ -64,7 +64,7 @@ impl Survey for SqliteStore {
                 database: Some(file_bytes(&path).map_err(error::host)?),
                 log: Some(LogSize {
                     bytes: log,
-                    held: held(&path, log, &watch),
+                    checkpoint_blocked: held(&path, log, &watch),
                 }),
             })
         };
@@ -77,7 +77,7 @@ impl Survey for SqliteStore {
                 .prepare_cached("SELECT at FROM health WHERE id = 1")?
                 .query_row([], |row| row.get(0))
         };
-        Ok(StoreClock::Seen(Timestamp(
+        Ok(StoreClock::Recorded(Timestamp(
             self.read_short(None, seen, || seen).await?,
         )))
     }

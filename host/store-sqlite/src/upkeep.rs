@@ -1,7 +1,7 @@
 //! Periodic removal of old data.
 
-use super::writer::{Transaction, Work};
-use super::{SqliteStore, error, grave};
+use super::writer::{WriteCost, WriteTransaction};
+use super::{SqliteStore, error, tombstone};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::store::Upkeep;
@@ -26,15 +26,17 @@ impl Upkeep for SqliteStore {
         if !self.read_short(None, has_some, || has_some).await? {
             return Ok(0);
         }
-        let prune = move |transaction: &mut Transaction<'_>| {
-            grave::execute(
+        let prune = move |transaction: &mut WriteTransaction<'_>| {
+            tombstone::execute(
                 transaction.connection,
                 "DELETE FROM audit WHERE id IN
                    (SELECT id FROM audit WHERE id < ?1 ORDER BY id LIMIT ?2)",
                 (before, limit),
             )
         };
-        self.writer.run(Work::NONE.that_frees(), prune).await
+        self.writer
+            .run(WriteCost::NONE.freeing_space(), prune)
+            .await
     }
 
     async fn prune_audit_of(&self, app: AppId, keep: u32, limit: u32) -> Result<u64, StoreError> {
@@ -49,48 +51,56 @@ impl Upkeep for SqliteStore {
         if spare.is_empty() {
             return Ok(0);
         }
-        let prune = move |transaction: &mut Transaction<'_>| {
-            transaction.whole(|transaction| {
+        let prune = move |transaction: &mut WriteTransaction<'_>| {
+            transaction.atomically(|transaction| {
                 let remove = "DELETE FROM audit WHERE id = ?1";
-                let remove = |id: &[u8; 16]| grave::execute(transaction.connection, remove, [id]);
+                let remove =
+                    |id: &[u8; 16]| tombstone::execute(transaction.connection, remove, [id]);
                 spare.iter().map(remove).sum()
             })
         };
-        self.writer.run(Work::of(app).that_frees(), prune).await
+        self.writer
+            .run(WriteCost::of(app).freeing_space(), prune)
+            .await
     }
 
-    async fn give_back(&self) -> Result<bool, StoreError> {
+    async fn reclaim_space(&self) -> Result<bool, StoreError> {
         // A reader checks first, so that the writer is rarely involved.
         let spare = |connection: &_| spare_pages(connection, kept_pages(connection)?);
         if self.read_short(None, spare, || spare).await? == 0 {
             return Ok(false);
         }
-        let give_back = |transaction: &mut Transaction<'_>| {
+        let give_back = |transaction: &mut WriteTransaction<'_>| {
             let connection = transaction.connection;
             let kept = kept_pages(connection).map_err(error::store)?;
             vacuum(connection, kept).map_err(error::store)
         };
-        self.writer.run(Work::NONE.that_frees(), give_back).await
+        self.writer
+            .run(WriteCost::NONE.freeing_space(), give_back)
+            .await
     }
 
-    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
-        let read = move |conn: &_| grave::graves(conn, after, limit);
+    async fn tombstones(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError> {
+        let read = move |conn: &_| tombstone::tombstones(conn, after, limit);
         self.read_short(None, read, || read).await
     }
 
     async fn reap(&self, app: AppId, limit: u32) -> Result<u64, StoreError> {
-        let reap = move |transaction: &mut Transaction<'_>| {
-            transaction.whole(|transaction| grave::reap(transaction.connection, app, limit))
+        let reap = move |transaction: &mut WriteTransaction<'_>| {
+            transaction
+                .atomically(|transaction| tombstone::reap(transaction.connection, app, limit))
         };
-        self.writer.run(Work::of(app).that_frees(), reap).await
+        self.writer
+            .run(WriteCost::of(app).freeing_space(), reap)
+            .await
     }
 
-    async fn note_time(&self, now: Timestamp) -> Result<(), StoreError> {
-        let note = move |transaction: &mut Transaction<'_>| {
+    async fn record_time(&self, now: Timestamp) -> Result<(), StoreError> {
+        let note = move |transaction: &mut WriteTransaction<'_>| {
             let update = "UPDATE health SET at = ?1 WHERE id = 1";
-            grave::execute(transaction.connection, update, [now.0])
+            tombstone::execute(transaction.connection, update, [now.0])
         };
-        self.writer.run(Work::NONE, note).await.map(drop)
+        self.writer.run(WriteCost::NONE, note).await.map(drop)
     }
 }
 

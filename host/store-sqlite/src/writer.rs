@@ -4,11 +4,11 @@
 //! next transaction takes all of them. So there is one wait for the disk per group, and groups grow
 //! with the number of callers.
 
-use super::ballast::{self, ReservedSpace};
+use super::fair_queue::FairQueue;
 use super::links::Links;
 use super::outbox::Watchers;
-use super::tally::UsageCounters;
-use super::turns::FairQueue;
+use super::reserved_space::{self, ReservedSpace};
+use super::usage::UsageCounters;
 use super::{SqliteOptions, error, set_cache};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Timestamp};
@@ -35,39 +35,39 @@ const PROBE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The purpose and the cost of a write.
 #[derive(Clone, Copy)]
-pub(super) struct Work {
+pub(super) struct WriteCost {
     /// The app whose turn it takes; `None` if it belongs to no app.
     pub(super) app: Option<AppId>,
     /// The approximate number of bytes that it writes.
     pub(super) bytes: usize,
     /// Whether it is accepted on a full disk.
-    pub(super) frees: bool,
+    pub(super) frees_space: bool,
 }
 
-impl Work {
+impl WriteCost {
     /// A small write of no app.
-    pub(super) const NONE: Work = Work {
+    pub(super) const NONE: WriteCost = WriteCost {
         app: None,
         bytes: 0,
-        frees: false,
+        frees_space: false,
     };
 
     /// A small write of an app.
-    pub(super) const fn of(app: AppId) -> Work {
-        Work {
+    pub(super) const fn of(app: AppId) -> WriteCost {
+        WriteCost {
             app: Some(app),
-            ..Work::NONE
+            ..WriteCost::NONE
         }
     }
 
-    pub(super) const fn with_bytes(self, bytes: usize) -> Work {
-        Work { bytes, ..self }
+    pub(super) const fn with_bytes(self, bytes: usize) -> WriteCost {
+        WriteCost { bytes, ..self }
     }
 
     /// Marks it as freeing space: it adds no more than an audit row.
-    pub(super) const fn that_frees(self) -> Work {
-        Work {
-            frees: true,
+    pub(super) const fn freeing_space(self) -> WriteCost {
+        WriteCost {
+            frees_space: true,
             ..self
         }
     }
@@ -75,11 +75,11 @@ impl Work {
 
 /// A request to the writer, whose caller waits for the answer or was cancelled.
 pub(super) trait Job: Send {
-    fn work(&self) -> Work;
+    fn work(&self) -> WriteCost;
     /// Returns whether the caller was cancelled. Such a job is dropped unless it already runs.
     fn is_abandoned(&self) -> bool;
     /// Runs in the open transaction. The answer is sent once the transaction has ended.
-    fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer;
+    fn run(self: Box<Self>, transaction: &mut WriteTransaction<'_>) -> Answer;
     /// Answers without running.
     fn refuse(self: Box<Self>, why: StoreError);
 }
@@ -87,18 +87,18 @@ pub(super) trait Job: Send {
 /// Sends the answer, once it is known whether the transaction was committed.
 type Answer = Box<dyn FnOnce(&rusqlite::Result<()>) + Send>;
 
-struct Request<T, F> {
-    work: Work,
+struct WriteRequest<T, F> {
+    work: WriteCost,
     run: F,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T, F> Job for Request<T, F>
+impl<T, F> Job for WriteRequest<T, F>
 where
     T: Send + 'static,
-    F: FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send,
+    F: FnOnce(&mut WriteTransaction<'_>) -> Result<T, StoreError> + Send,
 {
-    fn work(&self) -> Work {
+    fn work(&self) -> WriteCost {
         self.work
     }
 
@@ -106,8 +106,8 @@ where
         self.reply.is_closed()
     }
 
-    fn run(self: Box<Self>, transaction: &mut Transaction<'_>) -> Answer {
-        let Request { work, run, reply } = *self;
+    fn run(self: Box<Self>, transaction: &mut WriteTransaction<'_>) -> Answer {
+        let WriteRequest { work, run, reply } = *self;
         let run = AssertUnwindSafe(|| run(transaction));
         let answer = match catch_unwind(run) {
             Ok(answer) => answer,
@@ -144,7 +144,7 @@ impl Writer {
         mut ballast: ReservedSpace,
     ) -> Result<Writer, StoreError> {
         let connection = open(options).map_err(error::store)?;
-        ballast.keep(&connection);
+        ballast.ensure(&connection);
         let busy_timeout = options.busy_timeout;
         let metrics = options.metrics.clone();
         let (jobs, queue) = mpsc::channel(QUEUE_LEN);
@@ -163,8 +163,8 @@ impl Writer {
     /// after that it is completed.
     pub(super) async fn run<T: Send + 'static>(
         &self,
-        work: Work,
-        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: WriteCost,
+        run: impl FnOnce(&mut WriteTransaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.run_after(work, run, || ()).await
     }
@@ -172,14 +172,14 @@ impl Writer {
     /// As [`run`](Writer::run), and calls `queued` when it is in the queue.
     pub(super) async fn run_after<T: Send + 'static>(
         &self,
-        work: Work,
-        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+        work: WriteCost,
+        run: impl FnOnce(&mut WriteTransaction<'_>) -> Result<T, StoreError> + Send + 'static,
         queued: impl FnOnce() + Send,
     ) -> Result<T, StoreError> {
         let stopped = || error::host("the writer thread has stopped");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
-        let job = Box::new(Request { work, run, reply });
+        let job = Box::new(WriteRequest { work, run, reply });
         jobs.send(job).await.map_err(|_| stopped())?;
         queued();
         answer.await.map_err(|_| stopped())?
@@ -188,7 +188,7 @@ impl Writer {
     /// Writes a small row, to check whether writes work. After a failed write, for example on a
     /// full disk, it writes as much as that one (up to 1 MiB), until that works again.
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        self.run(Work::NONE.with_bytes(PROBE_BYTES), |transaction| {
+        self.run(WriteCost::NONE.with_bytes(PROBE_BYTES), |transaction| {
             let now = Timestamp::now().0;
             let bytes = PROBE_BYTES.max(*transaction.unproved);
             // SQLite does not write unchanged pages, so the bytes change.
@@ -242,11 +242,11 @@ fn run(
         if first.is_abandoned() {
             continue;
         }
-        ballast.look();
+        ballast.refresh();
         let is_short = ballast.is_released();
         let group = AssertUnwindSafe(|| {
             let memory = (&mut watchers, &mut links);
-            let begun = Transaction::begin(connection, memory, &mut unproved, is_short);
+            let begun = WriteTransaction::begin(connection, memory, &mut unproved, is_short);
             group(begun, first, &mut turns, &mut ballast, metrics);
         });
         // A job's own panic is caught in its run. After any other panic the callers of the group
@@ -257,7 +257,7 @@ fn run(
             links.forget();
         }
         if ballast.is_released() {
-            ballast.give_back(connection);
+            ballast.vacuum(connection);
             if let Err(error) = connection.busy_timeout(busy_timeout) {
                 tracing::error!(%error, "cannot set SQLite's busy timeout");
             }
@@ -268,7 +268,7 @@ fn run(
 
 /// Runs one transaction.
 fn group(
-    transaction: rusqlite::Result<Transaction<'_>>,
+    transaction: rusqlite::Result<WriteTransaction<'_>>,
     first: Box<dyn Job>,
     turns: &mut FairQueue,
     ballast: &mut ReservedSpace,
@@ -281,9 +281,9 @@ fn group(
                 ballast.release();
             }
             // Those that arrived meanwhile would wait for the same lock, one after another.
-            first.refuse(lost(&error));
+            first.refuse(rolled_back_error(&error));
             while let Some(job) = turns.next() {
-                job.refuse(lost(&error));
+                job.refuse(rolled_back_error(&error));
             }
             return;
         }
@@ -293,8 +293,8 @@ fn group(
     let mut answers = Vec::new();
     let mut next = Some(first);
     while let Some(job) = next.take() {
-        if transaction.is_short && !job.work().frees {
-            job.refuse(ballast::refusal());
+        if transaction.is_short && !job.work().frees_space {
+            job.refuse(reserved_space::refusal());
         } else if !job.is_abandoned() {
             bytes += job.work().bytes;
             answers.push(job.run(&mut transaction));
@@ -321,7 +321,7 @@ fn group(
 }
 
 /// An open transaction.
-pub(super) struct Transaction<'c> {
+pub(super) struct WriteTransaction<'c> {
     pub(super) connection: &'c Connection,
     /// The last assigned version.
     version: i64,
@@ -343,13 +343,13 @@ pub(super) struct Transaction<'c> {
     is_full: bool,
 }
 
-impl<'c> Transaction<'c> {
+impl<'c> WriteTransaction<'c> {
     fn begin(
         connection: &'c Connection,
         (watchers, links): (&'c mut Watchers, &'c mut Links),
         unproved: &'c mut usize,
         is_short: bool,
-    ) -> rusqlite::Result<Transaction<'c>> {
+    ) -> rusqlite::Result<WriteTransaction<'c>> {
         // A transaction is still open only if an earlier ROLLBACK failed.
         roll_back(connection);
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
@@ -363,7 +363,7 @@ impl<'c> Transaction<'c> {
                 return Err(error);
             }
         };
-        Ok(Transaction {
+        Ok(WriteTransaction {
             connection,
             version,
             first_version: version,
@@ -388,7 +388,7 @@ impl<'c> Transaction<'c> {
 
     /// Runs statements atomically, together with their changes of the usage counters. Must not be
     /// nested.
-    pub(super) fn whole<T>(
+    pub(super) fn atomically<T>(
         &mut self,
         run: impl FnOnce(&mut Self) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -468,12 +468,12 @@ fn or_lost<T>(
 ) -> Result<T, StoreError> {
     match (committed, answer) {
         (Ok(()), answer) | (Err(_), answer @ Err(_)) => answer,
-        (Err(error), Ok(_)) => Err(lost(error)),
+        (Err(error), Ok(_)) => Err(rolled_back_error(error)),
     }
 }
 
 /// Returns the error of a write whose group failed for another reason.
-fn lost(error: &rusqlite::Error) -> StoreError {
+fn rolled_back_error(error: &rusqlite::Error) -> StoreError {
     let why = format!("the transaction was rolled back: {error}").into();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full(why),

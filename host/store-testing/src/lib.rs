@@ -4,4 +4,4 @@
 
 pub mod conformance;
 pub mod faulty;
-pub mod linear;
+pub mod linearizability;

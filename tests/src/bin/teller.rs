@@ -5,7 +5,7 @@
 use kvasm::dispatch::Dispatcher;
 use kvasm::model::{Applied, Check, Collection, Expect, Value};
 use kvasm::service::{Batch, Caller, Operation, ServiceError};
-use kvasm_tests::tally::{CrashApp, key, open, options};
+use kvasm_tests::crash_app::{CrashApp, key, open, options};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;

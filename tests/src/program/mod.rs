@@ -1,5 +1,5 @@
 //! The program `kvasm` as a process, and raw connections to it.
 
 pub mod guest;
-pub mod line;
 pub mod process;
+pub mod raw_client;

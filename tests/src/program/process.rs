@@ -1,7 +1,7 @@
 //! The program as a process, with its own home folder.
 
 use super::guest;
-use super::line::{PATIENCE, RawConnection, ReceivedBytes, Response, request};
+use super::raw_client::{PATIENCE, RawConnection, ReceivedBytes, Response, request};
 use std::io::{PipeWriter, Read, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -24,7 +24,11 @@ impl User {
                 now: Timestamp::now(),
             };
             for (_, receipt) in tenant.claim(trigger, 100).await {
-                assert!(tenant.fail(&receipt, Verdict::GiveUp(reason), false).await);
+                assert!(
+                    tenant
+                        .fail(&receipt, Verdict::DeadLetter(reason), false)
+                        .await
+                );
             }
         });
     }

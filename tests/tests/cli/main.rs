@@ -1,13 +1,13 @@
 //! The `kvasm` program as users run it: verbs, exit codes, misuse.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-mod doors;
 mod entries;
 mod events;
+mod input_validation;
+mod large_data;
+mod misbehaving_servers;
 mod plugins;
-mod strangers;
 mod verbs;
-mod whole;
 
 use kvasm_tests::program::process::program;
 use serde_json::Value;

@@ -3,8 +3,8 @@
 
 use kvasm::dispatch::Dispatcher;
 use kvasm_store_testing::conformance::rng::{Rng, seed};
+use kvasm_tests::crash_app::{CrashApp, open, options};
 use kvasm_tests::postgres::fresh_database;
-use kvasm_tests::tally::{CrashApp, open, options};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -1,6 +1,6 @@
 //! Transfers between accounts in transactions, some of which trap.
 
-use super::stage::{EventHost, manifest};
+use super::event_host::{EventHost, manifest};
 use kvasm::InvokeError;
 use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::guests::module_with;

@@ -1,7 +1,7 @@
 //! Transactions under constant contention: none fails because of it.
 
 use super::bank::bank;
-use super::stage::{EventHost, manifest, until};
+use super::event_host::{EventHost, manifest, until};
 use kvasm::model::{AppName, Key, Limits, Op};
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
@@ -228,7 +228,7 @@ async fn callers_that_leave(stages: Vec<EventHost>, transfers: u64) {
                     let caller = kvasm::service::Caller::new(&app, None);
                     let key = kvasm::model::Key::parse(format!("{from:02}")).unwrap();
                     let kv = stage.host.kv();
-                    let c = super::stage::collection("b");
+                    let c = super::event_host::collection("b");
                     kv.increment(&caller, c, key, 0).await.unwrap();
                 }
             }
@@ -372,7 +372,7 @@ async fn looping_lock_holder_blocks_only_its_entry_until_its_deadline() {
             let before = runs.fetch_add(1, Ordering::Relaxed);
             if before == 0 {
                 let op = Op::Increment {
-                    collection: super::stage::collection("b"),
+                    collection: super::event_host::collection("b"),
                     key: Key::parse("k").unwrap(),
                     delta: 10,
                 };
@@ -404,7 +404,7 @@ async fn looping_lock_holder_blocks_only_its_entry_until_its_deadline() {
     let quiet = AppName::parse("quiet").unwrap();
     let quiet = stage.host.create_app(quiet).await.unwrap();
     let caller = kvasm::service::Caller::new(&quiet, None);
-    let (c, k) = (super::stage::collection("b"), Key::parse("k").unwrap());
+    let (c, k) = (super::event_host::collection("b"), Key::parse("k").unwrap());
     let kv = stage.host.kv();
     kv.increment(&caller, c, k, 1).await.unwrap();
     assert!(!call.is_finished() && !set.is_finished());

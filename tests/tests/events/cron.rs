@@ -1,6 +1,6 @@
 //! Schedules.
 
-use super::stage::{EventHost, manifest, until};
+use super::event_host::{EventHost, manifest, until};
 use kvasm::model::{Queue, ScheduleTick, Timestamp, Watch};
 use kvasm_tests::guests::module_with;
 

@@ -1,7 +1,7 @@
 //! The dispatcher and transactions on a store that fails, or loses its answers.
 
+use super::event_host::{EventHost, collection, manifest, until};
 use super::hosts::counter;
-use super::stage::{EventHost, collection, manifest, until};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Key, Limits};
 use kvasm::service::{Caller, ServiceError, TaskHealth};

@@ -1,7 +1,7 @@
 //! Handlers that fail in every way: none of their writes stay, and their deliveries end up
 //! where an operator finds them.
 
-use super::stage::{EventHost, manifest, until};
+use super::event_host::{EventHost, manifest, until};
 use kvasm::Host;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{DeadReason, DeliveryState, Limits, Pause, Timestamp};

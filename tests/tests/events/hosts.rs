@@ -1,6 +1,6 @@
 //! Several hosts and several apps.
 
-use super::stage::{EventHost, manifest, until};
+use super::event_host::{EventHost, manifest, until};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{AppName, Claim, Key, Op, PluginVersion, Queue, Timestamp, Value, WriteBatch};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
@@ -99,7 +99,7 @@ async fn backlog_of_one_app_does_not_delay_another() {
     let keys: Vec<_> = (0..BACKLOG).collect();
     for keys in keys.chunks(1_000) {
         let set = |key: &usize| Op::Set {
-            collection: super::stage::collection("c"),
+            collection: super::event_host::collection("c"),
             key: Key::parse(key.to_string()).unwrap(),
             value: Value::json("1", 10).unwrap(),
             expires_at: None,
@@ -205,7 +205,7 @@ async fn empty_claim_is_followed_by_another() {
     assert_eq!(held.len(), 1);
     // More than a claim examines.
     let set = |key: &str| Op::Set {
-        collection: super::stage::collection("c"),
+        collection: super::event_host::collection("c"),
         key: Key::parse(key).unwrap(),
         value: Value::json("1", 10).unwrap(),
         expires_at: None,

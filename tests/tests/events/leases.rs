@@ -1,7 +1,7 @@
 //! Leases: renewed while a handler runs, lost, expired.
 
+use super::event_host::{EventHost, manifest, until};
 use super::hosts::counter;
-use super::stage::{EventHost, manifest, until};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Claim, Limits, Queue, Timestamp};
 use kvasm::store::{MemoryStore, Store};

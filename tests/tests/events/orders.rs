@@ -1,6 +1,6 @@
 //! The orders example: a total for each customer, a bug, its dead letters, the fix.
 
-use super::stage::{EventHost, until};
+use super::event_host::{EventHost, until};
 use kvasm::model::DeadReason;
 use kvasm_tests::guests::wasm;
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! The retry schedule.
 
-use kvasm::dispatch::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, Failure, backoff, verdict};
+use kvasm::dispatch::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, FailureKind, backoff, verdict};
 use kvasm::model::{DeadReason, Policy, Timestamp, Verdict};
 use proptest::prelude::*;
 use std::time::Duration;
@@ -26,11 +26,11 @@ fn retry_jitter_is_one_fifth_either_way() {
     }
 }
 
-fn failures() -> impl Strategy<Value = Failure> {
+fn failures() -> impl Strategy<Value = FailureKind> {
     prop_oneof![
-        Just(Failure::Passing),
-        Just(Failure::Deterministic),
-        Just(Failure::Permanent),
+        Just(FailureKind::Transient),
+        Just(FailureKind::Deterministic),
+        Just(FailureKind::Permanent),
     ]
 }
 
@@ -69,17 +69,17 @@ proptest! {
                     now = at;
                     attempts += 1;
                 }
-                Verdict::GiveUp(reason) => break reason,
+                Verdict::DeadLetter(reason) => break reason,
             }
             prop_assert!(attempts <= policy.attempts_max);
         };
         match reason {
             DeadReason::Deterministic => {
                 let most = match failure {
-                    Failure::Permanent => 1,
+                    FailureKind::Permanent => 1,
                     _ => DETERMINISTIC_ATTEMPTS_MAX.min(policy.attempts_max),
                 };
-                prop_assert!(failure != Failure::Passing);
+                prop_assert!(failure != FailureKind::Transient);
                 prop_assert_eq!(attempts, most);
             }
             DeadReason::Attempts => prop_assert_eq!(attempts, policy.attempts_max),
@@ -96,7 +96,7 @@ proptest! {
         now in i64::MIN..i64::MAX - 10_000_000,
         attempts in 1u32..50,
     ) {
-        let verdict = verdict(policy, attempts, Timestamp(queued), Timestamp(now), Failure::Passing, 0.3);
+        let verdict = verdict(policy, attempts, Timestamp(queued), Timestamp(now), FailureKind::Transient, 0.3);
         if let Verdict::RetryAt(at) = verdict {
             prop_assert!(at.0 > now);
         }

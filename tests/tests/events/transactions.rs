@@ -1,6 +1,6 @@
 //! Transactional functions.
 
-use super::stage::{EventHost, manifest};
+use super::event_host::{EventHost, manifest};
 use kvasm::model::{AppName, Key, Op, Principal, Scope, Value};
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Call, CallError, Host, InvokeError};
@@ -187,7 +187,7 @@ async fn meanwhile(times: u32) -> EventHost {
             let left = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
             if let Ok(left) = left {
                 let set = |key: &str| Op::Set {
-                    collection: super::stage::collection("c"),
+                    collection: super::event_host::collection("c"),
                     key: Key::parse(key).unwrap(),
                     value: Value::json(left.to_string(), 100).unwrap(),
                     expires_at: None,

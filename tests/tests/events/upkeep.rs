@@ -1,6 +1,6 @@
 //! What the dispatcher removes automatically.
 
-use super::stage::{EventHost, collection, until};
+use super::event_host::{EventHost, collection, until};
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
     App, AppName, Audit, Claim, DeadReason, FailedAttempt, Key, LeaseToken, Op, ProbeDelay, Queue,
@@ -20,7 +20,7 @@ use uuid::Uuid;
 fn options() -> DispatchOptions {
     DispatchOptions {
         upkeep: Duration::from_millis(20),
-        letters_of_app: 3,
+        dead_letters_per_app: 3,
         ..DispatchOptions::default()
     }
 }
@@ -107,7 +107,7 @@ async fn old_dead_letters_are_removed() {
             bury(&stage).await;
         }
         stage.start_with(DispatchOptions {
-            letter_age: age,
+            dead_letter_retention: age,
             ..options()
         });
         // Expired entries are removed in each round. Once that has happened twice, a whole
@@ -202,7 +202,7 @@ async fn bury(stage: &EventHost) {
             lease: claim.lease,
         },
         now,
-        verdict: Verdict::GiveUp(DeadReason::Attempts),
+        verdict: Verdict::DeadLetter(DeadReason::Attempts),
         deterministic: false,
         probe: ProbeDelay::default(),
         error: "enough".to_owned(),

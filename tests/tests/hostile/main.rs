@@ -3,18 +3,18 @@
 
 mod arguments;
 mod batches;
-mod blame;
+mod cpu_permits;
 mod deadlines;
 mod embedding;
 mod examples;
-mod gate;
+mod failure_classification;
+mod get_many;
 mod io;
-mod many;
 mod memory;
 mod modules;
 mod packed;
 mod pointers;
 mod random;
+mod scopes;
 mod service;
-mod turns;
 mod wasi;

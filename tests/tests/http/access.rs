@@ -1,6 +1,6 @@
 //! Every operation of the OpenAPI document, with every kind of caller.
 
-use crate::document::{Access, Operation, document, operations};
+use crate::openapi::{Access, Operation, document, operations};
 use kvasm::model::{App, Scope, Timestamp};
 use kvasm_tests::server::{ApiClient, ApiResponse, Server, answer};
 use std::collections::BTreeSet;

@@ -45,7 +45,11 @@ async fn dead(server: &Server, app: &App, keys: &[&str], reason: DeadReason) -> 
         let claimed = tenant.claim("index", 10).await;
         assert_eq!(claimed.len(), 1);
         for (_, receipt) in &claimed {
-            assert!(tenant.fail(receipt, Verdict::GiveUp(reason), false).await);
+            assert!(
+                tenant
+                    .fail(receipt, Verdict::DeadLetter(reason), false)
+                    .await
+            );
         }
     }
     let page = server.root.get(LETTERS).await.expect(200).json();
@@ -347,7 +351,7 @@ async fn dead_letter_pages_are_limited_by_size() {
     assert_eq!(deliveries["deliveries"].as_array().unwrap().len(), 5);
     assert_eq!(deliveries["more"], true);
     for (_, receipt) in tenant.claim("index", 20).await {
-        let verdict = Verdict::GiveUp(DeadReason::Attempts);
+        let verdict = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(tenant.fail(&receipt, verdict, false).await);
     }
     let mut found = Vec::new();

@@ -1,8 +1,8 @@
 //! Routes on a store that fails: each answers with a problem, and leaves an audit row with each
 //! change and no other.
 
-use crate::document::{Access, Operation as Route, document, operations};
 use crate::events::tenant;
+use crate::openapi::{Access, Operation as Route, document, operations};
 use kvasm::model::{
     App, Collection, DeadLetterFilter, DeadReason, DeliveryFilter, Key, Scope, Timestamp, Verdict,
 };
@@ -66,7 +66,7 @@ impl Fixture {
         api.json("PUT", &entry, json!(1)).await.expect(200);
         let tenant = tenant(server, &app);
         let claimed = tenant.claim("dying", 1).await;
-        let give_up = Verdict::GiveUp(DeadReason::Age);
+        let give_up = Verdict::DeadLetter(DeadReason::Age);
         assert!(tenant.fail(&claimed[0].1, give_up, false).await);
         let none = DeadLetterFilter::default();
         let letters = self.store.dead_letters(app.id, &none, None, 1);

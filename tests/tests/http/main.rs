@@ -3,15 +3,15 @@
 
 mod access;
 mod batches;
+mod cache_coherence;
 mod calls;
-mod document;
 mod entries;
 mod events;
 mod faults;
-mod hosts;
 mod limits;
 mod logs;
-mod outstanding;
+mod openapi;
+mod outstanding_deliveries;
 mod plugins;
 mod problems;
 mod protocol;

@@ -216,7 +216,7 @@ async fn deletion_after_admission_is_not_a_host_error() {
     let name = AppName::parse("shop").unwrap();
     let app = async || host.app(&name).await.unwrap().unwrap();
     let enter = async || {
-        host.enter(app().await, Call::function("run"))
+        host.admit(app().await, Call::function("run"))
             .await
             .unwrap()
     };

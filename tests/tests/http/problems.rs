@@ -1,6 +1,6 @@
 //! Invalid requests.
 
-use crate::document::{OF_A_SHOP, document, operations};
+use crate::openapi::{OF_A_SHOP, document, operations};
 use kvasm::model::{Limits, Scope};
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, answer};

@@ -1,6 +1,6 @@
 //! HTTP on the wire, as RFC 9110 and RFC 9112 specify it.
 
-use crate::document::{Access, OF_A_SHOP, document, operations};
+use crate::openapi::{Access, OF_A_SHOP, document, operations};
 use kvasm::model::Scope;
 use kvasm_tests::guests::{manifest, module, module_with};
 use kvasm_tests::server::{Server, answer};

@@ -2,8 +2,8 @@
 //! effect on a neighbour.
 
 use super::kit;
-use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
+use kvasm_tests::program::raw_client::{RawConnection, request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};

@@ -127,7 +127,7 @@ async fn deletions_work_on_a_full_disk_and_free_space() {
     // while the reserved space file was missing, and the rest by the upkeep.
     let elsewhere = disk.path().join("else");
     eventually("the disk space is released", async || {
-        while kit.store.give_back().await.unwrap() {}
+        while kit.store.reclaim_space().await.unwrap() {}
         let written = std::fs::write(&elsewhere, vec![1; 20 * 1024 * 1024]).is_ok();
         if !written {
             std::fs::remove_file(&elsewhere).unwrap();

@@ -1,8 +1,8 @@
 //! The server's own log must not block the server, nor grow with a tenant.
 
 use super::kit;
-use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
+use kvasm_tests::program::raw_client::{RawConnection, request};
 use std::io::{PipeReader, Read, pipe};
 use std::sync::Arc;
 
@@ -139,7 +139,7 @@ fn unread_stdout_does_not_block_startup() {
     let mut command = home.command(&["serve", "--listen", &address]);
     command.stdout(writer).stderr(std::process::Stdio::null());
     let mut child = command.spawn().unwrap();
-    let heard = kvasm_tests::program::line::ReceivedBytes::default();
+    let heard = kvasm_tests::program::raw_client::ReceivedBytes::default();
     eventually("an answer", || {
         let mut line =
             RawConnection::try_open(address.parse().unwrap(), Arc::clone(&heard)).ok()?;

@@ -8,7 +8,7 @@ use kvasm::{Blame, Call, CallError, Compiler, Host, HostBuilder, LoadError};
 use kvasm_tests::guests::module_with;
 use kvasm_tests::program::process::program;
 use kvasm_tests::server::eventually;
-use kvasm_tests::slow::{blocks, functions, ifs};
+use kvasm_tests::slow_modules::{blocks, functions, ifs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Load that fills the disk or occupies the only writer, and the effect on other apps.
 
 use super::kit::{self, Neighbour, Stage};
-use kvasm::model::{AppId, DELIVERY_BYTES, FOLLOWERS_MAX, Resource};
+use kvasm::model::{AppId, DELIVERY_BYTES, Resource, TRIGGERED_DELIVERIES_MAX};
 use kvasm::store::{SqliteOptions, SqliteStore, StoreError};
 use kvasm_store_testing::conformance::Kit;
 use kvasm_store_testing::conformance::kit::{bytes, delete, reap_some, set};
@@ -58,7 +58,10 @@ async fn trigger_cascade_of_one_change_is_limited() {
     .await;
     let usage = stage.host().store().usage(app.id).await.unwrap();
     assert!(usage.entries > 1, "the handler has run");
-    assert!(usage.entries <= u64::from(FOLLOWERS_MAX), "{usage:?}");
+    assert!(
+        usage.entries <= u64::from(TRIGGERED_DELIVERIES_MAX),
+        "{usage:?}"
+    );
     // Rejected deliveries wait for the trigger, or are dead letters by now.
     let left = stage.host().store().deliveries(app.id, None, 200).await;
     let left = left.unwrap().into_iter().filter_map(|left| left.error);
@@ -137,13 +140,13 @@ async fn freed_space_is_returned_to_the_disk() {
         app.commit(vec![], ops.collect()).await;
     }
     let mut steps = 0;
-    while kit.store.give_back().await.unwrap() {
+    while kit.store.reclaim_space().await.unwrap() {
         steps += 1;
         // Others write between two steps, none of which is large.
         app.set("d", "k", bytes("1")).await;
     }
     assert!(steps >= 10, "{steps} steps");
-    assert!(!kit.store.give_back().await.unwrap());
+    assert!(!kit.store.reclaim_space().await.unwrap());
     drop((app, kit));
     let left = on_disk(&path);
     assert!(left < 8 * 1024 * 1024, "{left} bytes are left");

@@ -1,7 +1,7 @@
 //! The administration address, and a stopping server.
 
-use kvasm_tests::program::line::{RawConnection, Response, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
+use kvasm_tests::program::raw_client::{RawConnection, Response, request};
 use std::net::SocketAddr;
 use std::sync::Arc;
 

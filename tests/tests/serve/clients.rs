@@ -1,7 +1,7 @@
 //! Slow, broken and numerous clients.
 
-use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
+use kvasm_tests::program::raw_client::{RawConnection, request};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod admin;
+mod client_commands;
 mod clients;
 mod clocks;
 mod deploy;
-mod folders;
+mod file_system;
 mod metrics;
-mod people;
-mod requests;
+mod server_log;
 mod start;
 mod stop;
 mod stores;

@@ -1,8 +1,8 @@
 //! Shutdown: graceful, bounded, or immediate.
 
 use kvasm_tests::guests::{manifest, module_with};
-use kvasm_tests::program::line::{RawConnection, request};
 use kvasm_tests::program::process::{Home, Server, eventually};
+use kvasm_tests::program::raw_client::{RawConnection, request};
 use std::sync::Arc;
 use std::time::Duration;
 

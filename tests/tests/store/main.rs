@@ -3,7 +3,7 @@
 
 mod backends;
 mod faults;
-mod old_files;
+mod old_schemas;
 mod postgres;
 mod refused_rows;
 

@@ -36,7 +36,7 @@ async fn full(kit: &Kit) -> Tenant {
         app.set("c", key, bytes("1")).await;
     }
     for (_, receipt) in app.claim("t", 2).await {
-        let give_up = Verdict::GiveUp(DeadReason::Attempts);
+        let give_up = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(app.fail(&receipt, give_up, false).await);
     }
     assert_eq!(app.letters().await.len(), 2);

@@ -247,7 +247,7 @@ pub(super) const KEYS: &[Key] = &[
     key!(
         "server.shutdown_delay",
         "how long a stopping server still accepts requests while /readyz answers 503",
-        delay,
+        duration_or_zero,
         show_duration,
         shutdown_delay
     ),
@@ -305,14 +305,14 @@ pub(super) const KEYS: &[Key] = &[
         "how long a dead letter is kept",
         duration,
         show_duration,
-        dispatch.letter_age
+        dispatch.dead_letter_retention
     ),
     key!(
         "dispatch.letters_of_app",
         "maximum number of dead letters per app",
         from_str,
         to_string,
-        dispatch.letters_of_app
+        dispatch.dead_letters_per_app
     ),
     key!(
         "dispatch.audit_age",

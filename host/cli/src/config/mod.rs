@@ -44,7 +44,7 @@ pub(super) enum ConfigError {
 
 impl ConfigError {
     fn misfit(misfit: LimitsError) -> ConfigError {
-        let least = text::show_size(&misfit.least);
+        let least = text::show_size(&misfit.min);
         ConfigError::Value {
             source_name: "the configuration".to_owned(),
             key: format!("limits.{}", misfit.limit),

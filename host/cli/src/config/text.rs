@@ -113,7 +113,7 @@ pub(super) fn show_log_format(format: &LogFormat) -> String {
 }
 
 /// A duration that may be zero.
-pub(super) fn delay(text: &str) -> Result<Duration, String> {
+pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
     match text {
         "0" | "0s" => Ok(Duration::ZERO),
         text => duration(text),

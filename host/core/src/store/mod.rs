@@ -3,32 +3,33 @@
 //! A store knows nothing of guests, principals or limits of callers. Every call names the app, and
 //! every statement of a backend names it first.
 
-mod error;
 mod outbox;
 mod registry;
 mod schema;
+mod store_error;
 mod sum;
 mod survey;
 mod upkeep;
 
 use crate::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, ListQuery, Page, Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
+    WriteBatch,
 };
 use async_trait::async_trait;
 
 /// What the stores share, for backends.
 pub mod backend {
-    pub use super::error::BoxError;
     pub use super::registry::{Effect, check_triggers};
+    pub use super::store_error::BoxError;
     pub use super::sum::sum;
     pub use super::survey::LETTERS_COUNTED_MAX;
     pub use super::upkeep::first_id;
 }
 
-pub use error::StoreError;
 pub use outbox::Outbox;
 pub use registry::Registry;
 pub use schema::{Migrate, Schema, SchemaState};
+pub use store_error::StoreError;
 pub use survey::{AppSurvey, LogSize, StoreClock, StoreSize, Survey};
 pub use upkeep::Upkeep;
 
@@ -81,8 +82,12 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
     ) -> Result<Vec<Option<Entry>>, StoreError>;
 
     /// Returns one page of a collection. The cost does not depend on the position of the page.
-    async fn list(&self, app: AppId, query: &ListQuery, now: Timestamp)
-    -> Result<Page, StoreError>;
+    async fn list(
+        &self,
+        app: AppId,
+        query: &ListQuery,
+        now: Timestamp,
+    ) -> Result<ListPage, StoreError>;
 
     /// Returns up to `limit` names of the app's collections in order, after `after` if given. They
     /// may include a collection whose entries have all expired. The cost grows with the number of

@@ -3,7 +3,7 @@
 use super::StoreError;
 use crate::{
     App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest, Generation,
-    LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, TRIGGERS_MAX, Token, TokenId,
+    LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, TRIGGERS_MAX, Token, TokenId,
     Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use async_trait::async_trait;
@@ -207,14 +207,14 @@ pub trait Registry: Send + Sync {
         app: AppId,
         before: Option<PluginVersion>,
         limit: u32,
-    ) -> Result<Vec<Plugin>, StoreError>;
+    ) -> Result<Vec<PluginRecord>, StoreError>;
 
     /// Returns one plugin version.
     async fn plugin(
         &self,
         app: AppId,
         version: PluginVersion,
-    ) -> Result<Option<Plugin>, StoreError>;
+    ) -> Result<Option<PluginRecord>, StoreError>;
 
     /// Returns a module's bytes, if a version of an app has it. Deleted apps do not count.
     async fn module(&self, digest: Digest) -> Result<Option<Bytes>, StoreError>;

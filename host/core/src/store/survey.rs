@@ -38,7 +38,7 @@ pub struct LogSize {
     pub bytes: u64,
     /// How long a reader has prevented its checkpoint, as seen by two calls; zero if none does, or
     /// if the log is small.
-    pub held: Duration,
+    pub checkpoint_blocked: Duration,
 }
 
 /// The time according to a store.
@@ -47,7 +47,7 @@ pub enum StoreClock {
     /// The current time of its own clock, which all hosts can compare theirs with.
     Database(Timestamp),
     /// The last time that was recorded in it.
-    Seen(Timestamp),
+    Recorded(Timestamp),
     /// Unknown.
     None,
 }

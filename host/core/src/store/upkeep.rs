@@ -19,10 +19,10 @@ pub trait Upkeep: Send + Sync {
 
     /// Returns freed space to the file system, a little at a time. Returns whether there is more.
     /// Does nothing for a database that does so automatically.
-    async fn give_back(&self) -> Result<bool, StoreError>;
+    async fn reclaim_space(&self) -> Result<bool, StoreError>;
 
     /// Returns up to `limit` deleted apps that still have rows, by identity, after one if given.
-    async fn graves(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError>;
+    async fn tombstones(&self, after: Option<AppId>, limit: u32) -> Result<Vec<AppId>, StoreError>;
 
     /// Removes up to `limit` rows of a deleted app, and its tombstone after the last row. Returns
     /// the number of rows, 0 if the app does not exist or was not deleted.
@@ -30,7 +30,7 @@ pub trait Upkeep: Send + Sync {
 
     /// Records a time that a host trusts, for [`Survey::clock`](super::Survey::clock) of a later
     /// start. A store that has its own clock or is not durable does nothing.
-    async fn note_time(&self, now: Timestamp) -> Result<(), StoreError>;
+    async fn record_time(&self, now: Timestamp) -> Result<(), StoreError>;
 }
 
 /// Returns a lower bound of all version 7 identities that are created at or after a time.

@@ -59,7 +59,7 @@ async fn copy_out<T: GuestView>(
     guest.check("buffer", out)?;
     let offset = offset.cast_unsigned() as usize;
     let rest = bytes(guest.state()).len().saturating_sub(offset);
-    guest.turn(rest.min(out.len as usize)).await;
+    guest.acquire_cpu_permit(rest.min(out.len as usize)).await;
     let (buffer, state) = guest.bytes_and_state("buffer", out)?;
     Ok(bytes(state).copy_to(offset, buffer) as i64)
 }
@@ -105,7 +105,7 @@ async fn output_write<T: GuestView>(
             limit: limit as u64,
         }));
     }
-    guest.turn(len as usize).await;
+    guest.acquire_cpu_permit(len as usize).await;
     let (bytes, state) = guest.bytes_and_state("output", range)?;
     state.output.extend_from_slice(bytes);
     Ok(i64::from(len))

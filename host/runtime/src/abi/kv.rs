@@ -178,7 +178,7 @@ async fn get<T: GuestView>(
         ));
     };
 
-    guest.turn(found.as_bytes().len()).await;
+    guest.acquire_cpu_permit(found.as_bytes().len()).await;
     let value = match (format, found) {
         (Format::Json | Format::Bytes, Value::Json(text)) => text.into_string().into_bytes(),
         (Format::Bytes, Value::Bytes(bytes)) => bytes,
@@ -206,7 +206,7 @@ async fn value_at<T: GuestView>(
     let state = guest.state();
     let caller = &state.context.caller;
     let get = state.services.kv.get_value(caller, collection, key);
-    Ok(state.meter.aside(get).await?)
+    Ok(state.meter.exclude(get).await?)
 }
 
 async fn entry_at<T: GuestView>(
@@ -217,7 +217,7 @@ async fn entry_at<T: GuestView>(
     let state = guest.state();
     let caller = &state.context.caller;
     let get = state.services.kv.get(caller, collection, key);
-    let entry = state.meter.aside(get).await?;
+    let entry = state.meter.exclude(get).await?;
     let header = entry.as_ref().map(header);
     Ok((entry.map(|entry| entry.value), header))
 }
@@ -243,7 +243,7 @@ async fn set<T: GuestView>(
     let key = guest.key(k, k_len)?;
     let limit = guest.state().limits.value_bytes;
     let range = at(v, v_len);
-    let bytes = guest.read_in_turn("value", Subject::Value, range, limit);
+    let bytes = guest.read_large("value", Subject::Value, range, limit);
     let bytes = bytes.await?;
     let value = format.value(bytes, limit)?;
     let write = Write {
@@ -255,7 +255,7 @@ async fn set<T: GuestView>(
     };
     let state = guest.state();
     let set = state.services.kv.set(&state.context.caller, write);
-    let version = state.meter.aside(set).await?;
+    let version = state.meter.exclude(set).await?;
     Ok(version.0.cast_signed())
 }
 
@@ -273,7 +273,7 @@ async fn has<T: GuestView>(
         .services
         .kv
         .has(&state.context.caller, &collection, &key);
-    Ok(i64::from(state.meter.aside(has).await?))
+    Ok(i64::from(state.meter.exclude(has).await?))
 }
 
 async fn delete<T: GuestView>(
@@ -294,7 +294,7 @@ async fn delete<T: GuestView>(
     let expect = expect(options.if_version);
     let caller = &state.context.caller;
     let delete = state.services.kv.delete(caller, collection, key, expect);
-    Ok(i64::from(state.meter.aside(delete).await?))
+    Ok(i64::from(state.meter.exclude(delete).await?))
 }
 
 async fn list<T: GuestView>(
@@ -336,7 +336,7 @@ async fn list<T: GuestView>(
     };
     let state = guest.state();
     let list = state.services.kv.list(&state.context.caller, list);
-    let listing = state.meter.aside(list).await?;
-    guest.turn(page::bytes(&listing)).await;
+    let listing = state.meter.exclude(list).await?;
+    guest.acquire_cpu_permit(page::bytes(&listing)).await;
     guest.answer(out, page::encode(&listing))
 }

@@ -1,6 +1,6 @@
 //! A guest's log: a bounded list of bounded lines.
 
-use kvasm_core::{Level, short};
+use kvasm_core::{Level, truncate};
 
 /// Converts a level of the ABI.
 pub(super) fn level(code: i32) -> Option<Level> {
@@ -117,7 +117,7 @@ pub(crate) fn printable_start(bytes: &[u8], limit: usize) -> String {
     // one character of 3 bytes.
     let start = bytes.get(..limit).unwrap_or(bytes);
     let text = printable(&String::from_utf8_lossy(start));
-    let kept = short(&text, limit);
+    let kept = truncate(&text, limit);
     match kept.len() == text.len() && start.len() == bytes.len() {
         true => text,
         false => format!("{kept}..."),

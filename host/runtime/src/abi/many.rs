@@ -62,7 +62,7 @@ async fn increment<T: GuestView>(
     let state = guest.state();
     let caller = &state.context.caller;
     let increment = state.services.kv.increment(caller, collection, key, delta);
-    let (version, value) = state.meter.aside(increment).await?;
+    let (version, value) = state.meter.exclude(increment).await?;
     let buffer = guest.bytes_mut("result", result)?;
     buffer.copy_from_slice(&value.to_le_bytes());
     Ok(version.0.cast_signed())
@@ -97,12 +97,12 @@ async fn get_many<T: GuestView>(
     let keys = keys.map(names).collect::<Result<Vec<_>, _>>()?;
     let state = guest.state();
     let get = state.services.kv.get_many(&state.context.caller, &keys);
-    let entries = state.meter.aside(get).await?;
+    let entries = state.meter.exclude(get).await?;
     let bytes = entries
         .iter()
         .flatten()
         .map(|entry| entry.value.as_bytes().len());
-    guest.turn(bytes.sum()).await;
+    guest.acquire_cpu_permit(bytes.sum()).await;
     let slots = entries.iter().map(|entry| {
         let entry = entry.as_ref();
         Slot(entry.map(|entry| (header(entry), entry.value.as_bytes())))
@@ -140,14 +140,14 @@ async fn commit<T: GuestView>(
     let limits = &guest.state().limits;
     let (batch_limit, value_limit) = (limits.batch_bytes(), limits.value_bytes);
     let range = at(batch, len);
-    let packed = guest.read_in_turn("batch", Subject::Batch, range, batch_limit);
+    let packed = guest.read_large("batch", Subject::Batch, range, batch_limit);
     let packed = packed.await?;
     let batch = decode(&packed, value_limit)?;
     // A copy of the checked keys, for the message.
     let checked: Vec<_> = batch.checks.iter().map(named).collect();
     let state = guest.state();
     let commit = state.services.kv.commit(&state.context.caller, batch);
-    match state.meter.aside(commit).await {
+    match state.meter.exclude(commit).await {
         Ok(applied) => {
             let answers: Vec<_> = applied.iter().map(answer_of).collect();
             guest.answer(out, packed_records(&answers))
@@ -285,9 +285,9 @@ async fn dead_letters<T: GuestView>(
         .services
         .dead_letters
         .list(&state.context.caller, before, limit);
-    let letters = state.meter.aside(list).await?;
+    let letters = state.meter.exclude(list).await?;
     guest
-        .turn(letters.iter().map(|letter| letter.error.len()).sum())
+        .acquire_cpu_permit(letters.iter().map(|letter| letter.error.len()).sum())
         .await;
     let full = letters.len() == limit as usize;
     let next = letters.last().filter(|_| full).map(|letter| letter.id);
@@ -298,8 +298,8 @@ async fn dead_letters<T: GuestView>(
 
 /// A dead letter as returned to its plugin: without the value, which may be large.
 fn letter(letter: &DeadLetter) -> serde_json::Value {
-    let entry = letter.event.what.entry();
-    let version = match &letter.event.what {
+    let entry = letter.event.kind.entry();
+    let version = match &letter.event.kind {
         EventKind::Set { version, .. } | EventKind::Deleted { version, .. } => Some(version.0),
         EventKind::Due => None,
     };
@@ -308,7 +308,7 @@ fn letter(letter: &DeadLetter) -> serde_json::Value {
         "event_id": letter.event.id,
         "trigger": letter.trigger,
         "function": letter.function,
-        "kind": letter.event.what.kind(),
+        "kind": letter.event.kind.kind(),
         "collection": entry.map(|(collection, _)| collection),
         "key": entry.map(|(_, key)| key),
         "version": version,

@@ -45,12 +45,12 @@ impl<'c, T: GuestView> Guest<'c, T> {
 
     /// Acquires a CPU permit before a large copy: copying is CPU work, during which the guest
     /// cannot be preempted. Call it once all checks have passed.
-    pub(super) async fn turn(&mut self, bytes: usize) {
-        const BYTES_WITHOUT_TURN: usize = 64 * 1024;
-        if bytes > BYTES_WITHOUT_TURN {
+    pub(super) async fn acquire_cpu_permit(&mut self, bytes: usize) {
+        const COPY_WITHOUT_PERMIT_MAX: usize = 64 * 1024;
+        if bytes > COPY_WITHOUT_PERMIT_MAX {
             let state = self.state();
             let (turns, meter) = (Arc::clone(&state.turns), Arc::clone(&state.meter));
-            turns.take(meter).await;
+            turns.acquire(meter).await;
         }
     }
 
@@ -90,7 +90,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
 
     /// Like [`read`](Guest::read), for data that may be large: acquires a CPU permit after the
     /// checks.
-    pub(super) async fn read_in_turn(
+    pub(super) async fn read_large(
         &mut self,
         argument: &'static str,
         subject: Subject,
@@ -98,7 +98,7 @@ impl<'c, T: GuestView> Guest<'c, T> {
         limit: usize,
     ) -> Result<Vec<u8>, Fault> {
         let range = self.limited(argument, subject, at, limit)?;
-        self.turn(range.len()).await;
+        self.acquire_cpu_permit(range.len()).await;
         Ok(self.bytes(range).to_vec())
     }
 

@@ -53,12 +53,12 @@ impl CpuMeter {
 
     /// Records that the guest asks to sleep: until it is seen awake, the time between polls
     /// counts as sleep.
-    pub fn sleeps(&self) {
+    pub fn mark_asleep(&self) {
         self.sleeps.store(true, Ordering::Relaxed);
     }
 
     /// Records that the guest is awake: it computes, or calls something else.
-    pub fn wakes(&self) {
+    pub fn mark_awake(&self) {
         self.sleeps.store(false, Ordering::Relaxed);
     }
 
@@ -147,8 +147,8 @@ impl CpuMeter {
     }
 
     /// Runs work of the store, which does not count as the guest's CPU time.
-    pub async fn aside<T>(&self, work: impl Future<Output = T>) -> T {
-        self.wakes();
+    pub async fn exclude<T>(&self, work: impl Future<Output = T>) -> T {
+        self.mark_awake();
         let _timed = self.deadline.timed(Stage::HostFunction);
         let mut work = pin!(work);
         poll_fn(|context| {
@@ -203,7 +203,7 @@ mod tests {
         assert!(meter.tick() <= TICK);
         compute(20);
         std::thread::sleep(Duration::from_millis(30));
-        meter.aside(async { compute(200) }).await;
+        meter.exclude(async { compute(200) }).await;
         let spent = meter.tick();
         assert!(spent >= Duration::from_millis(20), "{spent:?}");
         assert!(spent < Duration::from_millis(200), "{spent:?}");
@@ -219,7 +219,7 @@ mod tests {
         let meter = CpuMeter::new(Deadline::after(Duration::from_secs(60)));
         meter.begin();
         std::thread::sleep(Duration::from_millis(50));
-        meter.aside(async { compute(50) }).await;
+        meter.exclude(async { compute(50) }).await;
         meter.end();
         meter.begin();
         meter.end();

@@ -5,6 +5,7 @@
 //! message that `error_message` returns, or a trap for a pointer range outside the guest's
 //! memory.
 
+mod cpu_permit;
 mod fault;
 mod io;
 mod kv;
@@ -14,10 +15,10 @@ mod memory;
 mod meter;
 mod page;
 mod state;
-mod turns;
 
 use wasmtime::Linker;
 
+pub(crate) use cpu_permit::CpuPermit;
 pub use fault::{BadPointer, NoMemory};
 pub(crate) use io::RANDOM_BYTES_MAX;
 pub use log::{GuestLog, LogLine};
@@ -26,7 +27,6 @@ pub(crate) use log::{printable, printable_start};
 pub use many::fuzz_batch;
 pub(crate) use meter::{CpuMeter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
-pub(crate) use turns::CpuPermit;
 
 /// Links every import of `kvasm_v1`.
 ///

@@ -3,8 +3,8 @@
 use super::fault::Fault;
 use super::{CpuMeter, CpuPermit, GuestLog};
 use kvasm_abi::IMPORTS;
-use kvasm_core::{Limits, Pieces, short};
-use kvasm_service::{CallContext, Caller, ServiceError, Services, line_about};
+use kvasm_core::{Limits, Pieces, truncate};
+use kvasm_service::{CallContext, Caller, ServiceError, Services, admit_app_line};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -160,7 +160,7 @@ impl GuestState {
         let Some(cause) = std::error::Error::source(error) else {
             return;
         };
-        if let Some(suppressed) = line_about(self.caller().app()) {
+        if let Some(suppressed) = admit_app_line(self.caller().app()) {
             tracing::error!(
                 error = cause as &dyn std::error::Error,
                 suppressed,
@@ -179,7 +179,7 @@ impl GuestState {
                 Ok(status.code())
             }
             Err(Fault::Status(status, message)) => {
-                self.error = short(&message, ERROR_BYTES_MAX).to_owned();
+                self.error = truncate(&message, ERROR_BYTES_MAX).to_owned();
                 Ok(status.code())
             }
             Err(Fault::Trap(error)) => Err(error),

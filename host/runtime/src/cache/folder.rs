@@ -19,7 +19,7 @@ const OTHER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const SWEPT_PERCENT: u64 = 90;
 
 /// A folder that only its owner can access.
-pub(super) struct Folder(PathBuf);
+pub(super) struct CacheFolder(PathBuf);
 
 /// A compiled module.
 struct File {
@@ -29,11 +29,11 @@ struct File {
     own: bool,
 }
 
-impl Folder {
+impl CacheFolder {
     /// Opens the folder, and creates it if it does not exist.
-    pub(super) fn open(dir: PathBuf) -> io::Result<Folder> {
+    pub(super) fn open(dir: PathBuf) -> io::Result<CacheFolder> {
         make_private(&dir)?;
-        Ok(Folder(dir))
+        Ok(CacheFolder(dir))
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -212,9 +212,9 @@ mod tests {
     const ENGINE: &str = "00000000000000000000000000000000000000000000000000000000000000ee";
     const OTHER: &str = "00000000000000000000000000000000000000000000000000000000000000ff";
 
-    fn folder() -> (tempfile::TempDir, Folder) {
+    fn folder() -> (tempfile::TempDir, CacheFolder) {
         let temp = tempfile::tempdir().unwrap();
-        let folder = Folder::open(temp.path().join("cache")).unwrap();
+        let folder = CacheFolder::open(temp.path().join("cache")).unwrap();
         (temp, folder)
     }
 
@@ -222,13 +222,13 @@ mod tests {
         format!("{number:064x}-{engine}")
     }
 
-    fn put(folder: &Folder, name: &str, bytes: usize, age: Duration) {
+    fn put(folder: &CacheFolder, name: &str, bytes: usize, age: Duration) {
         let mut file = private_file(&folder.path(name)).unwrap();
         file.write_all(&vec![0; bytes]).unwrap();
         file.set_modified(SystemTime::now() - age).unwrap();
     }
 
-    fn names(folder: &Folder) -> Vec<String> {
+    fn names(folder: &CacheFolder) -> Vec<String> {
         let files = std::fs::read_dir(&folder.0).unwrap();
         let mut names: Vec<_> = files
             .map(|file| file.unwrap().file_name().into_string().unwrap())

@@ -9,7 +9,7 @@
 mod folder;
 
 use super::worker;
-use folder::{Folder, TMP};
+use folder::{CacheFolder, TMP};
 use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::Mutex;
 use sha2::Sha256;
@@ -50,17 +50,17 @@ impl Default for CacheLimits {
 
 /// A private folder of compiled modules.
 pub(super) struct DiskCache {
-    folder: Folder,
+    folder: CacheFolder,
     key: [u8; folder::KEY_BYTES],
     limits: CacheLimits,
     /// Identifies this build of wasmtime with these settings.
     engine: String,
-    count: Mutex<Count>,
+    count: Mutex<FolderSize>,
     warned: AtomicBool,
 }
 
 /// The size of the folder, as known to this process.
-struct Count {
+struct FolderSize {
     bytes: u64,
     files: u64,
     at: Instant,
@@ -72,7 +72,7 @@ impl DiskCache {
     pub(super) fn open(dir: PathBuf, limits: CacheLimits, engine: &Engine) -> Option<DiskCache> {
         let shown = dir.display().to_string();
         let engine = hex::encode(worker::fingerprint(engine));
-        let opened = Folder::open(dir).and_then(|folder| {
+        let opened = CacheFolder::open(dir).and_then(|folder| {
             let key = folder.key()?;
             let count = folder.sweep(&engine, limits)?;
             Ok((folder, key, count))
@@ -83,7 +83,7 @@ impl DiskCache {
                 key,
                 limits,
                 engine,
-                count: Mutex::new(Count {
+                count: Mutex::new(FolderSize {
                     bytes,
                     files,
                     at: Instant::now(),

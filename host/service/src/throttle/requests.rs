@@ -1,19 +1,19 @@
 //! Limits of the server's log lines about requests.
 
-use super::{Bucket, FEW, RateLimit, Throttle};
+use super::{Bucket, RateLimit, Throttle, WARNINGS};
 use kvasm_core::AppId;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 /// For lines about answered requests, which operators enable.
-const MANY: RateLimit = RateLimit {
+const ACCESS_LINES: RateLimit = RateLimit {
     burst: 100,
     refill: Duration::from_millis(50),
 };
 
 /// Static, because the log is per process.
-static REFUSED: Throttle = Throttle::new(FEW);
-static ANSWERED: Throttle = Throttle::new(MANY);
+static REFUSED: Throttle = Throttle::new(WARNINGS);
+static ANSWERED: Throttle = Throttle::new(ACCESS_LINES);
 /// For lines about requests that the host failed to answer. Their app is not known where they
 /// are logged.
 static REQUESTS: Mutex<Bucket> = Mutex::new(Bucket::EMPTY);
@@ -22,8 +22,8 @@ static REQUESTS: Mutex<Bucket> = Mutex::new(Bucket::EMPTY);
 ///
 /// # Returns
 /// If admitted, the number of lines suppressed since the last one.
-pub fn line_about_request() -> Option<u64> {
-    REQUESTS.lock().take(Instant::now(), FEW)
+pub fn admit_failed_request_line() -> Option<u64> {
+    REQUESTS.lock().take(Instant::now(), WARNINGS)
 }
 
 /// How requests have ended. Each kind has its own limit.
@@ -39,7 +39,7 @@ pub enum RequestOutcome {
 ///
 /// # Returns
 /// If admitted, the number of lines suppressed since the last one.
-pub fn line_of_request(requests: RequestOutcome, app: Option<AppId>) -> Option<u64> {
+pub fn admit_request_line(requests: RequestOutcome, app: Option<AppId>) -> Option<u64> {
     let lines = match requests {
         RequestOutcome::Refused => &REFUSED,
         RequestOutcome::Answered => &ANSWERED,

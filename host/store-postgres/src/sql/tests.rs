@@ -1,6 +1,6 @@
 //! Invariants of every statement, including those within functions.
 
-use super::{ALL, letters, outbox, registry, server, triggers, usage};
+use super::{ALL, dead_letters_sql, outbox_sql, registry_sql, server_sql, triggers_sql, usage_sql};
 use std::sync::LazyLock;
 
 /// The functions that are statements of their own, each on one line.
@@ -24,12 +24,12 @@ fn squeezed(sql: &str) -> String {
 fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
     let lists = [
         ALL,
-        registry::ALL,
-        usage::ALL,
-        outbox::ALL,
-        letters::ALL,
-        triggers::ALL,
-        server::ALL,
+        registry_sql::ALL,
+        usage_sql::ALL,
+        outbox_sql::ALL,
+        dead_letters_sql::ALL,
+        triggers_sql::ALL,
+        server_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
     lists.into_iter().flatten().copied().chain(functions)
@@ -119,7 +119,10 @@ fn sql_constants_match_the_model() {
     use kvasm_core as model;
     assert_eq!(entry_bytes!(), model::ENTRY_BYTES.to_string());
     assert_eq!(delivery_bytes!(), model::DELIVERY_BYTES.to_string());
-    assert_eq!(followers_max!(), model::FOLLOWERS_MAX.to_string());
+    assert_eq!(
+        followers_max!(),
+        model::TRIGGERED_DELIVERIES_MAX.to_string()
+    );
 }
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.
@@ -254,10 +257,10 @@ fn commit_function_matches_the_transaction() {
     ];
     let parts = [
         named(super::LOCK_APP, &[("SELECT a.id", "PERFORM 1")]),
-        named(outbox::HOLD_DELIVERY, &delivery)
+        named(outbox_sql::HOLD_DELIVERY, &delivery)
             .replace("d.size, d.series", "d.size INTO delivered"),
         named(super::HOLD, &held),
-        named(outbox::FINISH, &done),
+        named(outbox_sql::FINISH, &done),
         squeezed(overwrite!()),
         squeezed(over_grant!()),
         named(live!("$4"), &[("$4", "now_ms")]),
@@ -299,15 +302,15 @@ fn sql_is_only_in_the_sql_modules() {
         ("connector.rs", include_str!("../connector.rs")),
         ("handling.rs", include_str!("../handling.rs")),
         ("migrate.rs", include_str!("../migrate.rs")),
-        ("scarce.rs", include_str!("../scarce.rs")),
+        ("shortage.rs", include_str!("../shortage.rs")),
         ("sessions.rs", include_str!("../sessions.rs")),
         ("tls.rs", include_str!("../tls.rs")),
         ("fire.rs", include_str!("../fire.rs")),
-        ("grave.rs", include_str!("../grave.rs")),
-        ("horizon.rs", include_str!("../horizon.rs")),
+        ("tombstone.rs", include_str!("../tombstone.rs")),
+        ("scan_start.rs", include_str!("../scan_start.rs")),
         ("increments.rs", include_str!("../increments.rs")),
-        ("letters.rs", include_str!("../letters.rs")),
-        ("once.rs", include_str!("../once.rs")),
+        ("dead_letters.rs", include_str!("../dead_letters.rs")),
+        ("single_trip.rs", include_str!("../single_trip.rs")),
         ("outbox.rs", include_str!("../outbox.rs")),
         ("rows.rs", include_str!("../rows.rs")),
         ("triggers.rs", include_str!("../triggers.rs")),
@@ -316,9 +319,9 @@ fn sql_is_only_in_the_sql_modules() {
         ("plan.rs", include_str!("../plan.rs")),
         ("plugins.rs", include_str!("../plugins.rs")),
         ("pool.rs", include_str!("../pool.rs")),
-        ("read.rs", include_str!("../read.rs")),
+        ("entries.rs", include_str!("../entries.rs")),
         ("registry.rs", include_str!("../registry.rs")),
-        ("rescue.rs", include_str!("../rescue.rs")),
+        ("clock_repair.rs", include_str!("../clock_repair.rs")),
         ("survey.rs", include_str!("../survey.rs")),
         ("transaction.rs", include_str!("../transaction.rs")),
         ("upkeep.rs", include_str!("../upkeep.rs")),

@@ -1,7 +1,7 @@
 //! Reads of files whose pages are not in the page cache.
 
 use super::*;
-use crate::{SqliteOptions, SqliteStore, read};
+use crate::{SqliteOptions, SqliteStore, entries};
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{AppId, AppName, Collection, Entry, Key, Op, Timestamp, Value, WriteBatch};
 use kvasm_host::Host;
@@ -100,7 +100,7 @@ impl Fixture {
     }
 
     fn is_read_at_once(&self, n: usize) -> bool {
-        let get = |conn: &_| read::get(conn, self.app, &notes(), &key(n), Timestamp::now());
+        let get = |conn: &_| entries::get(conn, self.app, &notes(), &key(n), Timestamp::now());
         self.store.readers.at_once(get).unwrap().is_some()
     }
 
@@ -115,7 +115,7 @@ impl Fixture {
 
 /// Asks the system to drop a file from the page cache. Returns false if it does not, as on a file
 /// system in memory.
-fn chill(path: &Path) -> bool {
+fn evict_from_page_cache(path: &Path) -> bool {
     // Not another descriptor of the database: closing it would drop SQLite's locks.
     let file = kept(path).unwrap_or_else(|| Arc::new(File::open(path).unwrap()));
     file.sync_all().unwrap();
@@ -133,7 +133,7 @@ fn chill(path: &Path) -> bool {
 
 macro_rules! chill_or_skip {
     ($path:expr) => {
-        if !chill($path) {
+        if !evict_from_page_cache($path) {
             eprintln!("SKIPPED: this file system keeps its files in memory");
             return;
         }
@@ -183,8 +183,8 @@ async fn reads_are_correct_while_pages_are_evicted() {
         let (stage, done) = (Arc::clone(&stage), Arc::clone(&done));
         std::thread::spawn(move || {
             while !done.load(Ordering::Relaxed) {
-                chill(&stage.database());
-                chill(&stage.log());
+                evict_from_page_cache(&stage.database());
+                evict_from_page_cache(&stage.log());
             }
         })
     };

@@ -1,14 +1,14 @@
 //! Creation of deliveries from changes.
 
-use super::super::batch::column;
+use super::super::commit::column;
 use super::super::error;
-use super::super::tally::Delta;
-use super::super::writer::Transaction;
+use super::super::usage::UsageDelta;
+use super::super::writer::WriteTransaction;
 use super::triggers::triggers;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Changes, Collection, DELIVERY_BYTES, Key, Op, TriggerName, Value, Version, Watch,
-    WriteBatch, chain_of, share,
+    WriteBatch, ordering_key_of, share,
 };
 use rusqlite::types::ToSqlOutput;
 use std::collections::HashMap;
@@ -79,7 +79,7 @@ impl Fired<'_> {
     }
 }
 
-impl Transaction<'_> {
+impl WriteTransaction<'_> {
     /// Returns whether a trigger may match a change of the batch.
     pub(crate) fn watches(&mut self, batch: &WriteBatch) -> Result<bool, StoreError> {
         let Some(watchers) = self.watchers_of(batch.app_id)? else {
@@ -132,9 +132,9 @@ impl Transaction<'_> {
         batch: &WriteBatch,
         fired: &Fired<'_>,
         made: &mut Deliveries,
-    ) -> Result<Delta, StoreError> {
+    ) -> Result<UsageDelta, StoreError> {
         let Some(watchers) = self.watchers_of(batch.app_id)? else {
-            return Ok(Delta::default());
+            return Ok(UsageDelta::default());
         };
         let meant: Vec<_> = watchers.iter().filter(|w| fired.is_for(w)).collect();
         let siblings = u32::try_from(meant.len()).unwrap_or(u32::MAX);
@@ -145,17 +145,17 @@ impl Transaction<'_> {
         let event = NewEvent {
             id: Uuid::now_v7(),
             // For a handler, `share_out` sets it once all are created.
-            followers: share(batch.followers, siblings),
+            followers: share(batch.delivery_budget, siblings),
         };
-        let mut delta = Delta::default();
+        let mut delta = UsageDelta::default();
         for watcher in meant {
             let place = Made {
                 trigger: watcher.trigger.clone(),
-                chain: chain_of(fired.key.as_str()),
+                chain: ordering_key_of(fired.key.as_str()),
                 seq: self.next_version(),
             };
             let size = self.enqueue(batch, watcher, fired, &event, &place)?;
-            delta += Delta::queued(size);
+            delta += UsageDelta::queued(size);
             made.0.push(place);
         }
         Ok(delta)
@@ -170,7 +170,7 @@ impl Transaction<'_> {
         if batch.depth == 0 || made.0.is_empty() {
             return Ok(());
         }
-        let followers = share(batch.followers, made.count());
+        let followers = share(batch.delivery_budget, made.count());
         let app = batch.app_id.uuid();
         let mut statement = self
             .connection

@@ -1,9 +1,9 @@
 //! Outstanding deliveries, for administrators.
 
 use super::super::error;
-use super::super::tally::Delta;
-use super::super::writer::Transaction;
-use super::queue::wake;
+use super::super::usage::UsageDelta;
+use super::super::writer::WriteTransaction;
+use super::queue::unblock_next;
 use super::row::{DELIVERY, delivery, ids_parameter};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Delivery, DeliveryFilter, DeliveryKey, Timestamp, TriggerName};
@@ -11,12 +11,12 @@ use rusqlite::{Connection, ToSql, params};
 use std::collections::BTreeMap;
 
 /// The condition that selects deliveries `d` of the app.
-const MEANT: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM json_each(?2)))
+const FILTER: &str = "(?2 IS NULL OR d.event_id IN (SELECT unhex(value) FROM json_each(?2)))
    AND (?3 IS NULL OR d.trigger_name = ?3)
    AND (?4 IS NULL OR d.queued_at >= ?4) AND (?5 IS NULL OR d.queued_at < ?5)";
 
 /// The parameters of `MEANT`, with the app.
-struct DeliveryParams {
+struct DeliveryFilterParams {
     app: [u8; 16],
     events: Option<String>,
     trigger: Option<String>,
@@ -24,9 +24,9 @@ struct DeliveryParams {
     until: Option<i64>,
 }
 
-impl DeliveryParams {
-    fn new(app: AppId, which: &DeliveryFilter) -> DeliveryParams {
-        DeliveryParams {
+impl DeliveryFilterParams {
+    fn new(app: AppId, which: &DeliveryFilter) -> DeliveryFilterParams {
+        DeliveryFilterParams {
             app: app.uuid().into_bytes(),
             events: ids_parameter(&which.events),
             trigger: which.trigger.clone().map(String::from),
@@ -55,14 +55,14 @@ pub(crate) fn outstanding(
     after: Option<&DeliveryKey>,
     limit: u32,
 ) -> rusqlite::Result<Vec<Delivery>> {
-    let meant = DeliveryParams::new(app, which);
+    let meant = DeliveryFilterParams::new(app, which);
     // Below every delivery key: no trigger has an empty name.
     let (trigger, chain, seq) = after.map_or(("", 0, 0), |place| {
-        (place.trigger.as_str(), place.chain, place.seq)
+        (place.trigger.as_str(), place.ordering_key, place.seq)
     });
     connection
         .prepare_cached(&format!(
-            "{DELIVERY} WHERE d.app_id = ?1 AND {MEANT}
+            "{DELIVERY} WHERE d.app_id = ?1 AND {FILTER}
                AND (d.trigger_name, d.chain, d.seq) > (?6, ?7, ?8)
              ORDER BY d.trigger_name, d.chain, d.seq LIMIT ?9"
         ))?
@@ -82,17 +82,19 @@ pub(crate) fn count(
     connection
         .prepare_cached(&format!(
             "SELECT count(*) FROM (SELECT 1 FROM deliveries AS d
-             WHERE d.app_id = ?1 AND {MEANT} LIMIT ?6)"
+             WHERE d.app_id = ?1 AND {FILTER} LIMIT ?6)"
         ))?
         .query_row(
-            DeliveryParams::new(app, which).and(&[&limit]).as_slice(),
+            DeliveryFilterParams::new(app, which)
+                .and(&[&limit])
+                .as_slice(),
             |row| row.get::<_, i64>(0),
         )
         .map(i64::unsigned_abs)
 }
 
 pub(crate) fn discard(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     app: AppId,
     which: &DeliveryFilter,
     limit: u32,
@@ -101,9 +103,9 @@ pub(crate) fn discard(
     transaction.tally.open(transaction.connection, app)?;
     let connection = transaction.connection;
     let sizes = remove(connection, app, which, limit, now).map_err(error::store)?;
-    let mut delta = Delta::default();
+    let mut delta = UsageDelta::default();
     for size in &sizes {
-        delta += -Delta::queued(*size);
+        delta += -UsageDelta::queued(*size);
     }
     transaction.tally.add(app, delta);
     Ok(sizes.len() as u64)
@@ -117,17 +119,17 @@ fn remove(
     limit: u32,
     now: Timestamp,
 ) -> rusqlite::Result<Vec<i64>> {
-    let meant = DeliveryParams::new(app, which);
+    let meant = DeliveryFilterParams::new(app, which);
     let found: Vec<(DeliveryKey, i64)> = connection
         .prepare_cached(&format!(
             "SELECT d.trigger_name, d.chain, d.seq, d.size FROM deliveries AS d
-             WHERE d.app_id = ?1 AND {MEANT}
+             WHERE d.app_id = ?1 AND {FILTER}
              ORDER BY d.trigger_name, d.chain, d.seq LIMIT ?6"
         ))?
         .query_map(meant.and(&[&limit]).as_slice(), |row| {
             let place = DeliveryKey {
                 trigger: TriggerName::stored(row.get(0)?),
-                chain: row.get(1)?,
+                ordering_key: row.get(1)?,
                 seq: row.get(2)?,
             };
             Ok((place, row.get(3)?))
@@ -142,16 +144,16 @@ fn remove(
         delete.execute(params![
             app.uuid().as_bytes(),
             trigger,
-            place.chain,
+            place.ordering_key,
             place.seq
         ])?;
     }
     let chains: BTreeMap<_, _> = found
         .iter()
-        .map(|(place, _)| ((&place.trigger, place.chain), place))
+        .map(|(place, _)| ((&place.trigger, place.ordering_key), place))
         .collect();
     for place in chains.into_values() {
-        wake(connection, app, place, now)?;
+        unblock_next(connection, app, place, now)?;
     }
     Ok(found.into_iter().map(|(_, size)| size).collect())
 }

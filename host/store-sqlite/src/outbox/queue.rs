@@ -1,10 +1,10 @@
 //! Processing of deliveries: claim, renew, release, acknowledge.
 
-use super::super::grave::is_buried;
-use super::super::writer::Transaction;
-use super::super::{error, tally::Delta};
+use super::super::tombstone::is_tombstone;
+use super::super::writer::WriteTransaction;
+use super::super::{error, usage::UsageDelta};
 use super::row::{DELIVERY, delivery};
-use super::standing::{self, open_at};
+use super::trigger_health::{self, open_at};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Claim, Claimable, DELIVERY_BYTES, DeadReason, Delivery, DeliveryKey, FailOutcome,
@@ -71,22 +71,22 @@ pub(crate) fn due(
 }
 
 pub(crate) fn claim(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     claim: &Claim,
 ) -> Result<Vec<Delivery>, StoreError> {
-    transaction.whole(|t| claim_all(t.connection, claim).map_err(error::store))
+    transaction.atomically(|t| claim_all(t.connection, claim).map_err(error::store))
 }
 
 fn claim_all(connection: &Connection, claim: &Claim) -> rusqlite::Result<Vec<Delivery>> {
-    if is_buried(connection, claim.queue.app)? {
+    if is_tombstone(connection, claim.queue.app)? {
         return Ok(Vec::new());
     }
     let Queue { app, trigger } = &claim.queue;
-    match standing::read(connection, *app, trigger)? {
+    match trigger_health::read(connection, *app, trigger)? {
         Some(standing) => match standing.open(claim.now) {
             Claimable::All => take_due(connection, claim, None),
             Claimable::Probe => take_probe(connection, claim, standing),
-            Claimable::Nothing => Ok(Vec::new()),
+            Claimable::None => Ok(Vec::new()),
         },
         // The trigger was deleted; its deliveries remain.
         None => take_due(connection, claim, None),
@@ -103,7 +103,7 @@ fn take_probe(
     let mut claimed = take_due(connection, claim, Some(standing.series))?;
     if !claimed.is_empty() {
         standing.probe(claim.lease, claim.until);
-        standing::write(connection, *app, trigger, &standing)?;
+        trigger_health::write(connection, *app, trigger, &standing)?;
     }
     for delivery in &mut claimed {
         delivery.is_probe = true;
@@ -173,7 +173,7 @@ pub(crate) fn renew(
             statement.execute(params![
                 app.uuid().as_bytes(),
                 place.trigger.as_str(),
-                place.chain,
+                place.ordering_key,
                 place.seq,
                 lease.as_bytes(),
                 until.0
@@ -183,7 +183,7 @@ pub(crate) fn renew(
     if renewed == 0 {
         return Ok(false);
     }
-    standing::renew(connection, receipt, until).map_err(error::store)?;
+    trigger_health::renew(connection, receipt, until).map_err(error::store)?;
     Ok(true)
 }
 
@@ -193,15 +193,16 @@ pub(crate) fn acknowledge(
     receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<i64, StoreError> {
-    let size = take_out(connection, receipt).map_err(error::store)?;
+    let size = remove_leased(connection, receipt).map_err(error::store)?;
     let size = size.ok_or(StoreError::LeaseLost)?;
-    wake(connection, receipt.app, &receipt.place, now).map_err(error::store)?;
-    standing::succeed(connection, receipt.app, &receipt.place.trigger).map_err(error::store)?;
+    unblock_next(connection, receipt.app, &receipt.place, now).map_err(error::store)?;
+    trigger_health::succeed(connection, receipt.app, &receipt.place.trigger)
+        .map_err(error::store)?;
     Ok(size)
 }
 
 /// Deletes a delivery whose lease holds. Returns its size.
-fn take_out(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<Option<i64>> {
+fn remove_leased(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<Option<i64>> {
     let LeaseToken { app, place, lease } = receipt;
     let mut statement = connection.prepare_cached(
         "DELETE FROM deliveries
@@ -211,7 +212,7 @@ fn take_out(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<O
     let mut rows = statement.query(params![
         app.uuid().as_bytes(),
         place.trigger.as_str(),
-        place.chain,
+        place.ordering_key,
         place.seq,
         lease.as_bytes()
     ])?;
@@ -223,7 +224,7 @@ fn take_out(connection: &Connection, receipt: &LeaseToken) -> rusqlite::Result<O
 }
 
 /// Makes the next delivery of an ordering key due.
-pub(super) fn wake(
+pub(super) fn unblock_next(
     connection: &Connection,
     app: AppId,
     done: &DeliveryKey,
@@ -239,30 +240,30 @@ pub(super) fn wake(
         .execute(params![
             app.uuid().as_bytes(),
             done.trigger.as_str(),
-            done.chain,
+            done.ordering_key,
             now.0
         ])
         .map(drop)
 }
 
 pub(crate) fn fail(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     failed: &FailedAttempt,
 ) -> Result<FailOutcome, StoreError> {
     let app = failed.receipt.app;
     match transaction.tally.open(transaction.connection, app) {
-        Err(StoreError::AppNotFound) => return Ok(FailOutcome::Lost),
+        Err(StoreError::AppNotFound) => return Ok(FailOutcome::LeaseLost),
         opened => opened?,
     }
-    let (delta, returned) = transaction.whole(|transaction| {
+    let (delta, returned) = transaction.atomically(|transaction| {
         let connection = transaction.connection;
         // First, because it reads the delivery.
         let returned = note_failure(connection, failed).map_err(error::store)?;
         let held = match failed.verdict {
             Verdict::RetryAt(at) => {
-                give_back(connection, failed, at).map(|held| held.then(Delta::default))
+                retry_later(connection, failed, at).map(|held| held.then(UsageDelta::default))
             }
-            Verdict::GiveUp(reason) => give_up(connection, failed, reason),
+            Verdict::DeadLetter(reason) => give_up(connection, failed, reason),
         };
         Ok((held.map_err(error::store)?, returned))
     })?;
@@ -270,17 +271,17 @@ pub(crate) fn fail(
     transaction.tally.add(app, delta.unwrap_or_default());
     Ok(match delta {
         Some(_) => returned,
-        None => FailOutcome::Lost,
+        None => FailOutcome::LeaseLost,
     })
 }
 
 /// Nacks a delivery whose attempt does not count.
 pub(crate) fn release(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    transaction.whole(|t| release_one(t.connection, receipt, now).map_err(error::store))
+    transaction.atomically(|t| release_one(t.connection, receipt, now).map_err(error::store))
 }
 
 fn release_one(
@@ -297,7 +298,7 @@ fn release_one(
         .execute(params![
             app.uuid().as_bytes(),
             place.trigger.as_str(),
-            place.chain,
+            place.ordering_key,
             place.seq,
             lease.as_bytes(),
             now.0
@@ -305,16 +306,16 @@ fn release_one(
     if released == 0 {
         return Ok(false);
     }
-    if let Some(mut standing) = standing::read(connection, *app, &place.trigger)?
+    if let Some(mut standing) = trigger_health::read(connection, *app, &place.trigger)?
         && standing.probe == Some(*lease)
     {
         standing.release(*lease, now);
-        standing::write(connection, *app, &place.trigger, &standing)?;
+        trigger_health::write(connection, *app, &place.trigger, &standing)?;
     }
     Ok(true)
 }
 
-fn give_back(
+fn retry_later(
     connection: &Connection,
     failed: &FailedAttempt,
     at: Timestamp,
@@ -328,11 +329,11 @@ fn give_back(
         .execute(params![
             app.uuid().as_bytes(),
             place.trigger.as_str(),
-            place.chain,
+            place.ordering_key,
             place.seq,
             lease.as_bytes(),
             at.0,
-            failed.note()
+            failed.truncated_error()
         ])?;
     Ok(given_back > 0)
 }
@@ -342,7 +343,7 @@ fn give_up(
     connection: &Connection,
     failed: &FailedAttempt,
     reason: DeadReason,
-) -> rusqlite::Result<Option<Delta>> {
+) -> rusqlite::Result<Option<UsageDelta>> {
     let LeaseToken { app, place, lease } = &failed.receipt;
     let (version, digest) = failed.plugin.unzip();
     let moved = connection
@@ -359,7 +360,7 @@ fn give_up(
         .execute(params![
             app.uuid().as_bytes(),
             place.trigger.as_str(),
-            place.chain,
+            place.ordering_key,
             place.seq,
             lease.as_bytes(),
             Uuid::now_v7().as_bytes(),
@@ -373,11 +374,11 @@ fn give_up(
     if moved == 0 {
         return Ok(None);
     }
-    let size = take_out(connection, &failed.receipt)?.unwrap_or(0);
-    wake(connection, *app, place, failed.now)?;
+    let size = remove_leased(connection, &failed.receipt)?.unwrap_or(0);
+    unblock_next(connection, *app, place, failed.now)?;
     let texts = failed.error.len() + failed.trace.as_ref().map_or(0, String::len);
-    let mut delta = -Delta::queued(size);
-    delta += Delta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
+    let mut delta = -UsageDelta::queued(size);
+    delta += UsageDelta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
     Ok(Some(delta))
 }
 
@@ -393,21 +394,21 @@ fn note_failure(connection: &Connection, failed: &FailedAttempt) -> rusqlite::Re
             params![
                 app.uuid().as_bytes(),
                 place.trigger.as_str(),
-                place.chain,
+                place.ordering_key,
                 place.seq,
                 lease.as_bytes()
             ],
             |row| row.get(0),
         )
         .optional()?;
-    let standing = standing::read(connection, *app, &place.trigger)?;
+    let standing = trigger_health::read(connection, *app, &place.trigger)?;
     let (Some(counted), Some(before)) = (counted, standing) else {
-        return Ok(FailOutcome::Kept);
+        return Ok(FailOutcome::Recorded);
     };
     let mut standing = before;
     let returned = standing.fail(counted, failed);
     if standing != before {
-        standing::write(connection, *app, &place.trigger, &standing)?;
+        trigger_health::write(connection, *app, &place.trigger, &standing)?;
     }
     if failed.deterministic && counted != Some(standing.series) {
         connection
@@ -418,7 +419,7 @@ fn note_failure(connection: &Connection, failed: &FailedAttempt) -> rusqlite::Re
             .execute(params![
                 app.uuid().as_bytes(),
                 place.trigger.as_str(),
-                place.chain,
+                place.ordering_key,
                 place.seq,
                 standing.series
             ])?;

@@ -1,6 +1,6 @@
 //! Rows of deliveries and dead letters.
 
-use super::super::read::{damaged, uuid_of, value};
+use super::super::entries::{damaged, uuid_of, value};
 use kvasm_core::{
     Collection, DeadLetter, Delivery, DeliveryKey, Digest, Event, EventKind, Key, PluginVersion,
     Policy, Timestamp, TriggerName, Version,
@@ -48,7 +48,7 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
         depth: row.get(first + 1)?,
         at: Timestamp(row.get(first + 2)?),
         followers: row.get(first + 8)?,
-        what,
+        kind: what,
     })
 }
 
@@ -72,7 +72,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
     Ok(Delivery {
         place: DeliveryKey {
             trigger: TriggerName::stored(row.get(0)?),
-            chain: row.get(1)?,
+            ordering_key: row.get(1)?,
             seq: row.get(2)?,
         },
         due_at: due_at.map(Timestamp),

@@ -1,12 +1,13 @@
 //! Schedules that are due, and their runs.
 
 use super::super::error;
-use super::super::writer::Transaction;
-use super::standing::open_at;
+use super::super::writer::WriteTransaction;
+use super::trigger_health::open_at;
 use super::triggers::{TRIGGER, trigger};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, DueSchedule, Queue, SchedulePosition, ScheduleTick, Timestamp, TriggerName, chain_of,
+    AppId, DueSchedule, Queue, SchedulePosition, ScheduleTick, Timestamp, TriggerName,
+    ordering_key_of,
 };
 use rusqlite::{Connection, params};
 use uuid::Uuid;
@@ -49,11 +50,11 @@ pub(crate) fn schedules(
 }
 
 pub(crate) fn tick(
-    transaction: &mut Transaction<'_>,
+    transaction: &mut WriteTransaction<'_>,
     tick: &ScheduleTick,
 ) -> Result<bool, StoreError> {
     let seq = transaction.next_version();
-    transaction.whole(|t| run_tick(t.connection, tick, seq).map_err(error::store))
+    transaction.atomically(|t| run_tick(t.connection, tick, seq).map_err(error::store))
 }
 
 fn run_tick(connection: &Connection, tick: &ScheduleTick, seq: i64) -> rusqlite::Result<bool> {
@@ -87,7 +88,7 @@ fn run_tick(connection: &Connection, tick: &ScheduleTick, seq: i64) -> rusqlite:
         .execute(params![
             app_id.as_bytes(),
             name,
-            chain_of(""),
+            ordering_key_of(""),
             seq,
             tick.now.0,
             Uuid::now_v7().as_bytes(),

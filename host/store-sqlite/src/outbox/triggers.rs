@@ -1,8 +1,8 @@
 //! Triggers.
 
+use super::super::entries::damaged;
 use super::super::error;
-use super::super::read::damaged;
-use super::standing::{self, pause_word, standing};
+use super::trigger_health::{self, pause_word, standing};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
@@ -70,7 +70,7 @@ pub(crate) fn triggers(connection: &Connection, app: AppId) -> rusqlite::Result<
 
 /// Advances the generation of the app's triggers, by which writers of all processes notice the
 /// change. Returns whether the app exists.
-fn tell(connection: &Connection, app: AppId) -> Result<(), StoreError> {
+fn bump_trigger_generation(connection: &Connection, app: AppId) -> Result<(), StoreError> {
     let told = connection
         .prepare_cached(
             "UPDATE apps SET triggers = triggers + 1 WHERE id = ?1 AND deleted_at IS NULL",
@@ -90,7 +90,7 @@ pub(crate) fn set(
     trigger: NewTrigger,
     at: Timestamp,
 ) -> Result<Trigger, StoreError> {
-    tell(connection, app)?;
+    bump_trigger_generation(connection, app)?;
     let all = triggers(connection, app).map_err(error::store)?;
     let before = all.iter().find(|before| before.name == trigger.name);
     check_triggers(all.len(), all.len() + usize::from(before.is_none()))?;
@@ -149,7 +149,7 @@ pub(crate) fn delete(
     if must_be_idle && has_deliveries(connection, app, name).map_err(error::store)? {
         return Ok(TriggerDeletion::Outstanding);
     }
-    tell(connection, app)?;
+    bump_trigger_generation(connection, app)?;
     let deleted = remove(connection, app, name).map_err(error::store)?;
     Ok(match deleted {
         0 => TriggerDeletion::Absent,
@@ -185,12 +185,13 @@ pub(crate) fn pause(
     name: &TriggerName,
     paused: bool,
 ) -> Result<bool, StoreError> {
-    tell(connection, app)?;
-    let Some(mut standing) = standing::read(connection, app, name).map_err(error::store)? else {
+    bump_trigger_generation(connection, app)?;
+    let Some(mut standing) = trigger_health::read(connection, app, name).map_err(error::store)?
+    else {
         return Ok(false);
     };
     standing.set_paused(paused);
-    standing::write(connection, app, name, &standing).map_err(error::store)
+    trigger_health::write(connection, app, name, &standing).map_err(error::store)
 }
 
 /// Replaces the triggers of the previous version with those of the active one. An app that has none
@@ -205,7 +206,7 @@ pub(crate) fn declare(
     if before.is_empty() && exports.triggers.is_empty() {
         return Ok(());
     }
-    tell(connection, app)?;
+    bump_trigger_generation(connection, app)?;
     let count = before.len();
     sync(connection, app, exports, before, at).map_err(error::store)?;
     let after = triggers(connection, app).map_err(error::store)?;

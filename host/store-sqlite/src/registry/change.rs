@@ -1,9 +1,9 @@
 //! Operations of administrators: the statements of each.
 
-use super::super::read::app_by_id;
+use super::super::entries::app_by_id;
 use super::super::{error, outbox};
 use super::plugin;
-use crate::grave::is_buried;
+use crate::tombstone::is_tombstone;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     App, AppId, AppLimits, Audit, Digest, LimitsPatch, NewPlugin, PluginVersion, Resource,
@@ -275,7 +275,7 @@ pub(super) fn create_token(
     at: Timestamp,
 ) -> Result<bool, StoreError> {
     if let Some(app) = token.app
-        && is_buried(connection, app).map_err(error::store)?
+        && is_tombstone(connection, app).map_err(error::store)?
     {
         return Err(StoreError::AppNotFound);
     }

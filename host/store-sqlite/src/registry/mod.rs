@@ -4,15 +4,15 @@
 mod change;
 mod read;
 
-use super::writer::{Transaction, Work};
-use super::{SqliteStore, error, grave, outbox};
+use super::writer::{WriteCost, WriteTransaction};
+use super::{SqliteStore, error, outbox, tombstone};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::backend::Effect;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest, Generation,
-    LimitsPatch, NewPlugin, NewTrigger, Plugin, PluginVersion, Token, TokenId, Trigger,
+    LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Token, TokenId, Trigger,
     TriggerDeletion, TriggerName, Usage,
 };
 use std::sync::Arc;
@@ -23,8 +23,8 @@ use read::plugin;
 pub(super) use read::usage;
 
 /// The work of an operation that adds at most its audit row.
-const fn frees(app: AppId) -> Work {
-    Work::of(app).that_frees()
+const fn frees(app: AppId) -> WriteCost {
+    WriteCost::of(app).freeing_space()
 }
 
 impl SqliteStore {
@@ -32,15 +32,17 @@ impl SqliteStore {
     /// generation, atomically.
     async fn audited<T: Effect + Send + 'static>(
         &self,
-        work: Work,
+        work: WriteCost,
         audit: Audit,
-        operation: impl FnOnce(&mut Transaction<'_>, &Audit) -> Result<T, StoreError> + Send + 'static,
+        operation: impl FnOnce(&mut WriteTransaction<'_>, &Audit) -> Result<T, StoreError>
+        + Send
+        + 'static,
     ) -> Result<T, StoreError> {
-        let run = move |transaction: &mut Transaction<'_>| {
+        let run = move |transaction: &mut WriteTransaction<'_>| {
             // The operation may change rows that the usage counters have cached.
             let connection = transaction.connection;
             transaction.tally.write(connection).map_err(error::store)?;
-            transaction.whole(|transaction| {
+            transaction.atomically(|transaction| {
                 let done = operation(transaction, &audit)?;
                 if done.changed() {
                     write_audit(connection, &audit).map_err(error::store)?;
@@ -56,14 +58,14 @@ impl SqliteStore {
 #[async_trait]
 impl Registry for SqliteStore {
     async fn create_app(&self, app: App, audit: Audit) -> Result<(), StoreError> {
-        self.audited(Work::of(app.id), audit, move |transaction, _| {
+        self.audited(WriteCost::of(app.id), audit, move |transaction, _| {
             change::create_app(transaction.connection, &app)
         })
         .await
     }
 
     async fn set_public(&self, app: AppId, public: bool, audit: Audit) -> Result<App, StoreError> {
-        self.audited(Work::of(app), audit, move |transaction, _| {
+        self.audited(WriteCost::of(app), audit, move |transaction, _| {
             change::set_public(transaction.connection, app, public)
         })
         .await
@@ -84,7 +86,7 @@ impl Registry for SqliteStore {
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
         self.audited(frees(app), audit, move |transaction, audit| {
-            grave::bury(transaction.connection, app, audit.at)
+            tombstone::mark_deleted(transaction.connection, app, audit.at)
         })
         .await
     }
@@ -95,7 +97,7 @@ impl Registry for SqliteStore {
         audit: Audit,
     ) -> Result<PluginVersion, StoreError> {
         // Like a write of an entry: an upload takes a turn of its app.
-        let work = Work::of(plugin.app).with_bytes(plugin.wasm.len());
+        let work = WriteCost::of(plugin.app).with_bytes(plugin.wasm.len());
         self.audited(work, audit, move |transaction, audit| {
             change::add_plugin(transaction.connection, &plugin, audit)
         })
@@ -108,7 +110,7 @@ impl Registry for SqliteStore {
         version: PluginVersion,
         audit: Audit,
     ) -> Result<(), StoreError> {
-        self.audited(Work::of(app), audit, move |transaction, audit| {
+        self.audited(WriteCost::of(app), audit, move |transaction, audit| {
             change::activate(transaction.connection, app, version, audit.at)
         })
         .await
@@ -119,7 +121,7 @@ impl Registry for SqliteStore {
         app: AppId,
         audit: Audit,
     ) -> Result<PluginVersion, StoreError> {
-        self.audited(Work::of(app), audit, move |transaction, audit| {
+        self.audited(WriteCost::of(app), audit, move |transaction, audit| {
             change::roll_back(transaction.connection, app, audit.at)
         })
         .await
@@ -139,9 +141,9 @@ impl Registry for SqliteStore {
 
     async fn create_token(&self, token: Token, audit: Audit) -> Result<bool, StoreError> {
         self.audited(
-            Work {
+            WriteCost {
                 app: token.app,
-                ..Work::NONE
+                ..WriteCost::NONE
             },
             audit,
             move |transaction, audit| {
@@ -158,7 +160,11 @@ impl Registry for SqliteStore {
         audit: Audit,
     ) -> Result<bool, StoreError> {
         self.audited(
-            Work { app, ..Work::NONE }.that_frees(),
+            WriteCost {
+                app,
+                ..WriteCost::NONE
+            }
+            .freeing_space(),
             audit,
             move |transaction, audit| {
                 change::revoke_token(transaction.connection, app, token, audit.at)
@@ -173,7 +179,7 @@ impl Registry for SqliteStore {
         trigger: NewTrigger,
         audit: Audit,
     ) -> Result<Trigger, StoreError> {
-        self.audited(Work::of(app), audit, move |transaction, audit| {
+        self.audited(WriteCost::of(app), audit, move |transaction, audit| {
             outbox::set(transaction.connection, app, trigger, audit.at)
         })
         .await
@@ -225,7 +231,7 @@ impl Registry for SqliteStore {
         limit: u32,
         audit: Audit,
     ) -> Result<u64, StoreError> {
-        self.audited(Work::of(app), audit, move |transaction, audit| {
+        self.audited(WriteCost::of(app), audit, move |transaction, audit| {
             outbox::replay(transaction, app, &letters, limit, audit.at)
         })
         .await
@@ -259,7 +265,7 @@ impl Registry for SqliteStore {
         app: AppId,
         before: Option<PluginVersion>,
         limit: u32,
-    ) -> Result<Vec<Plugin>, StoreError> {
+    ) -> Result<Vec<PluginRecord>, StoreError> {
         let read = move |conn: &_| read::plugins(conn, app, before, limit);
         self.read_short_of(app, Vec::new, read, || read).await
     }
@@ -268,7 +274,7 @@ impl Registry for SqliteStore {
         &self,
         app: AppId,
         version: PluginVersion,
-    ) -> Result<Option<Plugin>, StoreError> {
+    ) -> Result<Option<PluginRecord>, StoreError> {
         let read = move |conn: &_| read::plugin(conn, app, version);
         self.read_short_of(app, || None, read, || read).await
     }

@@ -1,10 +1,10 @@
 //! Reads of plugins, tokens, usage and the audit log.
 
-use crate::read::{damaged, uuid_of};
+use crate::entries::{damaged, uuid_of};
 use bytes::Bytes;
 use kvasm_core::{
-    AppId, AppName, Audit, Digest, Generation, Plugin, PluginVersion, SecretHash, Timestamp, Token,
-    TokenId, Usage,
+    AppId, AppName, Audit, Digest, Generation, PluginRecord, PluginVersion, SecretHash, Timestamp,
+    Token, TokenId, Usage,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 use uuid::Uuid;
@@ -32,10 +32,10 @@ pub(crate) fn usage(connection: &Connection, app: AppId) -> rusqlite::Result<Usa
 const PLUGIN_COLUMNS: &str =
     "version, digest, size, exports, replaced, created_at, created_by FROM plugins";
 
-fn plugin_row(row: &Row<'_>) -> rusqlite::Result<Plugin> {
+fn plugin_row(row: &Row<'_>) -> rusqlite::Result<PluginRecord> {
     let exports: String = row.get(3)?;
     let replaced: Option<u32> = row.get(4)?;
-    Ok(Plugin {
+    Ok(PluginRecord {
         version: PluginVersion(row.get(0)?),
         digest: Digest(row.get(1)?),
         size: row.get::<_, i64>(2)?.unsigned_abs(),
@@ -51,7 +51,7 @@ pub(crate) fn plugins(
     app: AppId,
     before: Option<PluginVersion>,
     limit: u32,
-) -> rusqlite::Result<Vec<Plugin>> {
+) -> rusqlite::Result<Vec<PluginRecord>> {
     let before = before.map_or(i64::MAX, |version| i64::from(version.0));
     connection
         .prepare_cached(&format!(
@@ -66,7 +66,7 @@ pub(crate) fn plugin(
     connection: &Connection,
     app: AppId,
     version: PluginVersion,
-) -> rusqlite::Result<Option<Plugin>> {
+) -> rusqlite::Result<Option<PluginRecord>> {
     connection
         .prepare_cached(&format!(
             "SELECT {PLUGIN_COLUMNS} WHERE app_id = ?1 AND version = ?2"

@@ -2,15 +2,15 @@
 
 use super::*;
 use crate::SqliteStore;
-use crate::tally::Delta;
+use crate::usage::UsageDelta;
 use kvasm_core::store::Store;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
-mod links;
-mod turns;
+mod fairness;
+mod linked;
 mod undone;
 
 const BUSY: Duration = Duration::from_millis(500);
@@ -53,7 +53,7 @@ impl Fixture {
     }
 }
 
-fn write(at: i64) -> impl FnOnce(&mut Transaction<'_>) -> Result<(), StoreError> + Send {
+fn write(at: i64) -> impl FnOnce(&mut WriteTransaction<'_>) -> Result<(), StoreError> + Send {
     move |transaction| {
         let update = transaction
             .connection
@@ -68,7 +68,7 @@ async fn writer_thread_survives_a_panicking_write() {
     let writer = &stage.store.writer;
     for _ in 0..3 {
         let panicked = writer
-            .run(Work::NONE, |transaction| -> Result<(), StoreError> {
+            .run(WriteCost::NONE, |transaction| -> Result<(), StoreError> {
                 write(1)(transaction)?;
                 panic!("a bug");
             })
@@ -79,7 +79,7 @@ async fn writer_thread_survives_a_panicking_write() {
         );
         assert_eq!(stage.at(), 0, "the partial write was rolled back");
     }
-    writer.run(Work::NONE, write(5)).await.unwrap();
+    writer.run(WriteCost::NONE, write(5)).await.unwrap();
     assert_eq!(stage.at(), 5);
     stage.store.ping().await.unwrap();
 }
@@ -94,11 +94,11 @@ async fn writes_grouped_with_a_panic_can_be_retried() {
     for n in 0..10 {
         let store = Arc::clone(&stage.store);
         callers.spawn(async move {
-            let run = move |transaction: &mut Transaction<'_>| match n {
+            let run = move |transaction: &mut WriteTransaction<'_>| match n {
                 5 => panic!("a bug"),
                 _ => write(1)(transaction),
             };
-            store.writer.run(Work::NONE, run).await
+            store.writer.run(WriteCost::NONE, run).await
         });
     }
     while stage.store.writer.jobs.as_ref().unwrap().capacity() > QUEUE_LEN - 9 {
@@ -138,7 +138,7 @@ async fn lock_timeout_fails_all_queued_writes_at_once() {
     let mut callers = JoinSet::new();
     for _ in 0..20 {
         let store = Arc::clone(&stage.store);
-        callers.spawn(async move { store.writer.run(Work::NONE, write(1)).await });
+        callers.spawn(async move { store.writer.run(WriteCost::NONE, write(1)).await });
     }
     for answer in callers.join_all().await {
         assert!(
@@ -152,7 +152,7 @@ async fn lock_timeout_fails_all_queued_writes_at_once() {
     lock.execute_batch("COMMIT").unwrap();
     // On a slow disk the lock may be held for longer than this short timeout.
     let start = Instant::now();
-    while let Err(error) = stage.store.writer.run(Work::NONE, write(100)).await {
+    while let Err(error) = stage.store.writer.run(WriteCost::NONE, write(100)).await {
         assert!(start.elapsed() < Duration::from_secs(60), "{error}");
     }
     assert_eq!(stage.at(), 100);
@@ -166,17 +166,17 @@ async fn cancelled_write_is_never_run() {
     let runs = Arc::new(AtomicUsize::new(0));
     let first = tokio::spawn({
         let store = Arc::clone(&stage.store);
-        async move { store.writer.run(Work::NONE, write(1)).await }
+        async move { store.writer.run(WriteCost::NONE, write(1)).await }
     });
     let mut callers = JoinSet::new();
     for _ in 0..20 {
         let (store, runs) = (Arc::clone(&stage.store), Arc::clone(&runs));
         callers.spawn(async move {
-            let run = move |transaction: &mut Transaction<'_>| {
+            let run = move |transaction: &mut WriteTransaction<'_>| {
                 runs.fetch_add(1, Ordering::Relaxed);
                 write(1)(transaction)
             };
-            store.writer.run(Work::NONE, run).await
+            store.writer.run(WriteCost::NONE, run).await
         });
     }
     // The thread has one of the 21 and waits for the lock with it.
@@ -189,7 +189,7 @@ async fn cancelled_write_is_never_run() {
     stage
         .store
         .writer
-        .run(Work::NONE, write(100))
+        .run(WriteCost::NONE, write(100))
         .await
         .unwrap();
     // The one that the thread had already taken may be a cancelled one.
@@ -201,14 +201,14 @@ async fn cancelled_write_is_never_run() {
 async fn probe_fails_until_the_failed_write_would_fit() {
     let stage = stage().await;
     let pages = |pages: i64| {
-        stage
-            .store
-            .writer
-            .run(Work::NONE, move |transaction: &mut Transaction<'_>| {
+        stage.store.writer.run(
+            WriteCost::NONE,
+            move |transaction: &mut WriteTransaction<'_>| {
                 let set = format!("PRAGMA max_page_count = {pages}");
                 let set = transaction.connection.query_row(&set, [], |_| Ok(()));
                 set.map_err(error::store)
-            })
+            },
+        )
     };
     stage.store.ping().await.unwrap();
     let used: i64 = stage
@@ -219,8 +219,8 @@ async fn probe_fails_until_the_failed_write_would_fit() {
     pages(used + 10).await.unwrap();
     let large = || {
         stage.store.writer.run(
-            Work::NONE.with_bytes(200_000),
-            |transaction: &mut Transaction<'_>| {
+            WriteCost::NONE.with_bytes(200_000),
+            |transaction: &mut WriteTransaction<'_>| {
                 let insert = transaction.connection.execute(
                     "INSERT INTO modules (digest, wasm, created_at)
                      VALUES (zeroblob(32), zeroblob(200000), 0)",
@@ -249,10 +249,10 @@ async fn savepoint_rollback_restores_usage_counters() {
     let name = kvasm_core::AppName::parse("app").unwrap();
     let app = host.build().unwrap().create_app(name).await.unwrap().id;
     let count = |entries, is_kept: bool| {
-        let run = move |transaction: &mut Transaction<'_>| {
+        let run = move |transaction: &mut WriteTransaction<'_>| {
             transaction.tally.open(transaction.connection, app)?;
-            let counted = transaction.whole(|transaction| {
-                let delta = Delta {
+            let counted = transaction.atomically(|transaction| {
+                let delta = UsageDelta {
                     entries,
                     bytes: 10,
                     deliveries: 0,
@@ -265,7 +265,7 @@ async fn savepoint_rollback_restores_usage_counters() {
             });
             Ok(counted.is_ok())
         };
-        stage.store.writer.run(Work::NONE, run)
+        stage.store.writer.run(WriteCost::NONE, run)
     };
     assert!(count(1, true).await.unwrap());
     assert!(!count(5, false).await.unwrap());
@@ -291,7 +291,7 @@ async fn file_locked_by_another_process_is_unavailable() {
 }
 
 /// Adds `rows` rows to a table of the test.
-fn add_rows(rows: u64) -> impl Fn(&mut Transaction<'_>) -> Result<(), StoreError> + Send {
+fn add_rows(rows: u64) -> impl Fn(&mut WriteTransaction<'_>) -> Result<(), StoreError> + Send {
     move |transaction| {
         let add = transaction.connection.execute(
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
@@ -315,11 +315,11 @@ async fn apps_take_turns_and_groups_are_bounded_by_rows() {
     let mut hand_over = |app: AppId, name: &'static str, rows: u64| {
         let (store, order) = (Arc::clone(&stage.store), Arc::clone(&order));
         callers.spawn(async move {
-            let run = move |transaction: &mut Transaction<'_>| {
+            let run = move |transaction: &mut WriteTransaction<'_>| {
                 order.lock().push(name);
                 add_rows(rows)(transaction)
             };
-            store.writer.run(Work::of(app), run).await.unwrap();
+            store.writer.run(WriteCost::of(app), run).await.unwrap();
         });
     };
     let waiting = async |jobs: usize| {

@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::kit::{absent, app, assert_app_not_found, at_version, bytes, delete, list, set};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, AppName, CursorKey, Timestamp, Version};
 

@@ -6,7 +6,7 @@ use super::kit::{
     OF_THE_KIT, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
     new_plugin, set, token, token_id,
 };
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     AppId, AppLimits, Applied, Audit, DeadLetterFilter, DeadReason, DeliveryFilter, LimitsPatch,
@@ -247,7 +247,7 @@ pub async fn operation_is_rolled_back_if_its_audit_row_fails(kit: Kit) {
     app.watch("t", "c").await;
     app.set("c", "k", bytes("12345678")).await;
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
-    let dead = Verdict::GiveUp(DeadReason::Attempts);
+    let dead = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&receipt, dead, false).await);
     let (usage, letters) = (app.usage().await, app.letters().await);
     // Several at once, so that they may share a transaction with writes that succeed.

@@ -3,7 +3,7 @@
 use super::Kit;
 use super::event_kit::trigger_name;
 use super::kit::{NOW, Tenant, bytes, cost, json};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     DeadLetter, DeadLetterFilter, DeadReason, Delivery, Digest, PluginVersion, Verdict,
@@ -23,7 +23,7 @@ async fn bury(app: &Tenant, keys: &[&str], reason: DeadReason) -> Vec<DeadLetter
 
 async fn give_up(app: &Tenant, reason: DeadReason) -> Delivery {
     let [(delivery, receipt)] = app.claim("t", 1).await.try_into().expect("one delivery");
-    assert!(app.fail(&receipt, Verdict::GiveUp(reason), false).await);
+    assert!(app.fail(&receipt, Verdict::DeadLetter(reason), false).await);
     delivery
 }
 
@@ -208,7 +208,7 @@ pub async fn replay_redelivers_the_same_event(kit: Kit) {
     // A replay of a replay.
     assert!(
         later
-            .fail(&receipt, Verdict::GiveUp(DeadReason::Age), false)
+            .fail(&receipt, Verdict::DeadLetter(DeadReason::Age), false)
             .await
     );
     let [again] = later.letters().await.try_into().expect("one");
@@ -234,7 +234,7 @@ pub async fn replays_keep_their_order_per_key(kit: Kit) {
     while !app.due().await.is_empty() {
         rounds.next();
         for (delivery, receipt) in app.claim("t", 10).await {
-            let kvasm_core::EventKind::Set { value, .. } = &delivery.event.what else {
+            let kvasm_core::EventKind::Set { value, .. } = &delivery.event.kind else {
                 panic!()
             };
             told.push(String::from_utf8_lossy(value.as_bytes()).into_owned());
@@ -251,7 +251,7 @@ async fn give_up_next(app: &Tenant) {
         rounds.next();
         if let Some((_, receipt)) = app.claim("t", 1).await.first() {
             assert!(
-                app.fail(receipt, Verdict::GiveUp(DeadReason::Attempts), false)
+                app.fail(receipt, Verdict::DeadLetter(DeadReason::Attempts), false)
                     .await
             );
             return;
@@ -332,7 +332,7 @@ pub async fn largest_payload_survives_dead_lettering_and_replay(kit: Kit) {
     give_up(&app, DeadReason::Attempts).await;
     replay(&app, DeadLetterFilter::default(), 1).await;
     let [(delivery, _)] = app.claim("t", 1).await.try_into().expect("one");
-    let kvasm_core::EventKind::Set { value: told, .. } = delivery.event.what else {
+    let kvasm_core::EventKind::Set { value: told, .. } = delivery.event.kind else {
         panic!()
     };
     assert_eq!(told, value);

@@ -3,7 +3,7 @@
 use super::Kit;
 use super::event_kit::{trigger, watch};
 use super::kit::{NOW, Tenant, absent, collection, delete, json, key, set};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     Delivery, DeliveryState, EventKind, LeaseToken, NewTrigger, Policy, Queue, Timestamp, Verdict,
@@ -14,12 +14,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 pub(super) fn key_of(delivery: &Delivery) -> String {
-    let (_, key) = delivery.event.what.entry().expect("an entry");
+    let (_, key) = delivery.event.kind.entry().expect("an entry");
     key.as_str().to_owned()
 }
 
 pub(super) fn value_of(delivery: &Delivery) -> String {
-    match &delivery.event.what {
+    match &delivery.event.kind {
         EventKind::Set { value, .. } => String::from_utf8_lossy(value.as_bytes()).into_owned(),
         other => panic!("not a set: {other:?}"),
     }
@@ -181,7 +181,7 @@ pub async fn dead_lettering_unblocks_the_next_delivery(kit: Kit) {
     app.set("c", "a", json("1")).await;
     app.set("c", "a", json("2")).await;
     let [(_, receipt)] = claim_all(&app).await.try_into().expect("one");
-    let dead = Verdict::GiveUp(kvasm_core::DeadReason::Attempts);
+    let dead = Verdict::DeadLetter(kvasm_core::DeadReason::Attempts);
     assert!(app.fail(&receipt, dead, false).await);
     let [(next, _)] = claim_all(&app).await.try_into().expect("the next");
     assert_eq!(value_of(&next), "2");
@@ -334,7 +334,7 @@ pub async fn racing_writes_are_delivered_in_commit_order(kit: Kit) {
     found.sort_by_key(|delivery| delivery.place.seq);
     let mut state: HashMap<&str, String> = HashMap::new();
     for delivery in &found {
-        match &delivery.event.what {
+        match &delivery.event.kind {
             EventKind::Set { value, .. } => {
                 state.insert("k", String::from_utf8_lossy(value.as_bytes()).into_owned());
             }

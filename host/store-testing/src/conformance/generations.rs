@@ -25,7 +25,7 @@ async fn with_deliveries(app: &Tenant) {
     for number in 0..2 {
         app.set("c", &number.to_string(), bytes("x")).await;
         let [(_, receipt)] = app.claim("d", 1).await.try_into().expect("one");
-        let dead = Verdict::GiveUp(DeadReason::Attempts);
+        let dead = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(app.fail(&receipt, dead, false).await);
     }
     app.set("c", "k", bytes("x")).await;

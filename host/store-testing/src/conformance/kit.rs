@@ -1,11 +1,11 @@
 //! Helpers for the properties.
 
+use super::loop_guard::LoopGuard;
 use super::rng::Rng;
-use super::rounds::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,
-    Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, ListQuery, NewPlugin, Op, Page,
+    Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, ListPage, ListQuery, NewPlugin, Op,
     PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version,
     WriteBatch,
 };
@@ -199,7 +199,7 @@ impl Tenant {
     }
 
     /// Reads a page.
-    pub async fn page(&self, query: &ListQuery) -> Page {
+    pub async fn page(&self, query: &ListQuery) -> ListPage {
         self.store
             .list(self.id, query, self.now)
             .await
@@ -320,7 +320,7 @@ pub async fn reap(store: &dyn Store) {
 
 /// Removes up to `limit` rows of one deleted app. Returns how many.
 pub async fn reap_some(store: &dyn Store, limit: u32) -> u64 {
-    match store.graves(None, 1).await.expect("graves").first() {
+    match store.tombstones(None, 1).await.expect("graves").first() {
         Some(app) => store.reap(*app, limit).await.expect("reaped"),
         None => 0,
     }
@@ -460,7 +460,7 @@ pub fn list(c: &str) -> ListQuery {
 }
 
 /// The keys of a page.
-pub fn keys_of(page: &Page) -> Vec<&str> {
+pub fn keys_of(page: &ListPage) -> Vec<&str> {
     page.entries.iter().map(|(key, _)| key.as_str()).collect()
 }
 

@@ -4,7 +4,7 @@ use super::Kit;
 use super::event_kit::increment;
 use super::kit::{NOW, Tenant, check, collection, delete, json, key, list, set, set_until};
 use super::rng::Rng;
-use crate::linear::{self, LogicalClock, Step};
+use crate::linearizability::{self, LogicalClock, Step};
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Check, Entry, Expect, ListQuery, Op, Version};
 use std::collections::BTreeSet;
@@ -284,7 +284,7 @@ pub async fn single_key_histories_are_linearizable(kit: Kit) {
     for calls in keys.join_all().await {
         assert_eq!(calls.len(), CLIENTS * CALLS);
         assert_versions_are_new(&calls);
-        linear::check(vec![None], calls).unwrap();
+        linearizability::check(vec![None], calls).unwrap();
     }
 }
 
@@ -294,11 +294,11 @@ pub async fn multi_key_histories_are_linearizable(kit: Kit) {
     let clients = clients(&app, &mut kit.rng(), 4, &["a", "b", "c"]);
     let calls = history(clients, 50, false).await;
     assert_versions_are_new(&calls);
-    linear::check(vec![None; 3], calls).unwrap();
+    linearizability::check(vec![None; 3], calls).unwrap();
 }
 
 /// Asserts that no key was given a version twice.
-fn assert_versions_are_new(calls: &[linear::Call<Observation>]) {
+fn assert_versions_are_new(calls: &[linearizability::Call<Observation>]) {
     let mut given = BTreeSet::new();
     for call in calls {
         let Observation::Wrote(_, done) = &call.step else {
@@ -336,7 +336,7 @@ async fn history(
     clients: Vec<Client>,
     count: usize,
     one_key: bool,
-) -> Vec<linear::Call<Observation>> {
+) -> Vec<linearizability::Call<Observation>> {
     let moments = Arc::new(LogicalClock::default());
     let together = Arc::new(Barrier::new(clients.len()));
     let mut tasks = JoinSet::new();
@@ -370,13 +370,15 @@ mod tests {
     const ONE: Version = Version(1);
 
     fn explained(steps: &[(u64, u64, Observation)]) -> bool {
-        let calls = steps.iter().map(|(made, answered, step)| linear::Call {
-            client: 0,
-            made: *made,
-            answered: *answered,
-            step: step.clone(),
-        });
-        linear::check(vec![None; 2], calls.collect()).is_ok()
+        let calls = steps
+            .iter()
+            .map(|(made, answered, step)| linearizability::Call {
+                client: 0,
+                made: *made,
+                answered: *answered,
+                step: step.clone(),
+            });
+        linearizability::check(vec![None; 2], calls.collect()).is_ok()
     }
 
     fn set_to(k: usize, value: &str, version: u64) -> Observation {

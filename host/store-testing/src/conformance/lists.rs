@@ -3,7 +3,7 @@
 use super::Kit;
 use super::entries::ODD_KEYS;
 use super::kit::{Tenant, bytes, collection, json, key, keys_of, list, set};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use kvasm_core::{KEY_BYTES_MAX, KeyRange, ListQuery};
 use std::collections::BTreeMap;
 use std::ops::Bound;

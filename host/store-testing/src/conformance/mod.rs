@@ -7,41 +7,41 @@
 //! Random choices come from the kit's seed. A failing test prints its seed;
 //! `KVASM_TEST_SEED=<seed>` repeats the choices.
 
+pub mod app_deletion;
 pub mod apps;
 pub mod audit;
 pub mod batches;
-pub mod bounds;
 pub mod checks;
+pub mod clock_repair;
 pub mod dead_letters;
 pub mod deliveries;
+pub mod delivery_states;
 pub mod dispatchers;
 pub mod entries;
 pub mod event_kit;
+pub mod event_limits;
 pub mod expiry;
+pub mod expiry_sweep;
 pub mod generations;
-pub mod graves;
+pub mod get_many;
 pub mod increments;
 pub mod json;
 pub mod kit;
 pub mod linearizable;
 pub mod lists;
-pub mod many;
+pub mod long_lists;
+pub mod loop_guard;
 pub mod model;
-pub mod outstanding;
+pub mod outstanding_deliveries;
 pub mod pauses;
 pub mod plugin_races;
 pub mod plugins;
 pub mod quotas;
 pub mod races;
-pub mod rescues;
 pub mod rng;
-pub mod rounds;
-pub mod scale;
 pub mod schedules;
 pub mod settings;
-pub mod states;
 pub mod surveys;
-pub mod sweeping;
 pub mod tokens;
 pub mod triggers;
 pub mod usage;
@@ -185,7 +185,7 @@ macro_rules! conformance {
                 delete_finds_an_entry_replaced_concurrently,
                 app_deletion_during_concurrent_writes,
             }
-            scale {
+            long_lists {
                 long_list_is_complete_under_concurrent_writes,
             }
             settings {
@@ -298,7 +298,7 @@ macro_rules! conformance {
                 concurrent_increments_lose_no_update,
                 concurrent_increments_do_not_lose_a_set,
             }
-            many {
+            get_many {
                 get_many_returns_results_in_request_order,
                 get_many_limits_the_total_value_bytes,
                 get_many_reads_a_consistent_snapshot,
@@ -338,7 +338,7 @@ macro_rules! conformance {
                 clock_stepping_back_does_not_delay_new_deliveries,
                 racing_writes_are_delivered_in_commit_order,
             }
-            states {
+            delivery_states {
                 documented_delivery_states_match_the_store,
             }
             pauses {
@@ -354,7 +354,7 @@ macro_rules! conformance {
                 paused_schedule_runs_to_probe,
                 released_delivery_does_not_count_as_an_attempt,
             }
-            outstanding {
+            outstanding_deliveries {
                 outstanding_deliveries_are_listed_in_pages,
                 outstanding_deliveries_can_be_filtered_by_each_field,
                 discarding_a_delivery_unblocks_the_next,
@@ -382,7 +382,7 @@ macro_rules! conformance {
                 dead_letter_operations_on_a_deleted_app,
                 largest_payload_survives_dead_lettering_and_replay,
             }
-            rescues {
+            clock_repair {
                 retry_scheduled_too_far_ahead_becomes_due,
                 lease_expiring_too_far_ahead_is_ended,
                 probe_scheduled_too_far_ahead_becomes_due,
@@ -401,14 +401,14 @@ macro_rules! conformance {
                 single_key_histories_are_linearizable,
                 multi_key_histories_are_linearizable,
             }
-            graves {
+            app_deletion {
                 deleted_app_disappears_at_once_and_is_reaped_in_steps,
                 orphaned_deliveries_of_a_deleted_app_are_not_due,
                 module_is_removed_with_the_last_app_that_uses_it,
                 large_values_are_reaped_in_small_steps,
                 old_and_excess_audit_rows_are_pruned,
             }
-            bounds {
+            event_limits {
                 deliveries_per_write_are_limited,
                 fan_out_budget_is_shared_by_the_deliveries_of_a_change,
                 outstanding_deliveries_are_bounded,
@@ -417,7 +417,7 @@ macro_rules! conformance {
                 failed_discard_does_not_change_usage,
                 delivery_error_text_is_truncated,
             }
-            sweeping {
+            expiry_sweep {
                 expired_entries_are_swept_in_steps,
                 rewritten_entry_is_not_swept,
                 sweeping_during_concurrent_writes_loses_nothing,
@@ -450,16 +450,16 @@ mod tests {
             include_str!("apps.rs"),
             include_str!("increments.rs"),
             include_str!("linearizable.rs"),
-            include_str!("many.rs"),
+            include_str!("get_many.rs"),
             include_str!("triggers.rs"),
             include_str!("deliveries.rs"),
             include_str!("dispatchers.rs"),
             include_str!("dead_letters.rs"),
             include_str!("schedules.rs"),
-            include_str!("bounds.rs"),
-            include_str!("graves.rs"),
+            include_str!("event_limits.rs"),
+            include_str!("app_deletion.rs"),
             include_str!("surveys.rs"),
-            include_str!("sweeping.rs"),
+            include_str!("expiry_sweep.rs"),
             include_str!("audit.rs"),
             include_str!("generations.rs"),
             include_str!("batches.rs"),
@@ -473,7 +473,7 @@ mod tests {
             include_str!("plugins.rs"),
             include_str!("quotas.rs"),
             include_str!("races.rs"),
-            include_str!("scale.rs"),
+            include_str!("long_lists.rs"),
             include_str!("settings.rs"),
             include_str!("tokens.rs"),
             include_str!("usage.rs"),

@@ -27,7 +27,7 @@ async fn standing(app: &Tenant) -> TriggerHealth {
 }
 
 fn key_of(delivery: &Delivery) -> String {
-    let (_, key) = delivery.event.what.entry().expect("an entry");
+    let (_, key) = delivery.event.kind.entry().expect("an entry");
     key.as_str().to_owned()
 }
 
@@ -39,7 +39,7 @@ async fn paused(app: &Tenant) -> BTreeSet<String> {
         let returned = app.give_back(receipt, RETRY, true).await;
         let is_last = at + 1 == claimed.len();
         let expected = match is_last {
-            false => FailOutcome::Kept,
+            false => FailOutcome::Recorded,
             true => FailOutcome::Paused {
                 failures: FAILURES_MAX,
                 probe_at: app.now.plus_ms(WAIT_MS),
@@ -70,7 +70,7 @@ pub async fn consecutive_failures_count_each_delivery_once(kit: Kit) {
         assert!(!delivery.is_probe);
         assert_eq!(
             app.give_back(&receipt, RETRY, true).await,
-            FailOutcome::Kept
+            FailOutcome::Recorded
         );
     }
     assert_eq!(
@@ -88,8 +88,12 @@ pub async fn consecutive_failures_count_each_delivery_once(kit: Kit) {
     assert_eq!(standing(&app).await.failures, 0);
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
     assert!(
-        app.fail(&receipt, Verdict::GiveUp(DeadReason::Deterministic), true)
-            .await
+        app.fail(
+            &receipt,
+            Verdict::DeadLetter(DeadReason::Deterministic),
+            true
+        )
+        .await
     );
     assert_eq!(standing(&app).await.failures, 1);
 }
@@ -255,8 +259,12 @@ pub async fn paused_schedule_runs_to_probe(kit: Kit) {
         assert!(at.store.tick(&tick(planned, at.now)).await.expect("a run"));
         let [(_, receipt)] = at.claim("t", 1).await.try_into().expect("one");
         assert!(
-            at.fail(&receipt, Verdict::GiveUp(DeadReason::Deterministic), true)
-                .await
+            at.fail(
+                &receipt,
+                Verdict::DeadLetter(DeadReason::Deterministic),
+                true
+            )
+            .await
         );
         at = at.later(1);
     }

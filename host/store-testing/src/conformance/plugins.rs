@@ -2,12 +2,12 @@
 
 use super::Kit;
 use super::kit::{NOW, Tenant, assert_app_not_found, digest, new_plugin};
-use super::rounds::LoopGuard;
+use super::loop_guard::LoopGuard;
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    ActivePlugin, AppId, Audit, Exports, NewPlugin, Plugin, PluginVersion, Resource, Timestamp,
-    VERSION_BYTES_MAX, VERSIONS_MAX,
+    ActivePlugin, AppId, Audit, Exports, NewPlugin, PluginRecord, PluginVersion, Resource,
+    Timestamp, VERSION_BYTES_MAX, VERSIONS_MAX,
 };
 
 /// The version numbers of an app, newest first, in small pages.
@@ -26,7 +26,7 @@ async fn numbers(app: &Tenant) -> Vec<u32> {
     }
 }
 
-async fn find(app: &Tenant, version: u32) -> Option<Plugin> {
+async fn find(app: &Tenant, version: u32) -> Option<PluginRecord> {
     let version = PluginVersion(version);
     app.store.plugin(app.id, version).await.expect("plugin")
 }
@@ -111,7 +111,7 @@ pub async fn plugin_version_is_read_back_unchanged(kit: Kit) {
     let added = app.store.add_plugin(large, audit).await;
     assert_eq!(added.expect("a version"), PluginVersion(1));
     assert_eq!(app.add("small", false).await, 2);
-    let expected = Plugin {
+    let expected = PluginRecord {
         version: PluginVersion(1),
         digest: digest("large"),
         size: bytes.len() as u64,

@@ -32,7 +32,7 @@ pub async fn survey_reports_deliveries_and_dead_letters(kit: Kit) {
     assert_eq!(claimed.len(), 3);
     assert!(survey(&app).await.oldest_due >= Some(NOW.plus_ms(1_000)));
     for (_, receipt) in &claimed {
-        let verdict = Verdict::GiveUp(DeadReason::Attempts);
+        let verdict = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(app.fail(receipt, verdict, false).await);
     }
     let found = survey(&app).await;
@@ -67,6 +67,6 @@ pub async fn store_reports_its_size(kit: Kit) {
     let size = app.store.size().await.expect("a size");
     assert!(size.database.is_none_or(|bytes| bytes > 4_096), "{size:?}");
     if let Some(log) = size.log {
-        assert!(log.held.is_zero(), "{log:?}");
+        assert!(log.checkpoint_blocked.is_zero(), "{log:?}");
     }
 }

@@ -31,7 +31,7 @@ pub async fn each_kind_of_change_creates_a_delivery(kit: Kit) {
     assert_eq!(found.len(), 4);
     let of = |key: &str, kind: &str| {
         let is = |d: &&Delivery| {
-            let what = &d.event.what;
+            let what = &d.event.kind;
             what.kind() == kind && what.entry().is_some_and(|(_, k)| k.as_str() == key)
         };
         found.iter().find(is).expect("a delivery").clone()
@@ -47,7 +47,7 @@ pub async fn each_kind_of_change_creates_a_delivery(kit: Kit) {
         value,
         collection,
         ..
-    } = first.event.what
+    } = first.event.kind
     else {
         panic!("not a set")
     };
@@ -55,16 +55,16 @@ pub async fn each_kind_of_change_creates_a_delivery(kit: Kit) {
         (told, value, collection.as_str()),
         (set_at, json("{\"n\":1}"), "orders")
     );
-    let EventKind::Set { value, .. } = of("n", "set").event.what else {
+    let EventKind::Set { value, .. } = of("n", "set").event.kind else {
         panic!()
     };
     assert_eq!(value, json("3"));
-    let EventKind::Set { value, .. } = of("b", "set").event.what else {
+    let EventKind::Set { value, .. } = of("b", "set").event.kind else {
         panic!()
     };
     assert_eq!(value, bytes("\0x"));
     let gone = of("a", "delete");
-    let EventKind::Deleted { version: had, .. } = gone.event.what else {
+    let EventKind::Deleted { version: had, .. } = gone.event.kind else {
         panic!()
     };
     assert_eq!(had, version);
@@ -142,10 +142,10 @@ pub async fn batch_operations_are_delivered_in_order(kit: Kit) {
     assert!(found.iter().all(|delivery| delivery.event.depth == 4));
     let mut of_k: Vec<_> = found
         .iter()
-        .filter(|d| d.event.what.entry().is_some_and(|(_, k)| k.as_str() == "k"))
+        .filter(|d| d.event.kind.entry().is_some_and(|(_, k)| k.as_str() == "k"))
         .collect();
     of_k.sort_by_key(|delivery| delivery.place.seq);
-    let kinds: Vec<_> = of_k.iter().map(|d| d.event.what.kind()).collect();
+    let kinds: Vec<_> = of_k.iter().map(|d| d.event.kind.kind()).collect();
     assert_eq!(kinds, ["set", "set", "delete", "set"]);
 }
 

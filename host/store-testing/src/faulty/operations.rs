@@ -9,9 +9,9 @@ use kvasm_core::store::{
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Audit, Claim, Collection, Committed, DeadLetter,
     DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule, Entry,
-    FailOutcome, FailedAttempt, Generation, Key, LeaseToken, LimitsPatch, ListQuery, NewPlugin,
-    NewTrigger, Page, Plugin, PluginVersion, Queue, SchedulePosition, ScheduleTick, Timestamp,
-    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage, WriteBatch,
+    FailOutcome, FailedAttempt, Generation, Key, LeaseToken, LimitsPatch, ListPage, ListQuery,
+    NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue, SchedulePosition, ScheduleTick,
+    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage, WriteBatch,
 };
 use uuid::Uuid;
 
@@ -77,7 +77,7 @@ operations! {
         GetMany: get_many(
             app: AppId, keys: &[(Collection, Key)], now: Timestamp, bytes_max: usize
         ) -> Vec<Option<Entry>>, of Some(app);
-        List: list(app: AppId, query: &ListQuery, now: Timestamp) -> Page, of Some(app);
+        List: list(app: AppId, query: &ListQuery, now: Timestamp) -> ListPage, of Some(app);
         Collections: collections(app: AppId, after: Option<&Collection>, limit: u32)
             -> Vec<Collection>, of Some(app);
         Commit: commit(batch: WriteBatch) -> Committed, of Some(batch.app_id);
@@ -116,8 +116,8 @@ operations! {
         Generation: generation() -> Generation, of None;
         Usage: usage(app: AppId) -> Usage, of Some(app);
         Plugins: plugins(app: AppId, before: Option<PluginVersion>, limit: u32)
-            -> Vec<Plugin>, of Some(app);
-        Plugin: plugin(app: AppId, version: PluginVersion) -> Option<Plugin>, of Some(app);
+            -> Vec<PluginRecord>, of Some(app);
+        Plugin: plugin(app: AppId, version: PluginVersion) -> Option<PluginRecord>, of Some(app);
         Module: module(digest: Digest) -> Option<Bytes>, of None;
         Token: token(id: TokenId) -> Option<Token>, of None;
         Tokens: tokens(app: Option<AppId>, after: Option<TokenId>, limit: u32)
@@ -156,10 +156,10 @@ operations! {
     Upkeep {
         PruneAudit: prune_audit(before: Timestamp, limit: u32) -> u64, of None;
         PruneAuditOf: prune_audit_of(app: AppId, keep: u32, limit: u32) -> u64, of Some(app);
-        GiveBack: give_back() -> bool, of None;
-        Graves: graves(after: Option<AppId>, limit: u32) -> Vec<AppId>, of None;
+        ReclaimSpace: reclaim_space() -> bool, of None;
+        Tombstones: tombstones(after: Option<AppId>, limit: u32) -> Vec<AppId>, of None;
         Reap: reap(app: AppId, limit: u32) -> u64, of Some(app);
-        NoteTime: note_time(now: Timestamp) -> (), of None;
+        RecordTime: record_time(now: Timestamp) -> (), of None;
     }
 
     Survey {

@@ -2,7 +2,7 @@
 
 mod apps;
 mod clocks;
-mod graves;
-mod ready;
+mod readiness;
 mod stage;
-mod unread;
+mod tombstones;
+mod unreadable_apps;

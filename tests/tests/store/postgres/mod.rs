@@ -1,14 +1,14 @@
 //! Tests of Postgres alone: hosts that share a database, outages, and traffic on the wire.
 
-mod doors;
+mod concurrent_delivery;
+mod connecting;
+mod dead_rows;
 mod errors;
-mod handing_out;
 mod modules;
-mod once;
+mod one_round_trip;
 mod outages;
 mod proxy;
 mod sharing;
-mod snapshots;
 mod usage;
 mod wire;
 

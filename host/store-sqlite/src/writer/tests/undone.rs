@@ -18,9 +18,9 @@ impl Fixture {
 
     async fn run<T: Send + 'static>(
         &self,
-        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, StoreError> + Send + 'static,
+        run: impl FnOnce(&mut WriteTransaction<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.store.writer.run(Work::NONE, run).await
+        self.store.writer.run(WriteCost::NONE, run).await
     }
 
     async fn used(&self, app: AppId) -> Usage {
@@ -44,9 +44,13 @@ impl Fixture {
     }
 }
 
-fn count(transaction: &mut Transaction<'_>, app: AppId, entries: i64) -> Result<(), StoreError> {
+fn count(
+    transaction: &mut WriteTransaction<'_>,
+    app: AppId,
+    entries: i64,
+) -> Result<(), StoreError> {
     transaction.tally.open(transaction.connection, app)?;
-    let delta = Delta {
+    let delta = UsageDelta {
         entries,
         bytes: 10 * entries,
         deliveries: 0,
@@ -84,7 +88,7 @@ fn set(app: AppId, collection: &str) -> WriteBatch {
 }
 
 /// Creates a trigger, and reads the watchers including it.
-fn watch(transaction: &mut Transaction<'_>, app: AppId, name: &str) -> Result<(), StoreError> {
+fn watch(transaction: &mut WriteTransaction<'_>, app: AppId, name: &str) -> Result<(), StoreError> {
     outbox::set(transaction.connection, app, trigger(name), Timestamp(1))?;
     transaction.tally.open(transaction.connection, app)?;
     assert!(transaction.watches(&set(app, name))?);
@@ -102,7 +106,7 @@ async fn failed_usage_updates_are_written_later() {
         two.uuid().simple()
     );
     stage.other_process().execute_batch(&refuse).unwrap();
-    let run = move |transaction: &mut Transaction<'_>| {
+    let run = move |transaction: &mut WriteTransaction<'_>| {
         count(transaction, one, 1)?;
         count(transaction, two, 2)?;
         write(1)(transaction)?;
@@ -120,8 +124,8 @@ async fn failed_usage_updates_are_written_later() {
 async fn savepoint_rollback_discards_cached_usage() {
     let stage = stage().await;
     let app = stage.app("app").await;
-    let run = move |transaction: &mut Transaction<'_>| {
-        let failed: Result<(), _> = transaction.whole(|transaction| {
+    let run = move |transaction: &mut WriteTransaction<'_>| {
+        let failed: Result<(), _> = transaction.atomically(|transaction| {
             let update = "UPDATE app_usage SET entries = 100";
             transaction.connection.execute(update, []).unwrap();
             transaction.tally.open(transaction.connection, app)?;
@@ -139,8 +143,8 @@ async fn savepoint_rollback_discards_cached_usage() {
 async fn failed_savepoint_release_aborts_the_transaction() {
     let stage = stage().await;
     let app = stage.app("app").await;
-    let run = move |transaction: &mut Transaction<'_>| {
-        let ended: Result<(), _> = transaction.whole(|transaction| {
+    let run = move |transaction: &mut WriteTransaction<'_>| {
+        let ended: Result<(), _> = transaction.atomically(|transaction| {
             count(transaction, app, 1)?;
             write(7)(transaction)?;
             transaction
@@ -165,8 +169,8 @@ async fn failed_savepoint_release_aborts_the_transaction() {
 async fn savepoint_rollback_discards_cached_watchers() {
     let stage = stage().await;
     let app = stage.app("app").await;
-    let run = move |transaction: &mut Transaction<'_>| {
-        let failed: Result<(), _> = transaction.whole(|transaction| {
+    let run = move |transaction: &mut WriteTransaction<'_>| {
+        let failed: Result<(), _> = transaction.atomically(|transaction| {
             watch(transaction, app, "gone")?;
             Err(error::host("the audit row failed"))
         });
@@ -181,14 +185,14 @@ async fn savepoint_rollback_discards_cached_watchers() {
 async fn failed_commit_discards_cached_watchers() {
     let stage = stage().await;
     let app = stage.app("app").await;
-    let run = move |transaction: &mut Transaction<'_>| {
+    let run = move |transaction: &mut WriteTransaction<'_>| {
         watch(transaction, app, "gone")?;
         transaction.poisoned = true;
         Ok(())
     };
     let lost = stage.run(run).await;
     assert!(matches!(lost, Err(StoreError::Unavailable(_))), "{lost:?}");
-    let run = move |transaction: &mut Transaction<'_>| {
+    let run = move |transaction: &mut WriteTransaction<'_>| {
         outbox::set(transaction.connection, app, trigger("kept"), Timestamp(1)).map(drop)
     };
     stage.run(run).await.unwrap();
@@ -199,7 +203,7 @@ async fn failed_commit_discards_cached_watchers() {
 #[tokio::test]
 async fn commit_is_synced_before_it_is_acknowledged() {
     let stage = stage().await;
-    let run = |transaction: &mut Transaction<'_>| {
+    let run = |transaction: &mut WriteTransaction<'_>| {
         let number = |pragma| {
             let value = transaction
                 .connection

@@ -1,0 +1,224 @@
+//! Filters the headers between clients and plugins. All plugins of a server share one origin in a
+//! browser, so a plugin's response must not affect anything outside its own path.
+
+use super::auth;
+use super::layer::REQUEST_ID;
+use axum::http::header::{
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use kvasm_core::AppName;
+
+/// Limits of the headers of a plugin's response: their number, and their total bytes.
+const HEADERS_MAX: usize = 100;
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// Whether a header belongs to one connection, or to the host.
+fn is_hop_or_host_header(name: &HeaderName) -> bool {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    [
+        CONNECTION,
+        CONTENT_LENGTH,
+        KEEP_ALIVE,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        PROXY_CONNECTION,
+        REQUEST_ID,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ]
+    .contains(name)
+}
+
+/// Whether a response header affects the whole origin, and so other apps, or a proxy before the
+/// server.
+fn affects_origin(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let names = [
+        ALT_SVC.as_str(),
+        AUTHORIZATION.as_str(),
+        STRICT_TRANSPORT_SECURITY.as_str(),
+        "accept-ch",
+        "clear-site-data",
+        "critical-ch",
+        "nel",
+        "origin-agent-cluster",
+        "public-key-pins",
+        "report-to",
+        "service-worker-allowed",
+        "set-cookie2",
+        "set-login",
+        "x-lighttpd-send-file",
+        "x-sendfile",
+    ];
+    names.contains(&name) || name.starts_with("x-accel-")
+}
+
+/// The headers of a request that a plugin receives, without the host's token.
+pub(super) fn of_request(headers: &HeaderMap) -> Vec<(&str, &str)> {
+    let is_hidden = |name: &HeaderName, value: &HeaderValue| {
+        is_hop_or_host_header(name) || (*name == AUTHORIZATION && auth::is_for_host(value))
+    };
+    let shown = headers
+        .iter()
+        .filter(|(name, value)| !is_hidden(name, value));
+    let text = shown.filter_map(|(name, value)| {
+        let value = std::str::from_utf8(value.as_bytes()).ok()?;
+        Some((name.as_str(), value))
+    });
+    text.collect()
+}
+
+/// The headers of a plugin's response that are sent to the client, or why they are invalid.
+pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<HeaderMap, String> {
+    let bytes: usize = given
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if given.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        return Err(format!(
+            "{} headers of {bytes} bytes; the limits are {HEADERS_MAX} and {HEADER_BYTES_MAX}",
+            given.len()
+        ));
+    }
+    let mut headers = HeaderMap::new();
+    for (name, value) in given {
+        let name = HeaderName::try_from(name).map_err(|_| "invalid header name")?;
+        let invalid = |_| format!("invalid value of the header {name}");
+        let mut header = HeaderValue::try_from(value).map_err(invalid)?;
+        if is_hop_or_host_header(&name) || affects_origin(&name) {
+            continue;
+        }
+        if name == SET_COOKIE {
+            let Some(cookie) = own_cookie(value, app) else {
+                continue;
+            };
+            header = HeaderValue::try_from(cookie).map_err(invalid)?;
+        }
+        headers.append(name, header);
+    }
+    Ok(headers)
+}
+
+/// Restricts a cookie to the paths of the app: its path is kept if it is one of them. `None` if the
+/// cookie must apply to the whole host.
+fn own_cookie(cookie: &str, app: &AppName) -> Option<String> {
+    const OF_THE_HOST: &str = "__host-";
+    let root = format!("/a/{app}/");
+    let mut parts = cookie.split(';');
+    let pair = parts.next().unwrap_or_default();
+    // For a cookie without a name, a browser looks for the prefix in the value.
+    let (name, value) = pair.split_once('=').unwrap_or(("", pair));
+    let shown = if name.trim().is_empty() { value } else { name };
+    let start = shown.trim_start().get(..OF_THE_HOST.len());
+    if start.is_some_and(|start| start.eq_ignore_ascii_case(OF_THE_HOST)) {
+        return None;
+    }
+    let mut own = pair.to_owned();
+    let mut path = root.clone();
+    for attribute in parts {
+        let (name, value) = attribute.split_once('=').unwrap_or((attribute, ""));
+        match name.trim().to_ascii_lowercase().as_str() {
+            "domain" => {}
+            // The last attribute takes precedence.
+            "path" if value.trim().starts_with(&root) => path = value.trim().to_owned(),
+            "path" => path.clone_from(&root),
+            _ => {
+                own.push(';');
+                own.push_str(attribute);
+            }
+        }
+    }
+    own.push_str("; Path=");
+    own.push_str(&path);
+    Some(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookie_path_is_confined_to_the_app() {
+        let shop = AppName::parse("shop").unwrap();
+        for (given, sent) in [
+            ("a=1", Some("a=1; Path=/a/shop/")),
+            ("a=1; Path=/", Some("a=1; Path=/a/shop/")),
+            (
+                "a=1;path = /a/other/;Secure",
+                Some("a=1;Secure; Path=/a/shop/"),
+            ),
+            ("a=1; Path=/a/shop2/", Some("a=1; Path=/a/shop/")),
+            (
+                "a=1; PATH=/a/shop/x; HttpOnly",
+                Some("a=1; HttpOnly; Path=/a/shop/x"),
+            ),
+            ("a=1; Path=/a/shop/x; Path=/", Some("a=1; Path=/a/shop/")),
+            (
+                "a=1; Domain=example.org; Max-Age=9",
+                Some("a=1; Max-Age=9; Path=/a/shop/"),
+            ),
+            ("__Host-a=1; Secure; Path=/", None),
+            (" __hOST-a=1; Secure; Path=/", None),
+            ("=__Host-a=1; Secure; Path=/", None),
+            ("__Host-a; Secure; Path=/", None),
+            (
+                "__Secure-a=1; Secure",
+                Some("__Secure-a=1; Secure; Path=/a/shop/"),
+            ),
+        ] {
+            assert_eq!(own_cookie(given, &shop).as_deref(), sent, "{given}");
+        }
+    }
+
+    #[test]
+    fn origin_wide_response_headers_are_removed() {
+        let shop = AppName::parse("shop").unwrap();
+        let headers = [
+            ("Service-Worker-Allowed", "/"),
+            ("Clear-Site-Data", "\"*\""),
+            ("Strict-Transport-Security", "max-age=9"),
+            ("Alt-Svc", "h2=\"evil.example:443\""),
+            ("X-Accel-Redirect", "/internal"),
+            ("X-Request-Id", "mine"),
+            ("Set-Cookie", "a=1; Path=/"),
+            ("Set-Cookie", "b=2"),
+            ("X-Own", "1"),
+        ];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let sent = of_response(&headers, &shop).unwrap();
+        let mut sent: Vec<_> = sent
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        sent.sort();
+        assert_eq!(
+            sent,
+            [
+                "set-cookie: a=1; Path=/a/shop/",
+                "set-cookie: b=2; Path=/a/shop/",
+                "x-own: 1"
+            ]
+        );
+    }
+
+    #[test]
+    fn host_token_is_not_forwarded_to_the_plugin() {
+        let shown = |authorization: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, authorization.parse().unwrap());
+            headers.insert(REQUEST_ID, "x".parse().unwrap());
+            of_request(&headers).len()
+        };
+        for host in ["Bearer kvasm_x", "KVASM_x", "Basic kvasm_x", "", "Bearer"] {
+            assert_eq!(shown(host), 0, "{host}");
+        }
+        for own in ["Basic YTpi", "Bearer eyJ", "Digest a=\"b\""] {
+            assert_eq!(shown(own), 1, "{own}");
+        }
+    }
+}

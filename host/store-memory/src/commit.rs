@@ -1,0 +1,365 @@
+//! Commits.
+
+use super::triggers::QueuedDelivery;
+use super::{AppData, Collections, MemoryState, find, live};
+use kvasm_core::store::StoreError;
+use kvasm_core::store::backend::sum;
+use kvasm_core::{
+    Applied, Check, Collection, Committed, DELIVERIES_MAX, DeliveryKey, ENTRY_BYTES, Entry, Event,
+    EventKind, JsonText, Key, LeaseToken, Op, Quota, Resource, Timestamp, TriggerName, Usage,
+    Value, Version, Watch, WriteBatch, ordering_key_of, share,
+};
+use std::collections::{BTreeMap, HashMap};
+use uuid::Uuid;
+
+pub(super) fn commit(state: &mut MemoryState, batch: WriteBatch) -> Result<Committed, StoreError> {
+    let MemoryState {
+        apps,
+        version,
+        audit,
+        ..
+    } = state;
+    let tenant = apps.get_mut(&batch.app_id).ok_or(StoreError::AppNotFound)?;
+    let failed = failed_checks(&tenant.entries, &batch.checks, batch.now);
+    if !failed.is_empty() {
+        return Err(StoreError::Conflict { failed });
+    }
+    let mut usage = tenant.usage;
+    if let Some(receipt) = &batch.acknowledge {
+        uncount_delivery(&mut usage, &tenant.leased(receipt)?.event.kind);
+    }
+    let (changes, last_version) = plan(tenant, &batch, *version)?;
+    let usage = usage_after(tenant, &changes, usage)?;
+
+    // From here on nothing can fail, so there is nothing to roll back.
+    tenant.usage = usage;
+    *version = last_version;
+    if let Some(receipt) = &batch.acknowledge {
+        tenant.acknowledge(receipt, batch.now);
+    }
+    if let Some(row) = batch.audit {
+        audit.insert(row.id, *row);
+    }
+    let mut committed = Committed::default();
+    for change in changes {
+        committed.deliveries += change.deliveries.len() as u64;
+        for (trigger, function, event) in change.deliveries {
+            *version += 1;
+            let seq = version.cast_signed();
+            tenant.enqueue(trigger, function, event, seq, batch.now, 0);
+        }
+        committed.applied.push(change.applied);
+        apply(
+            &mut tenant.entries,
+            change.collection,
+            change.key,
+            change.after,
+        );
+    }
+    Ok(committed)
+}
+
+/// The effect of one operation.
+struct EntryChange {
+    collection: Collection,
+    key: Key,
+    after: Option<Entry>,
+    applied: Applied,
+    deliveries: Vec<(TriggerName, String, Event)>,
+}
+
+/// Computes the effect of each operation, and the last assigned version.
+fn plan(
+    tenant: &AppData,
+    batch: &WriteBatch,
+    mut version: u64,
+) -> Result<(Vec<EntryChange>, u64), StoreError> {
+    let mut left: BTreeMap<(&Collection, &Key), Option<Entry>> = BTreeMap::new();
+    let mut changes = Vec::with_capacity(batch.ops.len());
+    let mut deliveries = 0;
+    for (at, op) in batch.ops.iter().enumerate() {
+        let (collection, key) = op.address();
+        let before = match left.get(&(collection, key)) {
+            Some(entry) => entry.clone().filter(|entry| live(entry, batch.now)),
+            None => find(&tenant.entries, collection, key, batch.now).cloned(),
+        };
+        let mut next = || {
+            version += 1;
+            Version(version)
+        };
+        let (after, applied) = after(op, before.as_ref(), batch.now, at, &mut next)?;
+        let what = event_kind(collection, key, before.as_ref(), after.as_ref());
+        left.insert((collection, key), after.clone());
+        let fired = what.map_or_else(Vec::new, |what| tenant.fired(batch, what));
+        deliveries += fired.len();
+        let limit = batch.deliveries_max();
+        if deliveries > limit as usize {
+            return Err(StoreError::Deliveries { limit });
+        }
+        changes.push(EntryChange {
+            collection: collection.clone(),
+            key: key.clone(),
+            after,
+            applied,
+            deliveries: fired,
+        });
+    }
+    share_out(&mut changes, batch, deliveries);
+    Ok((changes, version))
+}
+
+/// Sets how many deliveries may follow from each delivery.
+fn share_out(changes: &mut [EntryChange], batch: &WriteBatch, all: usize) {
+    for change in changes {
+        let siblings = match batch.depth {
+            0 => change.deliveries.len(),
+            _ => all,
+        };
+        let siblings = u32::try_from(siblings).unwrap_or(u32::MAX);
+        for (_, _, event) in &mut change.deliveries {
+            event.followers = share(batch.delivery_budget, siblings);
+        }
+    }
+}
+
+/// Returns the entry after an operation, and the operation's result.
+fn after(
+    op: &Op,
+    before: Option<&Entry>,
+    now: Timestamp,
+    at: usize,
+    next: &mut impl FnMut() -> Version,
+) -> Result<(Option<Entry>, Applied), StoreError> {
+    let mut entry = |value, expires_at| Entry {
+        value,
+        version: next(),
+        created_at: before.map_or(now, |entry| entry.created_at),
+        updated_at: now,
+        expires_at,
+    };
+    Ok(match op {
+        Op::Set {
+            value, expires_at, ..
+        } => {
+            let entry = entry(value.clone(), *expires_at);
+            let applied = Applied::Set(entry.version);
+            (Some(entry), applied)
+        }
+        Op::Increment { delta, .. } => {
+            let value = sum(before.map(|entry| &entry.value), *delta, at)?;
+            let expires_at = before.and_then(|entry| entry.expires_at);
+            let entry = entry(Value::Json(JsonText::integer(value)), expires_at);
+            let version = entry.version;
+            (Some(entry), Applied::Incremented { version, value })
+        }
+        Op::Delete { .. } => {
+            let existed = before.is_some();
+            (None, Applied::Deleted { existed })
+        }
+    })
+}
+
+/// Returns the event of an operation.
+fn event_kind(
+    collection: &Collection,
+    key: &Key,
+    before: Option<&Entry>,
+    after: Option<&Entry>,
+) -> Option<EventKind> {
+    let (collection, key) = (collection.clone(), key.clone());
+    match (before, after) {
+        (_, Some(entry)) => Some(EventKind::Set {
+            collection,
+            key,
+            version: entry.version,
+            value: entry.value.clone(),
+        }),
+        (Some(entry), None) => Some(EventKind::Deleted {
+            collection,
+            key,
+            version: entry.version,
+        }),
+        (None, None) => None,
+    }
+}
+
+impl AppData {
+    /// Returns the deliveries of a change.
+    fn fired(&self, batch: &WriteBatch, what: EventKind) -> Vec<(TriggerName, String, Event)> {
+        let event = Event {
+            id: Uuid::now_v7(),
+            depth: batch.depth + 1,
+            followers: 0,
+            at: batch.now,
+            kind: what,
+        };
+        let meant = |watch: &Watch| match (watch, &event.kind) {
+            (
+                Watch::Changes(changes),
+                EventKind::Set {
+                    collection, key, ..
+                },
+            ) => changes.on_set(collection, key),
+            (
+                Watch::Changes(changes),
+                EventKind::Deleted {
+                    collection, key, ..
+                },
+            ) => changes.on_delete(collection, key),
+            (Watch::Changes(_), EventKind::Due) | (Watch::Schedule(_), _) => false,
+        };
+        let fired = self.triggers.values().filter(|t| meant(&t.watch));
+        fired
+            .map(|t| (t.name.clone(), t.function.clone(), event.clone()))
+            .collect()
+    }
+
+    /// Returns the delivery of a lease token whose lease holds.
+    pub(super) fn leased(&self, receipt: &LeaseToken) -> Result<&QueuedDelivery, StoreError> {
+        let row = self.deliveries.get(&key_of(&receipt.place));
+        row.filter(|row| row.lease == Some(receipt.lease))
+            .ok_or(StoreError::LeaseLost)
+    }
+
+    /// Deletes a delivery after its handler has succeeded.
+    fn acknowledge(&mut self, receipt: &LeaseToken, now: Timestamp) {
+        self.deliveries.remove(&key_of(&receipt.place));
+        self.unblock_next(&receipt.place, now);
+        if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
+            trigger.standing.succeed();
+        }
+    }
+
+    /// Makes the next delivery of an ordering key due.
+    pub(super) fn unblock_next(&mut self, done: &DeliveryKey, now: Timestamp) {
+        let first = (done.trigger.clone(), done.ordering_key, i64::MIN);
+        let last = (done.trigger.clone(), done.ordering_key, i64::MAX);
+        if let Some((_, row)) = self.deliveries.range_mut(first..=last).next()
+            && row.due_at.is_none()
+        {
+            row.due_at = Some(now);
+        }
+    }
+
+    /// Queues a delivery, behind those of its ordering key.
+    pub(super) fn enqueue(
+        &mut self,
+        trigger: TriggerName,
+        function: String,
+        event: Event,
+        seq: i64,
+        now: Timestamp,
+        replays: u32,
+    ) {
+        let chain = ordering_key_of(event.kind.entry().map_or("", |(_, key)| key.as_str()));
+        let first = (trigger.clone(), chain, i64::MIN);
+        let last = (trigger.clone(), chain, i64::MAX);
+        let waits = self.deliveries.range(first..=last).next().is_some();
+        let row = QueuedDelivery {
+            event,
+            function,
+            attempts: 0,
+            replays,
+            queued_at: now,
+            due_at: (!waits).then_some(now),
+            lease: None,
+            error: None,
+            series: None,
+        };
+        self.deliveries.insert((trigger, chain, seq), row);
+    }
+}
+
+/// Converts a delivery key to a key of the map.
+pub(super) fn key_of(place: &DeliveryKey) -> (TriggerName, i64, i64) {
+    (place.trigger.clone(), place.ordering_key, place.seq)
+}
+
+fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) -> Vec<usize> {
+    let holds = |check: &Check| {
+        let found = find(collections, &check.collection, &check.key, now);
+        check.expect.holds(found.map(|entry| entry.version))
+    };
+    let failed = checks.iter().enumerate().filter(|(_, check)| !holds(check));
+    failed.map(|(position, _)| position).collect()
+}
+
+/// Returns the app's usage after the changes, if its quota allows it. A write that does not
+/// increase the usage of an exhausted resource is always allowed. `after` is the usage without the
+/// acknowledged delivery.
+fn usage_after(
+    tenant: &AppData,
+    changes: &[EntryChange],
+    mut after: Usage,
+) -> Result<Usage, StoreError> {
+    let before = tenant.usage;
+    // The sizes after the operations so far.
+    let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
+    for change in changes {
+        let EntryChange {
+            collection, key, ..
+        } = change;
+        let size = |entry: &Entry| size(collection, key, &entry.value);
+        let stored = tenant
+            .entries
+            .get(collection)
+            .and_then(|keys| keys.get(key));
+        let now = change.after.as_ref().map_or(0, size);
+        let last = sizes.insert((collection, key), now);
+        let last = last.unwrap_or_else(|| stored.map_or(0, size));
+        after.entries = after.entries + u64::from(now > 0) - u64::from(last > 0);
+        after.bytes = after.bytes + now - last;
+        for (_, _, event) in &change.deliveries {
+            count_delivery(&mut after, &event.kind);
+        }
+    }
+    let Quota { entries, bytes } = tenant.app.limits.quota;
+    let fits = |resource, before, after, limit: Option<u64>| match limit {
+        Some(limit) if after > limit && after > before => {
+            Err(StoreError::Quota { resource, limit })
+        }
+        _ => Ok(()),
+    };
+    fits(Resource::Entries, before.entries, after.entries, entries)?;
+    fits(Resource::Bytes, before.bytes, after.bytes, bytes)?;
+    let (queued, queue_max) = (after.deliveries, Some(DELIVERIES_MAX));
+    fits(Resource::Deliveries, before.deliveries, queued, queue_max)?;
+    Ok(after)
+}
+
+/// Adds a delivery to what its app uses. Runs of schedules are not counted.
+pub(super) fn count_delivery(usage: &mut Usage, what: &EventKind) {
+    usage.bytes += what.bytes();
+    usage.deliveries += u64::from(*what != EventKind::Due);
+}
+
+/// Removes a delivery from what its app uses.
+pub(super) fn uncount_delivery(usage: &mut Usage, what: &EventKind) {
+    usage.bytes -= what.bytes();
+    usage.deliveries -= u64::from(*what != EventKind::Due);
+}
+
+/// Returns the size of an entry as counted in quotas; never 0.
+pub(super) fn size(collection: &Collection, key: &Key, value: &Value) -> u64 {
+    let names = collection.as_str().len() + key.as_str().len();
+    (names + value.as_bytes().len()) as u64 + ENTRY_BYTES
+}
+
+fn apply(collections: &mut Collections, collection: Collection, key: Key, after: Option<Entry>) {
+    match after {
+        Some(entry) => {
+            collections
+                .entry(collection)
+                .or_default()
+                .insert(key, entry);
+        }
+        None => {
+            if let Some(keys) = collections.get_mut(&collection) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    collections.remove(&collection);
+                }
+            }
+        }
+    }
+}
