@@ -79,7 +79,7 @@ async fn handler_over_the_memory_limit_is_reported() {
     let grow = "(if (i32.eq (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable)) (i32.const 0)";
     let (reason, attempts, error) = buried(grow).await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
-    assert!(error.contains("more memory than the limit"), "{error}");
+    assert!(error.contains("more memory than its limit"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
