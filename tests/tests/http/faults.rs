@@ -321,3 +321,30 @@ async fn trigger_deletion_that_failed_to_discard_can_be_repeated() {
     assert_eq!(left().await, 0);
     delete().await.refused(404, "trigger-not-found");
 }
+
+/// Requests share a check of the registry's generation; the client of the first one leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_complete_once_a_hanging_store_answers() {
+    let fixture = Fixture::new().await;
+    fixture.shop("shop").await;
+    let faults = &fixture.faults;
+    let get = || {
+        let api = fixture.server.root.clone();
+        tokio::spawn(async move { api.get("/v1/apps/shop").await })
+    };
+    get().await.unwrap().expect(200);
+    let met = faults.met(Operation::Generation);
+    faults.on(Operation::Generation).hang();
+    let first = get();
+    let hangs = |faults: &Faults| faults.met(Operation::Generation) > met;
+    faults.until("the first request hangs", hangs).await;
+    let others: Vec<_> = (0..10).map(|_| get()).collect();
+    first.abort();
+    fixture.server.anonymous().get("/healthz").await.expect(200);
+    assert!(others.iter().all(|other| !other.is_finished()));
+    faults.clear();
+    for other in others {
+        other.await.unwrap().expect(200);
+    }
+    fixture.server.stop().await;
+}
