@@ -4,8 +4,8 @@ use crate::report::{Row, Target, percentile};
 use crate::{Bench, Effort};
 use anyhow::{Result, bail};
 use async_trait::async_trait;
-use kvasm::model::{Applied, Collection, Entry, Expect, Key, Limits, Version};
-use kvasm::service::{Batch, Caller, Kv, List, Listing, ServiceError, Services, Write};
+use kvasm::model::{Applied, Batch, Collection, Entry, Limits};
+use kvasm::service::{Address, Caller, Kv, List, Listing, ServiceError, Services};
 use kvasm::{Call, HostBuilder};
 use std::future::pending;
 use std::sync::Arc;
@@ -19,32 +19,16 @@ struct Silent;
 
 #[async_trait]
 impl Kv for Silent {
-    async fn get(
-        &self,
-        _: &Caller,
-        _: &Collection,
-        _: &Key,
-    ) -> Result<Option<Entry>, ServiceError> {
-        pending().await
-    }
-    async fn has(&self, _: &Caller, _: &Collection, _: &Key) -> Result<bool, ServiceError> {
-        pending().await
-    }
     async fn get_many(
         &self,
         _: &Caller,
-        _: &[(Collection, Key)],
+        _: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         pending().await
     }
+
     async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
         pending().await
-    }
-    async fn set(&self, _: &Caller, _: Write) -> Result<Version, ServiceError> {
-        pending().await
-    }
-    async fn set_many(&self, _: &Caller, _: Vec<Write>) -> Result<(), ServiceError> {
-        std::future::pending().await
     }
 
     async fn collections(
@@ -53,26 +37,6 @@ impl Kv for Silent {
         _: Option<&Collection>,
         _: u32,
     ) -> Result<Vec<Collection>, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn delete(
-        &self,
-        _: &Caller,
-        _: Collection,
-        _: Key,
-        _: Option<Expect>,
-    ) -> Result<bool, ServiceError> {
-        pending().await
-    }
-
-    async fn increment(
-        &self,
-        _: &Caller,
-        _: Collection,
-        _: Key,
-        _: i64,
-    ) -> Result<(Version, i64), ServiceError> {
         pending().await
     }
 

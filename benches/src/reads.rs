@@ -3,7 +3,7 @@
 use crate::report::{Row, Target, percentile};
 use crate::{Bench, Effort, generous};
 use anyhow::{Result, ensure};
-use kvasm::model::{Collection, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm::model::{Batch, Collection, Commit, Key, Op, Timestamp, Value};
 use kvasm::{Call, Plugin};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
@@ -47,10 +47,11 @@ async fn fill(bench: &Bench, count: usize, bytes: usize) -> Result<()> {
                 expires_at: None,
             })
         });
-        let batch = WriteBatch {
-            ops: ops.collect::<Result<_>>()?,
-            ..WriteBatch::new(bench.app.id, Timestamp::now())
-        };
+        let batch = Commit::new(
+            bench.app.id,
+            Timestamp::now(),
+            Batch::of(ops.collect::<Result<_>>()?),
+        );
         bench.host.store().commit(batch).await?;
     }
     Ok(())

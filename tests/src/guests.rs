@@ -1,6 +1,6 @@
 //! Guests, and hosts that run them.
 
-use kvasm::model::{App, AppId, AppName, Limits, Op, Timestamp, WriteBatch};
+use kvasm::model::{App, AppId, AppName, Batch, Commit, Limits, Op, Timestamp};
 use kvasm::store::Store;
 use kvasm::wasmtime::{Caller, WasmRet};
 use kvasm::{Call, CallFailure, Host, HostBuilder, Invocation, Plugin, Response};
@@ -47,10 +47,7 @@ where
 
 /// Writes directly to the store, bypassing the host.
 pub async fn write_past(store: &Arc<dyn Store>, app: AppId, ops: Vec<Op>) {
-    let batch = WriteBatch {
-        ops,
-        ..WriteBatch::new(app, Timestamp::now())
-    };
+    let batch = Commit::new(app, Timestamp::now(), Batch::of(ops));
     store.commit(batch).await.unwrap();
 }
 

@@ -66,7 +66,7 @@ impl Watched {
             // Not in step with any timer.
             tokio::time::sleep(Duration::from_millis(40 + (n as u64 * 7) % 23)).await;
             let (caller, write) = (Caller::new(app, None), note(n)?);
-            self.stage.host.kv().set(&caller, write).await?;
+            self.stage.host.kv().apply(&caller, write, None).await?;
             let acknowledged = Instant::now();
             let started = self.start().await?;
             lags.push(

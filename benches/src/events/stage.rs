@@ -2,8 +2,8 @@
 
 use crate::folders::folder;
 use anyhow::{Context, Result, anyhow};
-use kvasm::model::{App, AppName, Collection, Key, Value};
-use kvasm::service::{Batch, Caller, Operation, Write};
+use kvasm::model::{App, AppName, Batch, Collection, Key, Op, Value};
+use kvasm::service::Caller;
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm::{Host, HostBuilder};
 use kvasm_tests::postgres::{Cluster, Options};
@@ -72,25 +72,8 @@ impl BenchHost {
         let caller = Caller::new(app, None);
         let numbers: Vec<_> = (0..count).collect();
         for chunk in numbers.chunks(BATCH) {
-            let operations = chunk.iter().map(|n| {
-                let Write {
-                    collection,
-                    key,
-                    value,
-                    ttl_ms,
-                    ..
-                } = note(*n)?;
-                Ok(Operation::Set {
-                    collection,
-                    key,
-                    value,
-                    ttl_ms,
-                })
-            });
-            let batch = Batch {
-                operations: operations.collect::<Result<_>>()?,
-                ..Batch::default()
-            };
+            let ops = chunk.iter().map(|n| note(*n)).collect::<Result<_>>()?;
+            let batch = Batch::of(ops);
             self.host.kv().commit(&caller, batch).await?;
         }
         Ok(())
@@ -98,13 +81,17 @@ impl BenchHost {
 }
 
 /// A write of an entry of `notes` of about 100 bytes.
-pub fn note(n: usize) -> Result<Write> {
-    Ok(Write {
+pub fn note(n: usize) -> Result<Op> {
+    note_at(Key::parse(format!("{n:08}"))?)
+}
+
+/// The same under another key.
+pub fn note_at(key: Key) -> Result<Op> {
+    Ok(Op::Set {
         collection: Collection::parse("notes")?,
-        key: Key::parse(format!("{n:08}"))?,
+        key,
         value: Value::json(format!("{{\"a\":\"{}\"}}", "x".repeat(90)), 1024)?,
-        ttl_ms: None,
-        expect: None,
+        expires_at: None,
     })
 }
 

@@ -1,11 +1,11 @@
 //! A function with 5 reads and 5 writes, with and without a transaction.
 
-use super::stage::{BenchHost, Engine, manifest, note};
+use super::stage::{BenchHost, Engine, manifest, note_at};
 use crate::report::{Row, Target};
 use crate::{Effort, generous};
 use anyhow::Result;
 use kvasm::model::{App, Key};
-use kvasm::service::{Caller, Write};
+use kvasm::service::Caller;
 use kvasm::{Call, Host, Plugin};
 use std::time::Instant;
 use tokio::runtime::Runtime;
@@ -51,11 +51,10 @@ fn prefix(caller: usize) -> String {
 async fn seed(host: &Host, app: &App) -> Result<()> {
     for caller in 0..CALLERS_MAX {
         for n in 0..5 {
-            let write = Write {
-                key: Key::parse(format!("{}{n}", prefix(caller)))?,
-                ..note(0)?
-            };
-            host.kv().set(&Caller::new(app, None), write).await?;
+            let write = note_at(Key::parse(format!("{}{n}", prefix(caller)))?)?;
+            host.kv()
+                .apply(&Caller::new(app, None), write, None)
+                .await?;
         }
     }
     Ok(())

@@ -9,8 +9,8 @@ use crate::events::{Engine, database, manifest};
 use crate::report::{Row, median};
 use anyhow::{Context, Result};
 use kvasm::Host;
-use kvasm::model::{AppName, Collection, Key, Value};
-use kvasm::service::{BATCH_MAX, Batch, Caller, Operation};
+use kvasm::model::{AppName, Batch, Collection, Key, Op, Value};
+use kvasm::service::{BATCH_MAX, Caller};
 use kvasm_tests::guests;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -102,15 +102,15 @@ pub async fn fill(host: &Host, name: &str) -> Result<()> {
     let numbers: Vec<_> = (0..ACCOUNTS).collect();
     for chunk in numbers.chunks(BATCH_MAX) {
         let set = |number: &u64| {
-            Ok(Operation::Set {
+            Ok(Op::Set {
                 collection: Collection::parse("accounts")?,
                 key: Key::parse(format!("{number:08}"))?,
                 value: Value::json("0".to_owned(), 1024)?,
-                ttl_ms: None,
+                expires_at: None,
             })
         };
         let batch = Batch {
-            operations: chunk.iter().map(set).collect::<Result<_>>()?,
+            ops: chunk.iter().map(set).collect::<Result<_>>()?,
             ..Batch::default()
         };
         host.kv().commit(&caller, batch).await?;

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use axum::extract::State;
 use axum::routing::post;
 use kvasm::Host;
-use kvasm::model::{AppLimits, AppName, Collection, Key, Timestamp, Value};
+use kvasm::model::{AppLimits, AppName, Collection, Key, Op, Timestamp, Value};
 use kvasm::server::{ServerOptions, router};
-use kvasm::service::{Caller, Write};
+use kvasm::service::Caller;
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
 use std::io::BufRead;
 use std::net::Ipv4Addr;
@@ -137,14 +137,15 @@ pub async fn make_app(host: &Host, name: &str, wasm: Vec<u8>) -> Result<()> {
 
 async fn fill(host: &Host, name: &str) -> Result<()> {
     let app = host.app(&AppName::parse(name)?).await?.context("no app")?;
-    let write = Write {
+    let write = Op::Set {
         collection: Collection::parse(NUMBERS)?,
         key: Key::parse(KEY)?,
         value: Value::json(VALUE.to_owned(), 1024)?,
-        ttl_ms: None,
-        expect: None,
+        expires_at: None,
     };
-    host.kv().set(&Caller::new(&app, None), write).await?;
+    host.kv()
+        .apply(&Caller::new(&app, None), write, None)
+        .await?;
     Ok(())
 }
 

@@ -2,14 +2,24 @@
 //! host and a guest must agree on, compiled by both sides.
 //!
 //! `docs/abi.md` describes the contract for plugin authors; a test compares its tables with the
-//! constants here. This crate neither allocates nor needs `std`.
+//! constants here. This crate has no dependencies, and neither allocates nor needs `std`.
+//!
+//! The feature `json` adds the rules of JSON values, for hosts. It allocates, and depends on
+//! `serde` and `serde_json`; guests do without it.
 #![no_std]
 #![deny(missing_docs)]
+
+#[cfg(feature = "json")]
+extern crate alloc;
 
 mod batch;
 mod bytes;
 pub mod http;
+#[cfg(feature = "json")]
+pub mod json;
+pub mod limits;
 mod many;
+pub mod names;
 mod options;
 mod page;
 mod records;
@@ -22,7 +32,7 @@ pub use batch::{
 pub use bytes::Malformed;
 pub use many::{Address, KEYS_MAX, MANY_BYTES_MAX, Slot};
 pub use options::{DeleteOptions, ListOptions, OptionsError, Range32, SetOptions};
-pub use page::{ENTRY_HEADER_BYTES, EntryHeader, Page, PageEntry, PageReader};
+pub use page::{CURSOR_BYTES_MAX, ENTRY_HEADER_BYTES, EntryHeader, Page, PageEntry, PageReader};
 pub use records::{Record, Records, encode_records};
 pub use status::Status;
 

@@ -5,9 +5,12 @@
 //! `value_len: u32` and the value.
 
 use crate::bytes::{Bytes, Malformed};
+use crate::names::KEY_BYTES_MAX;
 
 /// The size of an [`EntryHeader`] on the wire.
 pub const ENTRY_HEADER_BYTES: usize = 24;
+/// The maximum size of a cursor, in bytes: a format byte, a tag of 16 bytes, and a key.
+pub const CURSOR_BYTES_MAX: usize = 1 + 16 + KEY_BYTES_MAX;
 
 /// The metadata of an entry: `version: u64`, `expires_at_ms: i64` (0: never), `format: u32`,
 /// and four zero bytes.

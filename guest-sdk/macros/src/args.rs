@@ -2,14 +2,11 @@
 
 use crate::export::Kind;
 use crate::{name, schedule};
+use kvasm_abi::names::{self, COLLECTION_BYTES_MAX, KEY_BYTES_MAX, TextError};
 use proc_macro2::TokenStream;
 use syn::meta::ParseNestedMeta;
 use syn::parse::{ParseStream, Parser};
 use syn::{LitStr, Token};
-
-/// The maximum size of a collection and of a prefix, in bytes.
-const COLLECTION_BYTES_MAX: usize = 128;
-const PREFIX_BYTES_MAX: usize = 1024;
 
 /// The validated arguments of an attribute.
 #[derive(Default)]
@@ -95,13 +92,18 @@ fn unknown(kind: Kind) -> &'static str {
 
 fn check(args: &Args) -> syn::Result<()> {
     if let Some(collection) = &args.collection {
-        text(collection, "a collection", COLLECTION_BYTES_MAX)?;
+        text(
+            collection,
+            "a collection",
+            COLLECTION_BYTES_MAX,
+            names::collection,
+        )?;
     }
     if let Some(prefix) = &args.prefix {
         if prefix.value().is_empty() {
             return error(prefix, "an empty `prefix` matches every key; omit it");
         }
-        text(prefix, "a prefix", PREFIX_BYTES_MAX)?;
+        text(prefix, "a prefix", KEY_BYTES_MAX, names::bound)?;
     }
     if let Some(on) = &args.on
         && !["set", "delete"].contains(&on.value().as_str())
@@ -120,15 +122,17 @@ fn check(args: &Args) -> syn::Result<()> {
     }
 }
 
-fn text(literal: &LitStr, subject: &str, bytes_max: usize) -> syn::Result<()> {
-    let text = literal.value();
-    if text.is_empty() || text.len() > bytes_max {
-        return error(literal, &format!("{subject} needs 1 to {bytes_max} bytes"));
+fn text(
+    literal: &LitStr,
+    subject: &str,
+    bytes_max: usize,
+    check: fn(&[u8]) -> Result<&str, TextError>,
+) -> syn::Result<()> {
+    match check(literal.value().as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(TextError::Nul) => error(literal, &format!("{subject} cannot contain a NUL")),
+        Err(_) => error(literal, &format!("{subject} needs 1 to {bytes_max} bytes")),
     }
-    if text.contains('\0') {
-        return error(literal, &format!("{subject} cannot contain a NUL"));
-    }
-    Ok(())
 }
 
 fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {

@@ -3,13 +3,11 @@
 use super::{Cursor, Entry, decode};
 use crate::sys::{self, Query};
 use crate::{Error, kv};
+use kvasm_abi::limits::PAGE_ENTRIES;
 use kvasm_abi::{EntryHeader, FORMAT_JSON, PageEntry};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::{fmt, str, vec};
-
-/// The default maximum number of entries in a page of a host.
-const PAGE_ENTRIES_MAX: usize = 1000;
 
 /// A list query. Nothing is read until its keys, entries or a page are requested.
 ///
@@ -249,7 +247,7 @@ impl<I> Items<I> {
 
     fn fetch(&mut self) -> Result<(), Error> {
         // For more than a page, use the host's limit, which may be lower than the default.
-        let few = self.left.filter(|left| *left <= PAGE_ENTRIES_MAX);
+        let few = self.left.filter(|left| *left <= PAGE_ENTRIES as usize);
         let limit = few.and_then(|left| u32::try_from(left).ok());
         let page = self.list.fetch(limit, self.values, self.decode)?;
         let mut items = page.items;

@@ -70,6 +70,14 @@ pub enum Op {
 }
 
 impl Op {
+    /// Returns the value that it writes.
+    pub fn value(&self) -> Option<&Value> {
+        match self {
+            Op::Set { value, .. } => Some(value),
+            Op::Delete { .. } | Op::Increment { .. } => None,
+        }
+    }
+
     /// Returns the entry that it changes.
     pub fn address(&self) -> (&Collection, &Key) {
         match self {
@@ -84,53 +92,68 @@ impl Op {
     }
 }
 
-/// A write: if all checks hold, all operations take effect, in order, in one transaction of the
-/// store; otherwise none does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WriteBatch {
-    /// The app that owns all rows that the batch touches.
-    pub app_id: AppId,
-    /// The time of the write, for `created_at`, `updated_at` and expiry.
-    pub now: Timestamp,
+/// Checks and operations: if all checks hold, all operations take effect, in order, in one
+/// transaction of the store; otherwise none does.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Batch {
     /// Preconditions.
     pub checks: Vec<Check>,
     /// Operations, applied in this order.
     pub ops: Vec<Op>,
+    /// The delivery that the commit acknowledges. Nothing is written unless its lease still holds.
+    pub acknowledge: Option<Box<LeaseToken>>,
+    /// Links it to earlier and later batches.
+    pub link: Option<Link>,
+}
+
+impl Batch {
+    /// Creates a batch of operations without preconditions.
+    pub fn of(ops: Vec<Op>) -> Batch {
+        Batch {
+            ops,
+            ..Batch::default()
+        }
+    }
+}
+
+/// A batch as the host commits it: for which app, when, and on whose account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// The app that owns all rows that the batch touches.
+    pub app_id: AppId,
+    /// The time of the write, for `created_at`, `updated_at` and expiry.
+    pub now: Timestamp,
+    /// What is checked and changed.
+    pub batch: Batch,
     /// Written in the same transaction, for operations of an administrator.
     pub audit: Option<Box<Audit>>,
     /// The number of handlers between a call and this write: the depth of the event that is being
     /// handled, 0 outside a handler.
     pub depth: u32,
     /// The maximum number of deliveries that may follow from this write: the rest of the budget of
-    /// the event that is being handled, or [`FOLLOWERS_MAX`] for each change outside a handler.
+    /// the event that is being handled, or [`TRIGGERED_DELIVERIES_MAX`] for each change outside a
+    /// handler.
     pub delivery_budget: u32,
-    /// The delivery that this write acknowledges. Nothing is written unless its lease still holds.
-    pub acknowledge: Option<Box<LeaseToken>>,
-    /// Links it to earlier and later batches.
-    pub link: Option<Link>,
 }
 
-impl WriteBatch {
+impl Commit {
+    /// Creates a commit outside of handlers, without an audit row.
+    pub fn new(app_id: AppId, now: Timestamp, batch: Batch) -> Commit {
+        Commit {
+            app_id,
+            now,
+            batch,
+            audit: None,
+            depth: 0,
+            delivery_budget: TRIGGERED_DELIVERIES_MAX,
+        }
+    }
+
     /// Returns the maximum number of deliveries that the batch may create.
     pub fn deliveries_max(&self) -> u32 {
         match self.depth {
             0 => DELIVERIES_PER_WRITE_MAX,
             _ => DELIVERIES_PER_WRITE_MAX.min(self.delivery_budget),
-        }
-    }
-
-    /// Creates an empty batch.
-    pub fn new(app_id: AppId, now: Timestamp) -> WriteBatch {
-        WriteBatch {
-            app_id,
-            now,
-            checks: Vec::new(),
-            ops: Vec::new(),
-            audit: None,
-            depth: 0,
-            delivery_budget: TRIGGERED_DELIVERIES_MAX,
-            acknowledge: None,
-            link: None,
         }
     }
 }

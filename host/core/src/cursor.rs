@@ -41,9 +41,11 @@ pub struct Cursor(Vec<u8>);
 const FORMAT: u8 = 1;
 const TAG_BYTES: usize = 16;
 
+const _: () = assert!(Cursor::BYTES_MAX == 1 + TAG_BYTES + super::KEY_BYTES_MAX);
+
 impl Cursor {
     /// The maximum length of a cursor, in bytes.
-    pub const BYTES_MAX: usize = 1 + TAG_BYTES + super::KEY_BYTES_MAX;
+    pub const BYTES_MAX: usize = kvasm_abi::CURSOR_BYTES_MAX;
 
     /// Wraps bytes from outside. [`Cursor::open`] checks whether they are valid.
     ///

@@ -9,6 +9,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
+    /// Returns when an entry written now with this time to live expires, in milliseconds.
+    ///
+    /// # Errors
+    /// [`Invalid::OutOfRange`] for 0.
+    pub fn expiry(self, ttl_ms: Option<u64>) -> Result<Option<Timestamp>, Invalid> {
+        match ttl_ms {
+            None => Ok(None),
+            Some(0) => Err(Invalid::OutOfRange {
+                subject: Subject::TimeToLive,
+                found: 0,
+                min: 1,
+                max: u64::MAX,
+            }),
+            Some(ttl) => Ok(Some(self.plus_ms(ttl))),
+        }
+    }
+
     /// The first time whose year does not have four digits: the end of the year 9999. People and
     /// most programs write years with four digits.
     pub const END: Timestamp = Timestamp(253_402_300_800_000);
@@ -116,4 +133,25 @@ pub struct Entry {
     pub updated_at: Timestamp,
     /// When it expires, if ever.
     pub expires_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_ttl_is_rejected() {
+        let now = Timestamp(1_000);
+        assert_eq!(now.expiry(None), Ok(None));
+        assert_eq!(now.expiry(Some(1)), Ok(Some(Timestamp(1_001))));
+        let error = now.expiry(Some(0)).unwrap_err();
+        assert!(matches!(
+            error,
+            Invalid::OutOfRange {
+                found: 0,
+                min: 1,
+                ..
+            }
+        ));
+    }
 }

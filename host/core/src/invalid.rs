@@ -1,5 +1,6 @@
 //! Why input is not a valid value of the model.
 
+use kvasm_abi::names::TextError;
 use thiserror::Error;
 
 /// The input that an error message is about.
@@ -138,7 +139,7 @@ pub enum Invalid {
     #[error("the {0} is empty; it needs at least 1 {unit}", unit = .0.unit())]
     Empty(Subject),
     /// It is not UTF-8.
-    #[error("the {subject} is not valid UTF-8 at byte {at}")]
+    #[error("{}", TextError::NotUtf8 { at: *at }.about(subject))]
     NotUtf8 {
         /// The input.
         subject: Subject,
@@ -146,10 +147,10 @@ pub enum Invalid {
         at: usize,
     },
     /// It contains U+0000, which Postgres cannot store.
-    #[error("the {0} contains a NUL character, which cannot be stored in text")]
+    #[error("{}", TextError::Nul.about(.0))]
     Nul(Subject),
     /// It exceeds its limit.
-    #[error("the {subject} is {len} bytes; the limit is {limit} bytes")]
+    #[error("{}", TextError::TooLarge { len: *len, limit: *limit }.about(subject))]
     TooLarge {
         /// The input.
         subject: Subject,
@@ -232,4 +233,64 @@ pub enum Invalid {
          modified; restart the list without a cursor"
     )]
     ForeignCursor,
+}
+
+impl Invalid {
+    /// Returns the error about a subject.
+    pub(crate) fn text(subject: Subject, error: TextError) -> Invalid {
+        match error {
+            TextError::Empty => Invalid::Empty(subject),
+            TextError::TooLarge { len, limit } => Invalid::TooLarge {
+                subject,
+                len,
+                limit,
+            },
+            TextError::NotUtf8 { at } => Invalid::NotUtf8 { subject, at },
+            TextError::Nul => Invalid::Nul(subject),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvasm_abi::json::JsonError;
+
+    /// The SDK's in-process host answers with the messages of `kvasm-abi`.
+    #[test]
+    fn messages_are_those_of_the_abi() {
+        for (error, message) in [
+            (
+                TextError::Empty,
+                "the key is empty; it needs at least 1 byte",
+            ),
+            (
+                TextError::TooLarge {
+                    len: 1025,
+                    limit: 1024,
+                },
+                "the key is 1025 bytes; the limit is 1024 bytes",
+            ),
+            (
+                TextError::NotUtf8 { at: 1 },
+                "the key is not valid UTF-8 at byte 1",
+            ),
+            (
+                TextError::Nul,
+                "the key contains a NUL character, which cannot be stored in text",
+            ),
+        ] {
+            assert_eq!(error.about("key").to_string(), message);
+            assert_eq!(Invalid::text(Subject::Key, error).to_string(), message);
+        }
+        let why = "EOF while parsing a value at line 1 column 0".to_owned();
+        assert_eq!(
+            Invalid::Json(why.clone()).to_string(),
+            JsonError::Malformed(why).to_string()
+        );
+        assert_eq!(
+            Invalid::Empty(Subject::Scopes).to_string(),
+            "the list of scopes is empty; it needs at least 1 scope"
+        );
+    }
 }

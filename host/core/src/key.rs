@@ -1,35 +1,29 @@
 //! Collections and keys.
 
 use super::{Invalid, Subject};
+use kvasm_abi::names::{self, TextError};
 use std::fmt;
 
-/// The maximum length of a collection name, in bytes. Fixed, because collection and key together
-/// must fit an index entry of Postgres (2,704 bytes).
-pub const COLLECTION_BYTES_MAX: usize = 128;
-/// The maximum length of a key, in bytes. Fixed for the same reason.
-pub const KEY_BYTES_MAX: usize = 1024;
+pub use kvasm_abi::names::{COLLECTION_BYTES_MAX, KEY_BYTES_MAX};
 
-/// Checks indexed text: UTF-8 without NUL, at most `limit` bytes.
-pub(super) fn text(bytes: Vec<u8>, subject: Subject, limit: usize) -> Result<String, Invalid> {
-    if bytes.len() > limit {
-        return Err(Invalid::TooLarge {
-            subject,
-            len: bytes.len() as u64,
-            limit: limit as u64,
-        });
-    }
-    let text = String::from_utf8(bytes).map_err(|e| Invalid::NotUtf8 {
-        subject,
-        at: e.utf8_error().valid_up_to(),
-    })?;
-    if text.contains('\0') {
-        return Err(Invalid::Nul(subject));
-    }
-    Ok(text)
+/// Checks the prefix or a bound of a list.
+pub(super) fn bound(bytes: Vec<u8>, subject: Subject) -> Result<String, Invalid> {
+    checked(bytes, subject, names::bound)
+}
+
+fn checked(
+    bytes: Vec<u8>,
+    subject: Subject,
+    check: fn(&[u8]) -> Result<&str, TextError>,
+) -> Result<String, Invalid> {
+    let invalid = |error| Invalid::text(subject, error);
+    check(&bytes).map_err(invalid)?;
+    // This checks UTF-8 again, in order to keep the allocation.
+    String::from_utf8(bytes).map_err(|e| invalid(e.utf8_error().into()))
 }
 
 macro_rules! name_type {
-    ($(#[$doc:meta])* $name:ident, $subject:expr, $limit:expr) => {
+    ($(#[$doc:meta])* $name:ident, $subject:expr, $check:expr) => {
         $(#[$doc])*
         #[derive(
             Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
@@ -57,11 +51,7 @@ macro_rules! name_type {
             /// # Errors
             /// [`Invalid`] if it is empty, exceeds the limit, is not UTF-8, or contains a NUL.
             pub fn parse(bytes: impl Into<Vec<u8>>) -> Result<$name, Invalid> {
-                let bytes = bytes.into();
-                if bytes.is_empty() {
-                    return Err(Invalid::Empty($subject));
-                }
-                text(bytes, $subject, $limit).map($name)
+                checked(bytes.into(), $subject, $check).map($name)
             }
 
             /// Wraps text read from a store, which was parsed when it was written.
@@ -85,41 +75,42 @@ macro_rules! name_type {
 
 name_type! {
     /// The name of a collection: 1 to 128 bytes of UTF-8 without NUL.
-    Collection, Subject::Collection, COLLECTION_BYTES_MAX
+    Collection, Subject::Collection, names::collection
 }
 
 name_type! {
     /// The key of an entry: 1 byte to 1 KiB of UTF-8 without NUL. Keys compare bytewise on every
     /// store.
-    Key, Subject::Key, KEY_BYTES_MAX
+    Key, Subject::Key, names::key
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The rules themselves are tested in `kvasm-abi`.
     #[test]
-    fn oversized_key_error_names_size_and_limit() {
-        assert!(Key::parse(vec![b'k'; 1024]).is_ok());
-        let error = Key::parse(vec![b'k'; 1025]).unwrap_err();
+    fn errors_say_which_name_breaks_which_limit() {
+        let message = |error: Invalid| error.to_string();
         assert_eq!(
-            error.to_string(),
-            "the key is 1025 bytes; the limit is 1024 bytes"
+            Collection::parse(vec![b'c'; 129]).map_err(message),
+            Err("the collection is 129 bytes; the limit is 128 bytes".to_owned())
         );
-        assert!(Collection::parse(vec![b'c'; 128]).is_ok());
-        assert!(Collection::parse(vec![b'c'; 129]).is_err());
-    }
-
-    #[test]
-    fn empty_nul_and_invalid_utf8_are_distinct_errors() {
+        assert_eq!(
+            Key::parse(vec![b'k'; 1025]).map_err(message),
+            Err("the key is 1025 bytes; the limit is 1024 bytes".to_owned())
+        );
+        assert_eq!(
+            bound(vec![b'p'; 1025], Subject::Prefix).map_err(message),
+            Err("the prefix is 1025 bytes; the limit is 1024 bytes".to_owned())
+        );
         assert_eq!(Key::parse(""), Err(Invalid::Empty(Subject::Key)));
         assert_eq!(Key::parse("a\0b"), Err(Invalid::Nul(Subject::Key)));
+        let (subject, at) = (Subject::Collection, 1);
         assert_eq!(
             Collection::parse(vec![b'a', 0xff]),
-            Err(Invalid::NotUtf8 {
-                subject: Subject::Collection,
-                at: 1
-            })
+            Err(Invalid::NotUtf8 { subject, at })
         );
+        assert_eq!(bound(Vec::new(), Subject::Bound), Ok(String::new()));
     }
 }

@@ -29,7 +29,7 @@ mod trigger_health;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
 pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
-pub use batch::{Applied, Check, Committed, Expect, Op, WriteBatch};
+pub use batch::{Applied, Batch, Check, Commit, Committed, Expect, Op};
 pub use cost::share;
 pub use cost::{
     DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, TRIGGERED_DELIVERIES_MAX,

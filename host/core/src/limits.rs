@@ -1,5 +1,6 @@
 //! Limits of invocations, values and pages.
 
+use kvasm_abi::limits;
 use std::time::Duration;
 
 /// The limits of a host. Every length from outside is compared with its limit before anything is
@@ -39,7 +40,7 @@ pub struct Limits {
 
 /// The allowance for the names of an entry and its framing, in addition to a value.
 const FRAME_BYTES: usize = 64 * 1024;
-const BATCH_BYTES: usize = 4 * 1024 * 1024;
+const BATCH_BYTES: usize = kvasm_abi::BATCH_BYTES_MAX;
 const LINE_BYTES: usize = 8 * 1024 * 1024;
 
 impl Limits {
@@ -103,12 +104,12 @@ impl Default for Limits {
         const KIB: usize = 1024;
         const MIB: usize = 1024 * KIB;
         Limits {
-            value_bytes: MIB,
-            page_entries: 1_000,
-            page_bytes: MIB,
+            value_bytes: limits::VALUE_BYTES,
+            page_entries: limits::PAGE_ENTRIES,
+            page_bytes: limits::PAGE_BYTES,
             module_bytes: 16 * MIB,
             input_bytes: 8 * MIB,
-            output_bytes: 8 * MIB,
+            output_bytes: limits::OUTPUT_BYTES,
             log_line_bytes: 4 * KIB,
             log_lines: 1_000,
             memory_bytes: 64 * MIB,

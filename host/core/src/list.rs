@@ -1,7 +1,7 @@
 //! Lists: key ranges and pages.
 
-use super::key::text;
-use super::{Collection, Entry, Invalid, KEY_BYTES_MAX, Key, Subject};
+use super::key::bound;
+use super::{Collection, Entry, Invalid, Key, Subject};
 use std::ops::Bound;
 
 /// A range of keys, compared bytewise.
@@ -47,17 +47,17 @@ impl KeyRange {
     ) -> Result<KeyRange, Invalid> {
         let mut range = KeyRange::ALL;
         if let Some(prefix) = prefix {
-            let prefix = text(prefix, Subject::Prefix, KEY_BYTES_MAX)?;
+            let prefix = bound(prefix, Subject::Prefix)?;
             if let Some(after) = after_prefix(&prefix) {
                 range.upper = Bound::Excluded(after);
             }
             range.lower = Bound::Included(prefix);
         }
         if let Some(start) = start {
-            range.raise(Bound::Included(text(start, Subject::Bound, KEY_BYTES_MAX)?));
+            range.raise(Bound::Included(bound(start, Subject::Bound)?));
         }
         if let Some(end) = end {
-            range.lower_end(Bound::Excluded(text(end, Subject::Bound, KEY_BYTES_MAX)?));
+            range.lower_end(Bound::Excluded(bound(end, Subject::Bound)?));
         }
         Ok(range)
     }

@@ -76,7 +76,7 @@ async fn wait(shared: &DispatchContext, rest: Duration, full: bool) {
         return tokio::task::yield_now().await;
     }
     tokio::select! {
-        () = shared.host.wakes().wait() => {}
+        () = shared.host.notifier().wait() => {}
         () = shared.changed.notified() => tokio::time::sleep(GATHER).await,
         () = tokio::time::sleep(shared.options.poll) => {}
     }

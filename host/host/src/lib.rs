@@ -217,16 +217,15 @@ impl HostBuilder {
         let store = self
             .store
             .unwrap_or_else(|| Arc::new(MemoryStore::default()));
-        let wakes = Arc::new(DispatchNotifier::default());
+        let notifier = Arc::new(DispatchNotifier::default());
         let locks = KeyLocks::new(metrics.clone());
         let services = self.services.unwrap_or_else(|| {
-            let events = Arc::clone(&wakes) as Arc<dyn kvasm_service::CommitListener>;
-            let kv = KvService::new(Arc::clone(&store), events.clone(), metrics.clone(), &limits)
+            let events = Arc::clone(&notifier) as Arc<dyn kvasm_service::CommitListener>;
+            let kv = KvService::new(Arc::clone(&store), events, metrics.clone(), &limits)
                 .with_key_locks(Arc::clone(&locks), &limits);
             Services {
                 kv: Arc::new(kv),
                 dead_letters: Arc::new(StoredDeadLetters(Arc::clone(&store))),
-                events,
             }
         });
         let extend = |linker: &mut Linker<Invocation>| {
@@ -247,7 +246,7 @@ impl HostBuilder {
             store,
             services,
             locks,
-            wakes,
+            notifier,
             limits,
             metrics,
         })))
@@ -262,7 +261,7 @@ struct Parts {
     store: Arc<dyn Store>,
     services: Services,
     locks: Arc<KeyLocks>,
-    wakes: Arc<DispatchNotifier>,
+    notifier: Arc<DispatchNotifier>,
     access: Arc<AppTokenCache>,
     admin: Admin,
     admission: Admission,
@@ -291,8 +290,8 @@ impl Host {
     }
 
     /// Returns the notifications of apps with new deliveries on this host.
-    pub fn wakes(&self) -> &DispatchNotifier {
-        &self.0.wakes
+    pub fn notifier(&self) -> &DispatchNotifier {
+        &self.0.notifier
     }
 
     /// Returns the lookup of apps and tokens, always as current as the store.

@@ -14,8 +14,8 @@ use axum::response::Response;
 use kvasm_api::{
     CommitDone, CommitRequest, Done, EntryRef, GetManyRequest, Incremented, Operation, Precondition,
 };
-use kvasm_core::{Capability, Check, Collection, Expect, Key, Version};
-use kvasm_service::{Batch, Caller, ServiceError};
+use kvasm_core::{Batch, Capability, Check, Collection, Expect, Key, Op, Timestamp, Version};
+use kvasm_service::{Caller, ServiceError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
@@ -53,7 +53,7 @@ fn check(part: Precondition) -> Result<Check, String> {
     })
 }
 
-fn operation(part: Operation, value_bytes: usize) -> Result<kvasm_service::Operation, String> {
+fn operation(part: Operation, now: Timestamp, value_bytes: usize) -> Result<Op, String> {
     Ok(match part {
         Operation::Set {
             collection,
@@ -63,16 +63,16 @@ fn operation(part: Operation, value_bytes: usize) -> Result<kvasm_service::Opera
             ttl_ms,
         } => {
             let (collection, key) = place(collection, key)?;
-            kvasm_service::Operation::Set {
+            Op::Set {
                 collection,
                 key,
                 value: value(json, bytes, value_bytes).map_err(InvalidLine::why)?,
-                ttl_ms,
+                expires_at: now.expiry(ttl_ms).map_err(|invalid| invalid.to_string())?,
             }
         }
         Operation::Delete { collection, key } => {
             let (collection, key) = place(collection, key)?;
-            kvasm_service::Operation::Delete { collection, key }
+            Op::Delete { collection, key }
         }
         Operation::Increment {
             collection,
@@ -80,7 +80,7 @@ fn operation(part: Operation, value_bytes: usize) -> Result<kvasm_service::Opera
             by,
         } => {
             let (collection, key) = place(collection, key)?;
-            kvasm_service::Operation::Increment {
+            Op::Increment {
                 collection,
                 key,
                 delta: by,
@@ -121,13 +121,11 @@ fn batch(request: CommitRequest, value_bytes: usize) -> Result<Batch, Problem> {
     if request.checks.is_empty() && request.operations.is_empty() {
         return Err(refused("the batch has neither checks nor operations"));
     }
+    let now = Timestamp::now();
+    let op = |part| operation(part, now, value_bytes);
     Ok(Batch {
         checks: each("checks", request.checks, check)?,
-        operations: each("operations", request.operations, |part| {
-            operation(part, value_bytes)
-        })?,
-        acknowledge: None,
-        link: None,
+        ..Batch::of(each("operations", request.operations, op)?)
     })
 }
 
@@ -217,7 +215,7 @@ pub(super) async fn increment(
     let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
     let caller = Caller::administrator(&app, &actor);
     let kv = shared.host.kv();
-    let added = kv.increment(&caller, collection, key, by.unwrap_or(1));
+    let added = kv.increment(&caller, (collection, key), by.unwrap_or(1));
     let (version, value) = added.await?;
     Ok(JsonBody(Incremented {
         version: version.0,

@@ -182,7 +182,7 @@ pub(super) async fn replay(
     let replay = admin.replay(&actor, &app, letters, limit, dry_run);
     let letters = replay.await?;
     // So that a dispatcher of this host need not wait for its next poll.
-    shared.host.wakes().wake();
+    shared.host.notifier().wake();
     Ok(JsonBody(LettersDone { letters, dry_run }))
 }
 

@@ -131,7 +131,7 @@ pub(super) async fn discard(
     let done = admin.discard_deliveries(&actor, &app, which, limit, dry_run);
     let deliveries = done.await?;
     // Deliveries that waited behind the discarded ones may be due now.
-    shared.host.wakes().wake();
+    shared.host.notifier().wake();
     Ok(JsonBody(DeliveriesDone {
         deliveries,
         dry_run,

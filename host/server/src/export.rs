@@ -14,8 +14,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use kvasm_api::present;
-use kvasm_core::{AppId, Capability, Collection, Entry, Invalid, Key, Subject, Timestamp, Value};
-use kvasm_service::{Caller, List, Write};
+use kvasm_core::{
+    AppId, Capability, Collection, Entry, Invalid, Key, Op, Subject, Timestamp, Value,
+};
+use kvasm_service::{Caller, List};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -135,22 +137,17 @@ impl EntryLine {
         })
     }
 
-    /// Converts the line to a write without a time to live, and the expiry time of its entry.
-    pub(super) fn write(
-        self,
-        value_bytes: usize,
-    ) -> Result<(Write, Option<Timestamp>), InvalidLine> {
+    /// Converts the line to the operation that writes its entry.
+    pub(super) fn write(self, value_bytes: usize) -> Result<Op, InvalidLine> {
         let value = value(self.json, self.bytes, value_bytes)?;
         let lacks = || InvalidLine::Other("missing \"collection\"".to_owned());
         let collection = self.collection.ok_or_else(lacks)?;
-        let write = Write {
+        Ok(Op::Set {
             collection: Collection::parse(collection)?,
             key: Key::parse(self.key)?,
             value,
-            ttl_ms: None,
-            expect: None,
-        };
-        Ok((write, self.expires_at.map(Timestamp)))
+            expires_at: self.expires_at.map(Timestamp),
+        })
     }
 }
 

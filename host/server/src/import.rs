@@ -18,8 +18,8 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use futures_util::FutureExt;
 use kvasm_api::Imported;
-use kvasm_core::{App, Capability, Timestamp};
-use kvasm_service::{Caller, Write};
+use kvasm_core::{App, Batch, Capability, Op, Timestamp};
+use kvasm_service::Caller;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -51,7 +51,7 @@ pub(super) async fn import(
     let app = find(&shared, &mut seen, &actor, &name, Capability::AppKvWrite).await?;
     body::require_type(&headers, &[JSON_LINES, "application/x-ndjson"])?;
     let mut import = ImportRun {
-        caller: Caller::administrator(&app, &actor),
+        caller: Caller::importer(&app, &actor),
         app,
         shared,
         kept: kept.map(|Extension(kept)| kept),
@@ -84,8 +84,8 @@ struct ImportRun {
     /// How many of them belong to complete lines.
     whole: usize,
     bill: WriteMeter,
-    /// Entries that were parsed but not committed, with their expiry times.
-    batch: Vec<Line>,
+    /// Entries that were parsed but not committed.
+    batch: Vec<Op>,
     /// Bytes of their values.
     bytes: usize,
     /// Number of parsed lines.
@@ -156,9 +156,9 @@ impl ImportRun {
         let parsed = self.shared.aside.run(self.app.id, parse).await;
         let parsed = parsed.map_err(|error| Problem::internal(&error))?;
         self.line += parsed.lines;
-        for (write, expires_at) in parsed.writes {
-            self.bytes += write.value.as_bytes().len();
-            self.batch.push((write, expires_at));
+        for op in parsed.writes {
+            self.bytes += op.value().map_or(0, |value| value.as_bytes().len());
+            self.batch.push(op);
             if self.batch.len() >= BATCH_ENTRIES || self.bytes >= BATCH_BYTES {
                 self.commit().await?;
             }
@@ -203,36 +203,27 @@ impl ImportRun {
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
         let all = batch.len();
-        // The expiry is computed only now: an entry may have waited for a slow sender, which must
-        // not extend its life.
-        let writes = alive(batch, Timestamp::now());
-        let entries = writes.len();
+        // An entry may have expired while a slow sender was waited for.
+        let ops = alive(batch, Timestamp::now());
+        let entries = ops.len();
         self.done.expired += (all - entries) as u64;
-        if !writes.is_empty() {
-            self.shared.host.kv().set_many(&self.caller, writes).await?;
+        if !ops.is_empty() {
+            let kv = self.shared.host.kv();
+            kv.commit(&self.caller, Batch::of(ops)).await?;
         }
         self.done.imported += entries as u64;
         Ok(())
     }
 }
 
-/// A write without a time to live, and the expiry time of its entry.
-type Line = (Write, Option<Timestamp>);
-
-/// The writes of entries that have not expired, with their remaining time to live.
-fn alive(batch: Vec<Line>, now: Timestamp) -> Vec<Write> {
-    let batch = batch.into_iter();
-    let alive = batch.filter_map(|(write, expires_at)| {
-        let ttl_ms = match expires_at {
-            None => None,
-            Some(at) => match u64::try_from(at.0.saturating_sub(now.0)) {
-                Ok(0) | Err(_) => return None,
-                Ok(left) => Some(left),
-            },
-        };
-        Some(Write { ttl_ms, ..write })
-    });
-    alive.collect()
+/// Returns the writes of entries that have not expired.
+fn alive(mut ops: Vec<Op>, now: Timestamp) -> Vec<Op> {
+    let has_expired = |op: &Op| match op {
+        Op::Set { expires_at, .. } => expires_at.is_some_and(|at| at <= now),
+        Op::Delete { .. } | Op::Increment { .. } => false,
+    };
+    ops.retain(|op| !has_expired(op));
+    ops
 }
 
 /// Input that has not yet been counted as a write.
@@ -263,7 +254,7 @@ impl WriteMeter {
 /// Writes parsed from lines, up to the first invalid one.
 #[derive(Default)]
 struct Parsed {
-    writes: Vec<Line>,
+    writes: Vec<Op>,
     /// Number of lines, including blank ones and the invalid one.
     lines: u64,
     /// Why the last line is invalid.
@@ -289,7 +280,7 @@ fn parse(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Parsed {
     parsed
 }
 
-fn write(line: &[u8], line_bytes: usize, value_bytes: usize) -> Result<Line, InvalidLine> {
+fn write(line: &[u8], line_bytes: usize, value_bytes: usize) -> Result<Op, InvalidLine> {
     if line.len() > line_bytes {
         return Err(over(line_bytes));
     }
@@ -308,7 +299,7 @@ fn over(limit: usize) -> InvalidLine {
 #[derive(Debug)]
 pub struct Lines {
     /// Entries to write.
-    pub writes: Vec<Write>,
+    pub writes: Vec<Op>,
     /// Number of entries that have expired.
     pub expired: u64,
     /// Number of lines read.
@@ -333,16 +324,22 @@ pub fn fuzz_lines(piece: &[u8], line_bytes: usize, value_bytes: usize) -> Lines 
 
 /// The line that an export writes for an entry.
 #[cfg(feature = "fuzzing")]
-pub fn fuzz_line(write: &Write) -> Result<Vec<u8>, serde_json::Error> {
+pub fn fuzz_line(op: &Op) -> Result<Vec<u8>, serde_json::Error> {
     let now = Timestamp::now();
-    let entry = kvasm_core::Entry {
-        value: write.value.clone(),
-        version: kvasm_core::Version(1),
-        created_at: now,
-        updated_at: now,
-        expires_at: write.ttl_ms.map(|ttl| now.plus_ms(ttl)),
+    let (collection, key) = op.address();
+    let entry = match op {
+        Op::Set {
+            value, expires_at, ..
+        } => Some(kvasm_core::Entry {
+            value: value.clone(),
+            version: kvasm_core::Version(1),
+            created_at: now,
+            updated_at: now,
+            expires_at: *expires_at,
+        }),
+        Op::Delete { .. } | Op::Increment { .. } => None,
     };
-    let line = EntryLine::new(Some(&write.collection), &write.key, Some(&entry))?;
+    let line = EntryLine::new(Some(collection), key, entry.as_ref())?;
     serde_json::to_vec(&line)
 }
 
@@ -433,7 +430,11 @@ mod tests {
         let old = r#"{"collection":"c","key":"k","json":1,"expires_at":1}"#;
         let parsed = parse(format!("\n{good}\n{old}\n \n").as_bytes(), 100, 10);
         assert_eq!((parsed.lines, parsed.writes.len()), (4, 2));
-        let expire: Vec<_> = parsed.writes.iter().map(|(_, at)| *at).collect();
+        let expiry = |op: &Op| match op {
+            Op::Set { expires_at, .. } => *expires_at,
+            Op::Delete { .. } | Op::Increment { .. } => panic!("{op:?}"),
+        };
+        let expire: Vec<_> = parsed.writes.iter().map(expiry).collect();
         assert_eq!((expire, parsed.bad), (vec![None, Some(Timestamp(1))], None));
         let parsed = parse(format!("{good}\nx\n{good}").as_bytes(), 100, 10);
         assert_eq!((parsed.lines, parsed.writes.len()), (2, 1));

@@ -18,7 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use kvasm_api::{CollectionPage, Written};
 use kvasm_core::{Capability, Collection, Cursor, Entry, Key, KeyRange, Timestamp, Value};
-use kvasm_service::{Caller, List, Write};
+use kvasm_service::{Caller, List};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -145,17 +145,11 @@ pub(super) async fn put(
         _ => Value::bytes(bytes, limit)?,
     };
     let caller = Caller::administrator(&app, &actor);
+    let expires_at = Timestamp::now().expiry(ttl_ms)?;
     let set = |expect| {
-        let write = Write {
-            collection: collection.clone(),
-            key: key.clone(),
-            value: value.clone(),
-            ttl_ms,
-            expect,
-        };
-        let kv = shared.host.kv();
-        let caller = &caller;
-        async move { kv.set(caller, write).await }
+        let at = (collection.clone(), key.clone());
+        let (kv, caller) = (shared.host.kv(), &caller);
+        kv.set(caller, at, value.clone(), expires_at, expect)
     };
     let place = (&collection, &key);
     let version = preconditions.guard(&shared, &app, place, set).await?;
@@ -181,8 +175,8 @@ pub(super) async fn delete(
     let preconditions = Preconditions::of(&headers)?;
     let caller = Caller::administrator(&app, &actor);
     let delete = |expect| {
-        let (collection, key) = (collection.clone(), key.clone());
-        shared.host.kv().delete(&caller, collection, key, expect)
+        let at = (collection.clone(), key.clone());
+        shared.host.kv().delete(&caller, at, expect)
     };
     let place = (&collection, &key);
     match preconditions.guard(&shared, &app, place, delete).await? {

@@ -158,7 +158,7 @@ async fn set_paused(
     let admin = shared.host.admin();
     admin.pause_trigger(actor, &app, trigger, paused).await?;
     // So that a dispatcher of this host need not wait for its next poll.
-    shared.host.wakes().wake();
+    shared.host.notifier().wake();
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,6 +1,6 @@
 //! The caller of an operation.
 
-use super::key_locks::LockSetId;
+use super::kv::LockSetId;
 use super::{Actor, ServiceError};
 use kvasm_core::{App, AppId, Capability, CursorKey, Event, Principal, TRIGGERED_DELIVERIES_MAX};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ pub struct Caller {
     app: AppId,
     cursor_key: CursorKey,
     principal: Option<Principal>,
-    /// The actor and app for audit rows, if its writes are audited.
-    audited: Option<Arc<(Actor, App)>>,
+    /// The actor and app for audit rows, and the action of a batch, if its writes are audited.
+    audited: Option<Arc<(Actor, App, &'static str)>>,
     /// The depth of the event being handled; 0 outside a handler.
     depth: u32,
     /// Remaining number of deliveries that may follow from it.
@@ -39,8 +39,17 @@ impl Caller {
 
     /// Creates the caller of an administrator's own operation. Each write adds an audit row.
     pub fn administrator(app: &App, actor: &Actor) -> Caller {
+        Caller::audited_as(app, actor, "kv.commit")
+    }
+
+    /// Creates the caller of an administrator's import.
+    pub fn importer(app: &App, actor: &Actor) -> Caller {
+        Caller::audited_as(app, actor, "kv.import")
+    }
+
+    fn audited_as(app: &App, actor: &Actor, action: &'static str) -> Caller {
         Caller {
-            audited: Some(Arc::new((actor.clone(), app.clone()))),
+            audited: Some(Arc::new((actor.clone(), app.clone(), action))),
             ..Caller::new(app, Some(actor.principal().clone()))
         }
     }
@@ -103,8 +112,8 @@ impl Caller {
         &self.cursor_key
     }
 
-    /// Returns the actor and app for audit rows.
-    pub(super) fn audited(&self) -> Option<&(Actor, App)> {
+    /// Returns the actor and app for audit rows, and the action of a batch.
+    pub(super) fn audited(&self) -> Option<&(Actor, App, &'static str)> {
         self.audited.as_deref()
     }
 

@@ -6,7 +6,6 @@ mod access;
 mod actor;
 mod admin;
 mod admission;
-mod along;
 mod caller;
 mod coalesce;
 mod context;
@@ -17,20 +16,14 @@ mod error;
 mod events;
 mod fair;
 mod health;
-mod key_locks;
 mod kv;
-mod kv_service;
-mod lane;
 mod logs;
 mod noop;
 mod notifier;
 mod rates;
 mod throttle;
 mod tokens;
-mod transaction;
 mod triggers;
-mod view;
-mod way;
 
 use std::sync::Arc;
 
@@ -49,19 +42,17 @@ pub use events::{CommitListener, DeadLetters};
 pub use fair::{FairPermit, FairSemaphore, Share};
 pub use health::{Health, Readiness, StoreFailure, TaskHealth};
 pub use health::{TaskHandle, error_chain};
-pub use key_locks::{Address, KeyLocks};
-pub use kv::{BATCH_BYTES_MAX, BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
-pub use kv_service::KvService;
-pub use lane::{LockSet, LockSetGuard};
+pub use kv::{
+    Address, BATCH_BYTES_MAX, BATCH_MAX, KeyLocks, Kv, KvService, List, Listing, LockPolicy,
+    LockSet, LockSetGuard, PendingCommitGuard, Transaction,
+};
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub use notifier::DispatchNotifier;
 pub use rates::WriteRates;
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
 pub use tokens::{Expiry, TokenSpec, Unauthenticated};
-pub use transaction::Transaction;
 pub use triggers::OnTriggerDelete;
-pub use way::{LockPolicy, PendingCommitGuard};
 
 /// The services behind a plugin's host functions, as trait objects, so that an embedder or a
 /// test can replace each of them.
@@ -74,8 +65,6 @@ pub struct Services {
     pub kv: Arc<dyn Kv>,
     /// Dead letters.
     pub dead_letters: Arc<dyn DeadLetters>,
-    /// Notified of commits that created deliveries.
-    pub events: Arc<dyn CommitListener>,
 }
 
 impl Default for Services {
@@ -83,7 +72,6 @@ impl Default for Services {
         Services {
             kv: Arc::new(noop::Noop),
             dead_letters: Arc::new(noop::Noop),
-            events: Arc::new(noop::Noop),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! No-op services.
 
-use super::{Batch, Caller, CommitListener, DeadLetters, Kv, List, Listing, ServiceError, Write};
+use super::{Address, Caller, CommitListener, DeadLetters, Kv, List, Listing, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Applied, Collection, DeadLetter, Entry, Expect, Key, Version};
+use kvasm_core::{AppId, Applied, Batch, Collection, DeadLetter, Entry};
 use uuid::Uuid;
 
 /// Finds nothing, and rejects all writes.
@@ -17,23 +17,10 @@ fn no_store() -> ServiceError {
 
 #[async_trait]
 impl Kv for Noop {
-    async fn get(
-        &self,
-        _: &Caller,
-        _: &Collection,
-        _: &Key,
-    ) -> Result<Option<Entry>, ServiceError> {
-        Ok(None)
-    }
-
-    async fn has(&self, _: &Caller, _: &Collection, _: &Key) -> Result<bool, ServiceError> {
-        Ok(false)
-    }
-
     async fn get_many(
         &self,
         _: &Caller,
-        keys: &[(Collection, Key)],
+        keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         Ok(keys.iter().map(|_| None).collect())
     }
@@ -45,14 +32,6 @@ impl Kv for Noop {
         })
     }
 
-    async fn set(&self, _: &Caller, _: Write) -> Result<Version, ServiceError> {
-        Err(no_store())
-    }
-
-    async fn set_many(&self, _: &Caller, _: Vec<Write>) -> Result<(), ServiceError> {
-        Err(no_store())
-    }
-
     async fn collections(
         &self,
         _: &Caller,
@@ -60,26 +39,6 @@ impl Kv for Noop {
         _: u32,
     ) -> Result<Vec<Collection>, ServiceError> {
         Ok(Vec::new())
-    }
-
-    async fn delete(
-        &self,
-        _: &Caller,
-        _: Collection,
-        _: Key,
-        _: Option<Expect>,
-    ) -> Result<bool, ServiceError> {
-        Err(no_store())
-    }
-
-    async fn increment(
-        &self,
-        _: &Caller,
-        _: Collection,
-        _: Key,
-        _: i64,
-    ) -> Result<(Version, i64), ServiceError> {
-        Err(no_store())
     }
 
     async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {

@@ -5,39 +5,41 @@ use super::{AppData, Collections, MemoryState, find, live};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    Applied, Check, Collection, Committed, DELIVERIES_MAX, DeliveryKey, ENTRY_BYTES, Entry, Event,
-    EventKind, JsonText, Key, LeaseToken, Op, Quota, Resource, Timestamp, TriggerName, Usage,
-    Value, Version, Watch, WriteBatch, ordering_key_of, share,
+    Applied, Check, Collection, Commit, Committed, DELIVERIES_MAX, DeliveryKey, ENTRY_BYTES, Entry,
+    Event, EventKind, JsonText, Key, LeaseToken, Op, Quota, Resource, Timestamp, TriggerName,
+    Usage, Value, Version, Watch, ordering_key_of, share,
 };
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
-pub(super) fn commit(state: &mut MemoryState, batch: WriteBatch) -> Result<Committed, StoreError> {
+pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committed, StoreError> {
     let MemoryState {
         apps,
         version,
         audit,
         ..
     } = state;
-    let tenant = apps.get_mut(&batch.app_id).ok_or(StoreError::AppNotFound)?;
-    let failed = failed_checks(&tenant.entries, &batch.checks, batch.now);
+    let tenant = apps
+        .get_mut(&commit.app_id)
+        .ok_or(StoreError::AppNotFound)?;
+    let failed = failed_checks(&tenant.entries, &commit.batch.checks, commit.now);
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
     }
     let mut usage = tenant.usage;
-    if let Some(receipt) = &batch.acknowledge {
+    if let Some(receipt) = &commit.batch.acknowledge {
         uncount_delivery(&mut usage, &tenant.leased(receipt)?.event.kind);
     }
-    let (changes, last_version) = plan(tenant, &batch, *version)?;
+    let (changes, last_version) = plan(tenant, &commit, *version)?;
     let usage = usage_after(tenant, &changes, usage)?;
 
     // From here on nothing can fail, so there is nothing to roll back.
     tenant.usage = usage;
     *version = last_version;
-    if let Some(receipt) = &batch.acknowledge {
-        tenant.acknowledge(receipt, batch.now);
+    if let Some(receipt) = &commit.batch.acknowledge {
+        tenant.acknowledge(receipt, commit.now);
     }
-    if let Some(row) = batch.audit {
+    if let Some(row) = commit.audit {
         audit.insert(row.id, *row);
     }
     let mut committed = Committed::default();
@@ -46,7 +48,7 @@ pub(super) fn commit(state: &mut MemoryState, batch: WriteBatch) -> Result<Commi
         for (trigger, function, event) in change.deliveries {
             *version += 1;
             let seq = version.cast_signed();
-            tenant.enqueue(trigger, function, event, seq, batch.now, 0);
+            tenant.enqueue(trigger, function, event, seq, commit.now, 0);
         }
         committed.applied.push(change.applied);
         apply(
@@ -71,28 +73,28 @@ struct EntryChange {
 /// Computes the effect of each operation, and the last assigned version.
 fn plan(
     tenant: &AppData,
-    batch: &WriteBatch,
+    commit: &Commit,
     mut version: u64,
 ) -> Result<(Vec<EntryChange>, u64), StoreError> {
     let mut left: BTreeMap<(&Collection, &Key), Option<Entry>> = BTreeMap::new();
-    let mut changes = Vec::with_capacity(batch.ops.len());
+    let mut changes = Vec::with_capacity(commit.batch.ops.len());
     let mut deliveries = 0;
-    for (at, op) in batch.ops.iter().enumerate() {
+    for (at, op) in commit.batch.ops.iter().enumerate() {
         let (collection, key) = op.address();
         let before = match left.get(&(collection, key)) {
-            Some(entry) => entry.clone().filter(|entry| live(entry, batch.now)),
-            None => find(&tenant.entries, collection, key, batch.now).cloned(),
+            Some(entry) => entry.clone().filter(|entry| live(entry, commit.now)),
+            None => find(&tenant.entries, collection, key, commit.now).cloned(),
         };
         let mut next = || {
             version += 1;
             Version(version)
         };
-        let (after, applied) = after(op, before.as_ref(), batch.now, at, &mut next)?;
+        let (after, applied) = after(op, before.as_ref(), commit.now, at, &mut next)?;
         let what = event_kind(collection, key, before.as_ref(), after.as_ref());
         left.insert((collection, key), after.clone());
-        let fired = what.map_or_else(Vec::new, |what| tenant.fired(batch, what));
+        let fired = what.map_or_else(Vec::new, |what| tenant.fired(commit, what));
         deliveries += fired.len();
-        let limit = batch.deliveries_max();
+        let limit = commit.deliveries_max();
         if deliveries > limit as usize {
             return Err(StoreError::Deliveries { limit });
         }
@@ -104,20 +106,20 @@ fn plan(
             deliveries: fired,
         });
     }
-    share_out(&mut changes, batch, deliveries);
+    share_out(&mut changes, commit, deliveries);
     Ok((changes, version))
 }
 
 /// Sets how many deliveries may follow from each delivery.
-fn share_out(changes: &mut [EntryChange], batch: &WriteBatch, all: usize) {
+fn share_out(changes: &mut [EntryChange], commit: &Commit, all: usize) {
     for change in changes {
-        let siblings = match batch.depth {
+        let siblings = match commit.depth {
             0 => change.deliveries.len(),
             _ => all,
         };
         let siblings = u32::try_from(siblings).unwrap_or(u32::MAX);
         for (_, _, event) in &mut change.deliveries {
-            event.followers = share(batch.delivery_budget, siblings);
+            event.followers = share(commit.delivery_budget, siblings);
         }
     }
 }
@@ -185,12 +187,12 @@ fn event_kind(
 
 impl AppData {
     /// Returns the deliveries of a change.
-    fn fired(&self, batch: &WriteBatch, what: EventKind) -> Vec<(TriggerName, String, Event)> {
+    fn fired(&self, commit: &Commit, what: EventKind) -> Vec<(TriggerName, String, Event)> {
         let event = Event {
             id: Uuid::now_v7(),
-            depth: batch.depth + 1,
+            depth: commit.depth + 1,
             followers: 0,
-            at: batch.now,
+            at: commit.now,
             kind: what,
         };
         let meant = |watch: &Watch| match (watch, &event.kind) {

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Audit, Collection, Committed, DeadLetter, Digest, Entry, Key, KeyRange,
-    ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
-    TriggerName, Usage, WriteBatch,
+    App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry, Key,
+    KeyRange, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
+    TriggerName, Usage,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
@@ -199,8 +199,8 @@ impl Store for MemoryStore {
             .collect())
     }
 
-    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        commit::commit(&mut self.state.write(), batch)
+    async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
+        commit::commit(&mut self.state.write(), commit)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -17,7 +17,7 @@ use super::usage::{Counting, SlotDelta, count};
 use super::{change, entries, fire, handling, increments, sql};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
-use kvasm_core::{Applied, Committed, Version, WriteBatch};
+use kvasm_core::{Applied, Commit, Committed, Version};
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,11 +27,11 @@ const BEFORE_ALL_TIMES: i64 = i64::MIN;
 
 /// A batch, and where its usage is counted.
 struct CountedBatch<'b> {
-    write: &'b WriteBatch,
+    write: &'b Commit,
     counting: Counting,
 }
 
-pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
+pub(super) async fn commit(pool: &Pool, write: &Commit) -> Result<Committed, StoreError> {
     let counting = Counting::OneSlot;
     match transact(pool, &CountedBatch { write, counting }).await {
         Err(Abort::Error(error)) if over_grant(&error) => commit_over_all(pool, write).await,
@@ -40,10 +40,7 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
 }
 
 /// Commits a batch for which one slot had no space.
-pub(super) async fn commit_over_all(
-    pool: &Pool,
-    write: &WriteBatch,
-) -> Result<Committed, StoreError> {
+pub(super) async fn commit_over_all(pool: &Pool, write: &Commit) -> Result<Committed, StoreError> {
     let counting = Counting::AllSlots;
     Ok(transact(pool, &CountedBatch { write, counting }).await?)
 }
@@ -55,12 +52,12 @@ impl TransactionWork for CountedBatch<'_> {
     async fn run(&self, lease: &mut Lease) -> Result<Committed, Abort> {
         let write = self.write;
         let watched = hold_app(lease, write).await?;
-        let delivery = match &write.acknowledge {
+        let delivery = match &write.batch.acknowledge {
             Some(receipt) => Some(handling::hold(lease, receipt).await?),
             None => None,
         };
-        let plan = Plan::new(&write.checks, &write.ops, write.now);
-        if !write.ops.is_empty() {
+        let plan = Plan::new(&write.batch.checks, &write.batch.ops, write.now);
+        if !write.batch.ops.is_empty() {
             let statement = on_keys(sql::HOLD, write, plan.keys.keys());
             lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
         }
@@ -79,10 +76,10 @@ impl TransactionWork for CountedBatch<'_> {
             None => None,
         };
         let Integers { ops, sums } = integers(lease, write).await?;
-        let ops = ops.as_deref().unwrap_or(&write.ops);
-        let plan = Plan::new(&write.checks, ops, write.now);
+        let ops = ops.as_deref().unwrap_or(&write.batch.ops);
+        let plan = Plan::new(&write.batch.checks, ops, write.now);
         let (done, mut delta) = carry_out(lease, write, &plan, found).await?;
-        if let (Some(receipt), Some(size)) = (&write.acknowledge, delivery) {
+        if let (Some(receipt), Some(size)) = (&write.batch.acknowledge, delivery) {
             handling::finish(lease, receipt, write.now).await?;
             delta.remove_delivery(size);
         }
@@ -100,8 +97,8 @@ impl TransactionWork for CountedBatch<'_> {
 }
 
 /// Locks the app, and returns those of the batch's collections that a trigger watches.
-async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<String>, Abort> {
-    let collections = write.ops.iter().map(|op| op.address().0.as_str());
+async fn hold_app(lease: &mut Lease, write: &Commit) -> Result<BTreeSet<String>, Abort> {
+    let collections = write.batch.ops.iter().map(|op| op.address().0.as_str());
     let collections: BTreeSet<_> = collections.collect();
     let statement = sqlx::query(sql::LOCK_APP_AND_LOOK).bind(write.app_id.uuid());
     let statement = statement.bind(collections.into_iter().collect::<Vec<_>>());
@@ -112,8 +109,8 @@ async fn hold_app(lease: &mut Lease, write: &WriteBatch) -> Result<BTreeSet<Stri
 }
 
 /// Resolves the batch's increments. Reads the entries if there are some.
-async fn integers(lease: &mut Lease, write: &WriteBatch) -> Result<Integers, Abort> {
-    let added = write.ops.iter().filter_map(increments::added_to);
+async fn integers(lease: &mut Lease, write: &Commit) -> Result<Integers, Abort> {
+    let added = write.batch.ops.iter().filter_map(increments::added_to);
     let added: BTreeSet<_> = added.collect();
     if added.is_empty() {
         return Ok(Integers::default());
@@ -132,11 +129,8 @@ fn answers(done: &[PlannedResult], sums: &Sums) -> Vec<Applied> {
     done.iter().enumerate().map(answer).collect()
 }
 
-pub(super) fn failed_checks(
-    write: &WriteBatch,
-    found: &BTreeMap<Address<'_>, Version>,
-) -> Vec<usize> {
-    let checks = write.checks.iter().enumerate();
+pub(super) fn failed_checks(write: &Commit, found: &BTreeMap<Address<'_>, Version>) -> Vec<usize> {
+    let checks = write.batch.checks.iter().enumerate();
     let failed = checks.filter(|(_, check)| {
         let address = (check.collection.as_str(), check.key.as_str());
         !check.expect.holds(found.get(&address).copied())
@@ -146,7 +140,7 @@ pub(super) fn failed_checks(
 
 async fn carry_out(
     lease: &mut Lease,
-    write: &WriteBatch,
+    write: &Commit,
     plan: &Plan<'_>,
     found: BTreeMap<Address<'_>, Version>,
 ) -> Result<(Vec<PlannedResult>, SlotDelta), Abort> {
@@ -176,7 +170,7 @@ async fn carry_out(
     // was only checked, and if absent it has such a row.
     let gone = plan.keys.iter().filter(|(address, fate)| match fate.last {
         Some(_) => !fate.is_set(),
-        None => !write.ops.is_empty() && !outcome.found.contains_key(*address),
+        None => !write.batch.ops.is_empty() && !outcome.found.contains_key(*address),
     });
     let gone: Vec<_> = gone.map(|(address, _)| address).collect();
     let mut removed = Vec::new();
@@ -209,7 +203,7 @@ fn delta(written: &[PgRow], removed: &[PgRow]) -> Result<SlotDelta, Error> {
 /// Expires the live entries that the batch deletes before it sets them again.
 async fn expire(
     lease: &mut Lease,
-    write: &WriteBatch,
+    write: &Commit,
     plan: &Plan<'_>,
     found: &BTreeMap<Address<'_>, Version>,
 ) -> Result<(), Error> {
@@ -226,7 +220,7 @@ async fn expire(
 /// Binds the app and a set of keys as the first parameters of a statement.
 fn on_keys<'a, 'b: 'a>(
     text: &'static str,
-    write: &WriteBatch,
+    write: &Commit,
     keys: impl Iterator<Item = &'a Address<'b>>,
 ) -> Statement<'static> {
     let (collections, keys): (Vec<&str>, Vec<&str>) = keys.copied().unzip();

@@ -10,31 +10,31 @@ use super::transaction::Abort;
 use super::{batch, classify, entries, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Applied, Committed, Expect, Op, Timestamp, Value, Version, WriteBatch, ordering_key_of,
+    AppId, Applied, Commit, Committed, Expect, Op, Timestamp, Value, Version, ordering_key_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed, StoreError> {
+pub(super) async fn commit(pool: &Pool, write: &Commit) -> Result<Committed, StoreError> {
     // The single statements create deliveries only within the bounds of a call's own write, and
     // acknowledge none.
-    let plain = write.depth == 0 && write.acknowledge.is_none();
-    let done = match (write.checks.as_slice(), write.ops.as_slice()) {
+    let plain = write.depth == 0 && write.batch.acknowledge.is_none();
+    let done = match (write.batch.checks.as_slice(), write.batch.ops.as_slice()) {
         _ if write.audit.is_some() => return batch::commit(pool, write).await,
-        ([], []) if write.acknowledge.is_none() => {
+        ([], []) if write.batch.acknowledge.is_none() => {
             app_there(entries::app_exists(pool, write.app_id).await?)?;
             return Ok(Committed::default());
         }
-        (_, []) if write.acknowledge.is_none() => single_trip::check(pool, write).await,
+        (_, []) if write.batch.acknowledge.is_none() => single_trip::check(pool, write).await,
         ([], [op]) if plain => one(pool, write, op, None).await,
         ([check], [op @ (Op::Set { .. } | Op::Delete { .. })])
             if plain && (check.collection.as_str(), check.key.as_str()) == address(op) =>
         {
             one(pool, write, op, Some(check.expect)).await
         }
-        ([], ops) if write.acknowledge.is_none() && distinct_sets(ops) => {
+        ([], ops) if write.batch.acknowledge.is_none() && distinct_sets(ops) => {
             match sets(pool, write).await {
                 // The app does not exist, or a trigger watches: this finds out which.
                 Ok(None) => return batch::commit(pool, write).await,
@@ -53,7 +53,7 @@ pub(super) async fn commit(pool: &Pool, write: &WriteBatch) -> Result<Committed,
 }
 
 /// Returns `None` if it requires a transaction.
-async fn once(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Abort> {
+async fn once(pool: &Pool, write: &Commit) -> Result<Option<Committed>, Abort> {
     match SingleTrip::of(write) {
         Some(once) => once.commit(pool).await,
         None => Ok(None),
@@ -70,7 +70,7 @@ fn app_there(exists: bool) -> Result<(), StoreError> {
 
 async fn one(
     pool: &Pool,
-    write: &WriteBatch,
+    write: &Commit,
     op: &Op,
     expect: Option<Expect>,
 ) -> Result<Committed, Abort> {
@@ -104,7 +104,7 @@ fn conflict() -> Abort {
 }
 
 /// Binds the fields of the event of a batch of one operation: ordering key, identity, depth.
-fn bind_event<'q>(statement: Statement<'q>, write: &WriteBatch, key: &str) -> Statement<'q> {
+fn bind_event<'q>(statement: Statement<'q>, write: &Commit, key: &str) -> Statement<'q> {
     statement
         .bind(ordering_key_of(key))
         .bind(Uuid::now_v7())
@@ -112,13 +112,13 @@ fn bind_event<'q>(statement: Statement<'q>, write: &WriteBatch, key: &str) -> St
 }
 
 /// Returns the depth of the events that a batch causes.
-pub(super) fn event_depth(write: &WriteBatch) -> i64 {
+pub(super) fn event_depth(write: &Commit) -> i64 {
     i64::from(write.depth) + 1
 }
 
 async fn set(
     pool: &Pool,
-    write: &WriteBatch,
+    write: &Commit,
     op: &Op,
     expect: Option<Expect>,
 ) -> Result<Committed, Abort> {
@@ -141,7 +141,7 @@ async fn set(
 
 async fn delete(
     pool: &Pool,
-    write: &WriteBatch,
+    write: &Commit,
     (collection, key): Address<'_>,
     expect: Option<Expect>,
 ) -> Result<Committed, Abort> {
@@ -179,7 +179,7 @@ async fn delete(
 
 async fn increment(
     pool: &Pool,
-    write: &WriteBatch,
+    write: &Commit,
     (collection, key): Address<'_>,
     delta: i64,
 ) -> Result<Committed, Abort> {
@@ -299,8 +299,8 @@ fn distinct_sets(ops: &[Op]) -> bool {
 
 /// Commits a batch that only sets different keys: one statement is as atomic as a transaction.
 /// Returns `None` if nothing was written.
-async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Abort> {
-    let rows: Vec<_> = write.ops.iter().filter_map(SetRow::of).collect();
+async fn sets(pool: &Pool, write: &Commit) -> Result<Option<Committed>, Abort> {
+    let rows: Vec<_> = write.batch.ops.iter().filter_map(SetRow::of).collect();
     let statement = |slot: i16| set_many(sql::SET_MANY, &rows, write.app_id, write.now).bind(slot);
     let answered = pool.write(statement).await?;
     if answered.is_empty() {
@@ -308,7 +308,7 @@ async fn sets(pool: &Pool, write: &WriteBatch) -> Result<Option<Committed>, Abor
     }
     let versions = versions(&answered)?;
     let applied = |op| versions.get(&address(op)).copied().map(Applied::Set);
-    let applied: Option<Vec<_>> = write.ops.iter().map(applied).collect();
+    let applied: Option<Vec<_>> = write.batch.ops.iter().map(applied).collect();
     Ok(Some(Committed {
         applied: applied.ok_or(Error::RowNotFound)?,
         deliveries: 0,

@@ -7,7 +7,7 @@ use super::sql;
 use super::transaction::Abort;
 use super::usage::SlotDelta;
 use kvasm_core::store::StoreError;
-use kvasm_core::{DELIVERY_BYTES, Op, Value, WriteBatch, ordering_key_of};
+use kvasm_core::{Commit, DELIVERY_BYTES, Op, Value, ordering_key_of};
 use sqlx::{Error, Row};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -62,7 +62,7 @@ fn delivery_size(address: Address<'_>, value: usize) -> i32 {
 /// have some.
 pub(super) async fn fire(
     lease: &mut Lease,
-    write: &WriteBatch,
+    write: &Commit,
     ops: &[Op],
     done: &[PlannedResult],
     watched: &BTreeSet<String>,

@@ -4,7 +4,7 @@ use super::commit::address_of;
 use super::plan::{Address, address};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
-use kvasm_core::{JsonText, Op, Timestamp, Value, WriteBatch};
+use kvasm_core::{Commit, JsonText, Op, Timestamp, Value};
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::BTreeMap;
@@ -52,13 +52,13 @@ pub(super) fn held(rows: &[PgRow]) -> Result<BTreeMap<Address<'_>, Current>, Err
 
 /// Replaces each increment with a set of its sum, after the effects of the operations before it.
 pub(super) fn lower(
-    write: &WriteBatch,
+    write: &Commit,
     held: &BTreeMap<Address<'_>, Current>,
 ) -> Result<Integers, StoreError> {
     let mut left: BTreeMap<Address<'_>, Option<Current>> = BTreeMap::new();
-    let mut ops = Vec::with_capacity(write.ops.len());
+    let mut ops = Vec::with_capacity(write.batch.ops.len());
     let mut sums = Sums::new();
-    for (at, op) in write.ops.iter().enumerate() {
+    for (at, op) in write.batch.ops.iter().enumerate() {
         let address = address(op);
         let op = match op {
             Op::Set { .. } | Op::Delete { .. } => op.clone(),
@@ -102,7 +102,7 @@ fn leaves(op: &Op, now: Timestamp) -> Option<Current> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvasm_core::{AppId, Collection, Key};
+    use kvasm_core::{AppId, Batch, Collection, Key};
 
     const NOW: Timestamp = Timestamp(100);
 
@@ -129,10 +129,7 @@ mod tests {
             expires_at: Some(Timestamp(200)),
         };
         let held = BTreeMap::from([(("c", "five"), number("5")), (("c", "half"), number("0.5"))]);
-        let batch = WriteBatch {
-            ops,
-            ..WriteBatch::new(AppId::generate(), NOW)
-        };
+        let batch = Commit::new(AppId::generate(), NOW, Batch::of(ops));
         lower(&batch, &held)
     }
 

@@ -53,8 +53,7 @@ use async_trait::async_trait;
 use connector::Connector;
 use kvasm_core::store::{Migrate, Schema, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
-    WriteBatch,
+    App, AppId, AppName, Collection, Commit, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
 };
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
@@ -267,7 +266,7 @@ impl Store for PostgresStore {
         entries::collections(&self.pool, app, after, limit).await
     }
 
-    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
+    async fn commit(&self, batch: Commit) -> Result<Committed, StoreError> {
         commit::commit(&self.pool, &batch).await
     }
 

@@ -11,7 +11,7 @@ use super::pool::{Pool, Statement};
 use super::transaction::Abort;
 use super::{entries, sql};
 use kvasm_core::store::StoreError;
-use kvasm_core::{Applied, Check, Committed, Expect, Op, Version, WriteBatch};
+use kvasm_core::{Applied, Check, Commit, Committed, Expect, Op, Version};
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ struct Asked<'b> {
 
 /// The keys of a batch, in lock order.
 pub(super) struct SingleTrip<'b> {
-    write: &'b WriteBatch,
+    write: &'b Commit,
     keys: BTreeMap<Address<'b>, Asked<'b>>,
 }
 
@@ -44,18 +44,18 @@ fn expected(expect: Expect) -> i64 {
 
 impl<'b> SingleTrip<'b> {
     /// Converts a batch; `None` if it requires a transaction.
-    pub(super) fn of(write: &'b WriteBatch) -> Option<SingleTrip<'b>> {
+    pub(super) fn of(write: &'b Commit) -> Option<SingleTrip<'b>> {
         if write.audit.is_some() {
             return None;
         }
         let mut keys: BTreeMap<_, Asked<'b>> = BTreeMap::new();
-        for check in &write.checks {
+        for check in &write.batch.checks {
             let asked = keys.entry(checked(check)).or_default();
             if asked.expect.replace(check.expect).is_some() {
                 return None;
             }
         }
-        for op in &write.ops {
+        for op in &write.batch.ops {
             let asked = keys.entry(address(op)).or_default();
             let adds = matches!(op, Op::Increment { .. });
             if adds || asked.op.replace(op).is_some() {
@@ -86,12 +86,12 @@ impl<'b> SingleTrip<'b> {
             );
         }
         if refused {
-            let checks = self.write.checks.iter().enumerate();
+            let checks = self.write.batch.checks.iter().enumerate();
             let failed = checks.filter(|(_, check)| found.contains_key(&checked(check)));
             let failed = failed.map(|(at, _)| at).collect();
             return Err(StoreError::Conflict { failed })?;
         }
-        let applied = self.write.ops.iter().map(|op| applied(op, &found));
+        let applied = self.write.batch.ops.iter().map(|op| applied(op, &found));
         Ok(Some(Committed {
             applied: applied.collect::<Option<_>>().ok_or(Error::RowNotFound)?,
             deliveries: 0,
@@ -117,7 +117,7 @@ impl<'b> SingleTrip<'b> {
         let sets = self.keys.values();
         let sets = sets.map(|asked| asked.op.and_then(SetRow::of));
         let statement = SetRow::bind_some(statement, &sets.collect::<Vec<_>>());
-        let receipt = self.write.acknowledge.as_deref();
+        let receipt = self.write.batch.acknowledge.as_deref();
         let place = receipt.map(|receipt| &receipt.place);
         statement
             .bind(place.map(|place| place.trigger.as_str().to_owned()))
@@ -141,8 +141,8 @@ fn applied(op: &Op, found: &BTreeMap<Address<'_>, Option<u64>>) -> Option<Applie
 }
 
 /// Commits a batch that only has checks.
-pub(super) async fn check(pool: &Pool, write: &WriteBatch) -> Result<Committed, Abort> {
-    let addresses = write.checks.iter().map(checked);
+pub(super) async fn check(pool: &Pool, write: &Commit) -> Result<Committed, Abort> {
+    let addresses = write.batch.checks.iter().map(checked);
     let (collections, keys): (Vec<_>, Vec<_>) = addresses.unzip();
     let statement = || {
         let statement = sqlx::query(sql::LOOK).bind(write.app_id.uuid());

@@ -7,16 +7,20 @@ use super::{entries, error, registry, reserved_space};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    AppId, Applied, Check, Collection, Committed, JsonText, Key, Link, Op, Timestamp, Value,
-    Version, WriteBatch,
+    AppId, Applied, Check, Collection, Commit, Committed, JsonText, Key, Link, Op, Timestamp,
+    Value, Version,
 };
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
 /// Returns the cost of a batch. One that only deletes or acknowledges frees space.
-pub(super) fn work(batch: &WriteBatch) -> WriteCost {
-    let work = WriteCost::of(batch.app_id).with_bytes(bytes(batch));
-    let deletes = batch.ops.iter().all(|op| matches!(op, Op::Delete { .. }));
+pub(super) fn work(commit: &Commit) -> WriteCost {
+    let work = WriteCost::of(commit.app_id).with_bytes(bytes(commit));
+    let deletes = commit
+        .batch
+        .ops
+        .iter()
+        .all(|op| matches!(op, Op::Delete { .. }));
     match deletes {
         true => work.freeing_space(),
         false => work,
@@ -24,12 +28,12 @@ pub(super) fn work(batch: &WriteBatch) -> WriteCost {
 }
 
 /// Estimates the bytes that a batch writes.
-fn bytes(batch: &WriteBatch) -> usize {
+fn bytes(commit: &Commit) -> usize {
     let bytes = |op: &Op| match op {
         Op::Set { value, .. } => value.as_bytes().len(),
         Op::Delete { .. } | Op::Increment { .. } => 0,
     };
-    batch.ops.iter().map(bytes).sum()
+    commit.batch.ops.iter().map(bytes).sum()
 }
 
 /// The result of an operation.
@@ -43,54 +47,54 @@ struct OpResult {
 /// Applies one batch atomically.
 pub(super) fn apply(
     transaction: &mut WriteTransaction<'_>,
-    batch: &WriteBatch,
+    commit: &Commit,
 ) -> Result<Committed, StoreError> {
-    let app = batch.app_id;
+    let app = commit.app_id;
     transaction.tally.open(transaction.connection, app)?;
-    let failed = failed_checks(transaction, batch).map_err(error::store)?;
+    let failed = failed_checks(transaction, commit).map_err(error::store)?;
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
     }
-    let watched = transaction.watches(batch)?;
-    let done = match batch.ops.as_slice() {
+    let watched = transaction.watches(commit)?;
+    let done = match commit.batch.ops.as_slice() {
         // A single operation is one statement, which is atomic on its own.
-        [op] if batch.audit.is_none() && batch.acknowledge.is_none() && !watched => {
+        [op] if commit.audit.is_none() && commit.batch.acknowledge.is_none() && !watched => {
             let mut done = OpResult::default();
-            run(transaction, batch, 0, op, Alone(true), &mut done)?;
+            run(transaction, commit, 0, op, Alone(true), &mut done)?;
             done
         }
-        _ => transaction.atomically(|transaction| run_all(transaction, batch))?,
+        _ => transaction.atomically(|transaction| run_all(transaction, commit))?,
     };
     transaction.tally.add(app, done.delta);
     let committed = Committed {
         applied: done.applied,
         deliveries: done.deliveries.count().into(),
     };
-    transaction.links.remember(batch, &committed);
+    transaction.links.remember(commit, &committed);
     Ok(committed)
 }
 
 /// Runs all operations, the acknowledgement and the audit row.
 fn run_all(
     transaction: &mut WriteTransaction<'_>,
-    batch: &WriteBatch,
+    commit: &Commit,
 ) -> Result<OpResult, StoreError> {
     let mut done = OpResult::default();
-    if let Some(receipt) = &batch.acknowledge {
-        let size = acknowledge(transaction.connection, receipt, batch.now)?;
+    if let Some(receipt) = &commit.batch.acknowledge {
+        let size = acknowledge(transaction.connection, receipt, commit.now)?;
         done.delta += -UsageDelta::queued(size);
     }
-    for (at, op) in batch.ops.iter().enumerate() {
-        run(transaction, batch, at, op, Alone(false), &mut done)?;
+    for (at, op) in commit.batch.ops.iter().enumerate() {
+        run(transaction, commit, at, op, Alone(false), &mut done)?;
     }
-    transaction.share_out(batch, &done.deliveries)?;
+    transaction.share_out(commit, &done.deliveries)?;
     // Otherwise audit rows of deletions that delete nothing, and deliveries of small entries, would
     // fill the reserved space.
-    if transaction.is_short && batch.acknowledge.is_none() && done.delta.bytes >= 0 {
+    if transaction.is_short && commit.batch.acknowledge.is_none() && done.delta.bytes >= 0 {
         return Err(reserved_space::refusal());
     }
-    transaction.tally.check(batch.app_id, done.delta)?;
-    if let Some(audit) = &batch.audit {
+    transaction.tally.check(commit.app_id, done.delta)?;
+    if let Some(audit) = &commit.audit {
         registry::write_audit(transaction.connection, audit).map_err(error::store)?;
     }
     Ok(done)
@@ -103,13 +107,13 @@ struct Alone(bool);
 
 fn run(
     transaction: &mut WriteTransaction<'_>,
-    batch: &WriteBatch,
+    commit: &Commit,
     at: usize,
     op: &Op,
     alone: Alone,
     done: &mut OpResult,
 ) -> Result<(), StoreError> {
-    let (app, now) = (batch.app_id, batch.now);
+    let (app, now) = (commit.app_id, commit.now);
     let (collection, key) = op.address();
     let text;
     let (applied, fired) = match op {
@@ -160,7 +164,7 @@ fn run(
             version,
             value,
         };
-        done.delta += transaction.fire(batch, &fired, &mut done.deliveries)?;
+        done.delta += transaction.fire(commit, &fired, &mut done.deliveries)?;
     }
     Ok(())
 }
@@ -314,28 +318,28 @@ const SWEEP: &str = "DELETE FROM kv_entries NOT INDEXED WHERE app_id = ?1 AND ro
 /// Returns the positions of the failed checks.
 fn failed_checks(
     transaction: &WriteTransaction<'_>,
-    batch: &WriteBatch,
+    commit: &Commit,
 ) -> rusqlite::Result<Vec<usize>> {
     let connection = transaction.connection;
     let mut failed = Vec::new();
-    for (at, check) in batch.checks.iter().enumerate() {
+    for (at, check) in commit.batch.checks.iter().enumerate() {
         let Check {
             collection,
             key,
             expect,
         } = check;
-        let found = entries::version(connection, batch.app_id, collection, key, batch.now)?;
+        let found = entries::version(connection, commit.app_id, collection, key, commit.now)?;
         if !expect.holds(found) {
             failed.push(at);
         }
     }
-    let follows = batch.link.iter().flat_map(Link::follows);
+    let follows = commit.batch.link.iter().flat_map(Link::follows);
     for (at, follow) in follows.enumerate() {
         let (collection, key) = (&follow.collection, &follow.key);
-        let found = entries::version(connection, batch.app_id, collection, key, batch.now)?;
+        let found = entries::version(connection, commit.app_id, collection, key, commit.now)?;
         let expect = transaction.links.expect(follow);
         if !expect.is_some_and(|expect| expect.holds(found)) {
-            failed.push(batch.checks.len() + at);
+            failed.push(commit.batch.checks.len() + at);
         }
     }
     Ok(failed)

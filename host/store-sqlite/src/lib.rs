@@ -30,8 +30,8 @@ use async_trait::async_trait;
 use entries::Readers;
 use kvasm_core::store::{Migrate, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Committed, Entry, Generation, Key, Link, ListPage, ListQuery,
-    Timestamp, WriteBatch,
+    App, AppId, AppName, Collection, Commit, Committed, Entry, Generation, Key, Link, ListPage,
+    ListQuery, Timestamp,
 };
 use kvasm_metrics::Metrics;
 use log_head::{LogHead, Remembered};
@@ -351,11 +351,11 @@ impl Store for SqliteStore {
         self.read_short_of(app, Vec::new, read, later).await
     }
 
-    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError> {
-        let work = commit::work(&batch);
-        let link = batch.link.clone();
+    async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {
+        let work = commit::work(&commit);
+        let link = commit.batch.link.clone();
         let apply =
-            move |transaction: &mut WriteTransaction<'_>| commit::apply(transaction, &batch);
+            move |transaction: &mut WriteTransaction<'_>| commit::apply(transaction, &commit);
         // The writes of one app keep their order.
         let queued = || link.as_ref().map_or((), Link::queued);
         self.writer.run_after(work, apply, queued).await

@@ -1,6 +1,6 @@
 //! The writes of recent commits, for batches that follow them.
 
-use kvasm_core::{Applied, CommitId, Committed, Expect, Follow, Link, Op, Version, WriteBatch};
+use kvasm_core::{Applied, Commit, CommitId, Committed, Expect, Follow, Link, Op, Version};
 use std::collections::{HashMap, VecDeque};
 
 /// The maximum number of remembered keys. A batch that follows a forgotten commit gets a conflict.
@@ -26,12 +26,12 @@ impl Links {
     }
 
     /// Remembers the writes of a batch, if others may follow it.
-    pub(super) fn remember(&mut self, batch: &WriteBatch, done: &Committed) {
-        let Some(id) = batch.link.as_ref().map(Link::id) else {
+    pub(super) fn remember(&mut self, commit: &Commit, done: &Committed) {
+        let Some(id) = commit.batch.link.as_ref().map(Link::id) else {
             return;
         };
         // Nobody follows a batch without keys, and `KEYS_MAX` would not bound it.
-        if batch.ops.is_empty() {
+        if commit.batch.ops.is_empty() {
             return;
         }
         let version = |(op, applied): (&Op, &Applied)| {
@@ -43,7 +43,13 @@ impl Links {
             };
             (at, version)
         };
-        let written: Written = batch.ops.iter().zip(&done.applied).map(version).collect();
+        let written: Written = commit
+            .batch
+            .ops
+            .iter()
+            .zip(&done.applied)
+            .map(version)
+            .collect();
         self.keys += written.len();
         self.known.insert(id, written);
         self.order.push_back(id);
@@ -65,14 +71,15 @@ impl Links {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvasm_core::{AppId, Timestamp};
+    use kvasm_core::{AppId, Batch, Timestamp};
 
     /// A batch of its own commit that only has checks.
-    fn reader() -> WriteBatch {
-        WriteBatch {
+    fn reader() -> Commit {
+        let batch = Batch {
             link: Some(Link::new(CommitId::next(), Vec::new(), None)),
-            ..WriteBatch::new(AppId::generate(), Timestamp(0))
-        }
+            ..Batch::default()
+        };
+        Commit::new(AppId::generate(), Timestamp(0), batch)
     }
 
     /// They have no keys to count, and nobody can follow them.

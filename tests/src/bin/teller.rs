@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use kvasm::dispatch::Dispatcher;
-use kvasm::model::{Applied, Check, Collection, Expect, Value};
-use kvasm::service::{Batch, Caller, Operation, ServiceError};
+use kvasm::model::{Applied, Batch, Check, Collection, Expect, Op, Value};
+use kvasm::service::{Caller, ServiceError};
 use kvasm_tests::crash_app::{CrashApp, key, open, options};
 use std::io::Write;
 use std::sync::Arc;
@@ -66,15 +66,15 @@ async fn commit(
         key: key(name),
         expect,
     };
-    let set = |collection: &Collection| Operation::Set {
+    let set = |collection: &Collection| Op::Set {
         collection: collection.clone(),
         key: key(name),
         value: value.clone(),
-        ttl_ms: None,
+        expires_at: None,
     };
     let batch = Batch {
         checks: halves.iter().zip(expected).map(check).collect(),
-        operations: halves.iter().map(set).collect(),
+        ops: halves.iter().map(set).collect(),
         ..Batch::default()
     };
     let caller = Caller::new(&tally.app, None);

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use kvasm::Host;
-use kvasm::model::{AppId, AppName, Collection, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm::model::{AppId, AppName, Batch, Collection, Commit, Key, Op, Timestamp, Value};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use std::io::Write;
 use std::sync::Arc;
@@ -45,10 +45,7 @@ async fn write(store: Arc<dyn Store>, app: AppId, next: Arc<AtomicU64>) {
             value: Value::json(format!("[{number}]"), 100).unwrap(),
             expires_at: None,
         });
-        let batch = WriteBatch {
-            ops: ops.into(),
-            ..WriteBatch::new(app, Timestamp::now())
-        };
+        let batch = Commit::new(app, Timestamp::now(), Batch::of(ops.into()));
         store.commit(batch).await.unwrap();
         let mut out = std::io::stdout().lock();
         writeln!(out, "{number}").unwrap();

@@ -1,8 +1,7 @@
 //! Structures packed by guests: batches, sequences of records, pages.
 
 use kvasm::fuzzing;
-use kvasm::model::{COLLECTION_BYTES_MAX, Collection, Expect, KEY_BYTES_MAX, Key};
-use kvasm::service::Operation;
+use kvasm::model::{COLLECTION_BYTES_MAX, Collection, Expect, KEY_BYTES_MAX, Key, Op, Timestamp};
 use kvasm_abi::{
     Address, Applied, BATCH_OPS_MAX, Batch, BatchCheck, BatchOp, Page, PageEntry, Record, Records,
     Slot, Status, encode_records,
@@ -22,6 +21,7 @@ fn packed<'a, R: Record<'a>>(records: &[R]) -> Vec<u8> {
 /// guest.
 pub fn batch(bytes: &[u8]) {
     let read = Batch::decode(bytes);
+    let before = Timestamp::now();
     let taken = fuzzing::batch(bytes, VALUE_BYTES);
     let Ok(read) = read else {
         assert_eq!(taken.unwrap_err(), Some(Status::Invalid));
@@ -40,7 +40,7 @@ pub fn batch(bytes: &[u8]) {
         Ok(taken) => {
             assert!(checks.len() + ops.len() <= BATCH_OPS_MAX);
             same_checks(&checks, &taken.checks);
-            same_operations(&ops, &taken.operations);
+            same_operations(&ops, &taken.ops, before);
         }
         Err(status) => {
             use Status::{Invalid, TooLarge, Unsupported};
@@ -62,30 +62,33 @@ fn same_checks(packed: &[BatchCheck<'_>], taken: &[kvasm::model::Check]) {
     }
 }
 
-fn same_operations(packed: &[BatchOp<'_>], taken: &[Operation]) {
+fn same_operations(packed: &[BatchOp<'_>], taken: &[Op], before: Timestamp) {
+    let after = Timestamp::now();
     assert_eq!(packed.len(), taken.len());
     for (packed, taken) in packed.iter().zip(taken) {
         match (packed, taken) {
             (
                 BatchOp::Set { value, ttl_ms, .. },
-                Operation::Set {
+                Op::Set {
                     collection,
                     key,
                     value: taken,
-                    ttl_ms: ttl,
+                    expires_at,
                 },
             ) => {
                 same_address(packed.address(), (collection, key));
                 assert_eq!(*value, taken.as_bytes());
                 assert!(value.len() <= VALUE_BYTES);
-                assert_eq!(*ttl_ms, ttl.unwrap_or(0));
+                assert_eq!(*ttl_ms != 0, expires_at.is_some());
+                let expected = before.plus_ms(*ttl_ms)..=after.plus_ms(*ttl_ms);
+                assert!(expires_at.is_none_or(|at| expected.contains(&at)));
             }
-            (BatchOp::Delete { address }, Operation::Delete { collection, key }) => {
+            (BatchOp::Delete { address }, Op::Delete { collection, key }) => {
                 same_address(*address, (collection, key));
             }
             (
                 BatchOp::Increment { address, delta },
-                Operation::Increment {
+                Op::Increment {
                     collection,
                     key,
                     delta: taken,

@@ -2,7 +2,7 @@
 
 use super::{ALONE, AT, MIB, made, patient, read_input};
 use kvasm::model::{Claim, Collection, Delivery, Key, LeaseToken, Op, Timestamp, Value};
-use kvasm::service::{Caller as ServiceCaller, Write};
+use kvasm::service::Caller as ServiceCaller;
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Call, Host};
 use kvasm_tests::guests::{self, TestHost, manifest, module_with};
@@ -107,15 +107,14 @@ async fn event_handler_reads_the_delivery_value_without_a_copy() {
     let app = host.app(&bench.app.name).await.unwrap().unwrap();
     let mut value = vec![9; MIB];
     value[MIB - 8..].copy_from_slice(&[0, 1, 2, 3, 4, 5, 6, 7]);
-    let write = Write {
+    let write = Op::Set {
         collection: Collection::parse("c").unwrap(),
         key: Key::parse("k").unwrap(),
         value: Value::bytes(value, MIB).unwrap(),
-        ttl_ms: None,
-        expect: None,
+        expires_at: None,
     };
     let caller = ServiceCaller::new(&app, None);
-    host.kv().set(&caller, write).await.unwrap();
+    host.kv().apply(&caller, write, None).await.unwrap();
     let (delivery, receipt) = claimed(host).await;
     let delivery = Arc::new(delivery);
     let (made, done) = made(host.deliver(&app, &delivery, receipt)).await;

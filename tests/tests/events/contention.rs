@@ -229,7 +229,7 @@ async fn callers_that_leave(stages: Vec<EventHost>, transfers: u64) {
                     let key = kvasm::model::Key::parse(format!("{from:02}")).unwrap();
                     let kv = stage.host.kv();
                     let c = super::event_host::collection("b");
-                    kv.increment(&caller, c, key, 0).await.unwrap();
+                    kv.increment(&caller, (c, key), 0).await.unwrap();
                 }
             }
             acknowledged
@@ -406,7 +406,7 @@ async fn looping_lock_holder_blocks_only_its_entry_until_its_deadline() {
     let caller = kvasm::service::Caller::new(&quiet, None);
     let (c, k) = (super::event_host::collection("b"), Key::parse("k").unwrap());
     let kv = stage.host.kv();
-    kv.increment(&caller, c, k, 1).await.unwrap();
+    kv.increment(&caller, (c, k), 1).await.unwrap();
     assert!(!call.is_finished() && !set.is_finished());
     let Err(InvokeError::Call(failure)) = call.await.unwrap() else {
         panic!("it ended");

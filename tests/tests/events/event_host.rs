@@ -2,10 +2,10 @@
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Collection, DeadLetter, DeadLetterFilter, Delivery, Key, Limits, Pieces,
+    App, AppName, Collection, DeadLetter, DeadLetterFilter, Delivery, Key, Limits, Op, Pieces,
     Timestamp, Trigger, Value,
 };
-use kvasm::service::{Caller, List, Write};
+use kvasm::service::{Caller, List};
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
@@ -155,15 +155,14 @@ impl EventHost {
     /// Writes JSON, as a call by an administrator does.
     pub async fn set(&self, c: &str, k: &str, json: &str) {
         let app = self.app().await;
-        let write = Write {
+        let write = Op::Set {
             collection: collection(c),
             key: Key::parse(k).unwrap(),
             value: Value::json(json, 1 << 20).unwrap(),
-            ttl_ms: None,
-            expect: None,
+            expires_at: None,
         };
         let caller = Caller::new(&app, None);
-        self.host.kv().set(&caller, write).await.unwrap();
+        self.host.kv().apply(&caller, write, None).await.unwrap();
     }
 
     pub async fn get(&self, c: &str, k: &str) -> Option<String> {
@@ -232,7 +231,7 @@ impl EventHost {
         let all = DeadLetterFilter::default();
         let replay = self.host.store().replay(app.id, all, 1_000, audit);
         replay.await.unwrap();
-        self.host.wakes().wake();
+        self.host.notifier().wake();
     }
 
     /// Waits until nothing is outstanding.

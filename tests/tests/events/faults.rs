@@ -320,8 +320,8 @@ async fn write_whose_answer_is_lost_is_reported_and_not_repeated() {
     let (stage, faults, _) = incrementing(Arc::new(MemoryStore::new())).await;
     faults.on(Operation::Commit).times(1).lose_the_answer();
     let caller = Caller::new(&stage.app().await, None);
-    let key = Key::parse("k").unwrap();
-    let added = stage.host.kv().increment(&caller, collection("d"), key, 1);
+    let at = (collection("d"), Key::parse("k").unwrap());
+    let added = stage.host.kv().increment(&caller, at, 1);
     let error = added.await.unwrap_err();
     assert!(matches!(error, ServiceError::Unavailable(_)), "{error}");
     assert_eq!(faults.calls(Operation::Commit), 1);

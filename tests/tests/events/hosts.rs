@@ -2,7 +2,9 @@
 
 use super::event_host::{EventHost, manifest, until};
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{AppName, Claim, Key, Op, PluginVersion, Queue, Timestamp, Value, WriteBatch};
+use kvasm::model::{
+    AppName, Batch, Claim, Commit, Key, Op, PluginVersion, Queue, Timestamp, Value,
+};
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
 use std::sync::Arc;
@@ -104,10 +106,11 @@ async fn backlog_of_one_app_does_not_delay_another() {
             value: Value::json("1", 10).unwrap(),
             expires_at: None,
         };
-        let batch = WriteBatch {
-            ops: keys.iter().map(set).collect(),
-            ..WriteBatch::new(app, Timestamp::now())
-        };
+        let batch = Commit::new(
+            app,
+            Timestamp::now(),
+            Batch::of(keys.iter().map(set).collect()),
+        );
         store.commit(batch).await.unwrap();
     }
     stage.start();
@@ -210,13 +213,14 @@ async fn empty_claim_is_followed_by_another() {
         value: Value::json("1", 10).unwrap(),
         expires_at: None,
     };
-    let batch = WriteBatch {
-        ops: [vec![set("k"); BEHIND], vec![set("l")]].concat(),
-        ..WriteBatch::new(claim.queue.app, Timestamp::now())
-    };
+    let batch = Commit::new(
+        claim.queue.app,
+        Timestamp::now(),
+        Batch::of([vec![set("k"); BEHIND], vec![set("l")]].concat()),
+    );
     other.host.store().commit(batch).await.unwrap();
     // Consumes the notification of the first write.
-    stage.host.wakes().wait().await;
+    stage.host.notifier().wait().await;
     stage.start_with(without_polls());
     until("the delivery behind them is handled", async || {
         stage.get("d", "k").await.is_some()

@@ -1,8 +1,8 @@
 //! Transactions of concurrent callers are serializable.
 
 use super::event_host::{EventHost, collection};
-use kvasm::model::{Check, Collection, Entry, Expect, Key, Limits, Timestamp, Value};
-use kvasm::service::{Batch, Caller, Kv, Operation, ServiceError, Transaction, Write};
+use kvasm::model::{Batch, Check, Collection, Entry, Expect, Key, Limits, Op, Timestamp, Value};
+use kvasm::service::{Caller, Kv, ServiceError, Transaction};
 use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_store_testing::linearizability::{self, LogicalClock, Step};
 use std::sync::Arc;
@@ -114,14 +114,13 @@ impl Client {
             }
             4 => TransactionOp::Has(k, kv.has(caller, &c, &name).await.unwrap()),
             5 => {
-                let write = Write {
+                let write = Op::Set {
                     collection: c,
                     key: name,
                     value: json(to),
-                    ttl_ms,
-                    expect: None,
+                    expires_at: Timestamp::now().expiry(ttl_ms).unwrap(),
                 };
-                kv.set(caller, write).await.unwrap();
+                kv.apply(caller, write, None).await.unwrap();
                 TransactionOp::Set(k, (to, life))
             }
             6 => {
@@ -130,15 +129,15 @@ impl Client {
                     key: name.clone(),
                     expect: Expect::Absent,
                 };
-                let set = Operation::Set {
+                let set = Op::Set {
                     collection: c,
                     key: name,
                     value: json(to),
-                    ttl_ms,
+                    expires_at: Timestamp::now().expiry(ttl_ms).unwrap(),
                 };
                 let batch = Batch {
                     checks: vec![check],
-                    operations: vec![set],
+                    ops: vec![set],
                     ..Batch::default()
                 };
                 match kv.commit(caller, batch).await {
@@ -149,10 +148,10 @@ impl Client {
                     Err(error) => panic!("{error}"),
                 }
             }
-            7 | 8 => TransactionOp::Delete(k, kv.delete(caller, c, name, None).await.unwrap()),
+            7 | 8 => TransactionOp::Delete(k, kv.delete(caller, (c, name), None).await.unwrap()),
             _ => {
                 let delta = self.rng.below(9) as i64 - 4;
-                let sum = kv.increment(caller, c, name, delta).await.unwrap().1;
+                let sum = kv.increment(caller, (c, name), delta).await.unwrap().1;
                 TransactionOp::Add(k, delta, sum)
             }
         }
@@ -244,7 +243,7 @@ async fn read_twice(before: Option<i64>, between: &[Option<i64>]) -> bool {
     let write = async |to: Option<i64>| match to {
         Some(to) => stage.set(c.as_str(), k.as_str(), &to.to_string()).await,
         None => drop(
-            kv.delete(&caller, c.clone(), k.clone(), None)
+            kv.delete(&caller, (c.clone(), k.clone()), None)
                 .await
                 .unwrap(),
         ),
@@ -302,7 +301,7 @@ async fn entry_seen_appearing_by_a_failed_batch_conflicts() {
         matches!(failed, Err(ServiceError::Conflict { .. })),
         "{failed:?}"
     );
-    let delete = kv.delete(&caller, c.clone(), k.clone(), None);
+    let delete = kv.delete(&caller, (c.clone(), k.clone()), None);
     assert!(delete.await.unwrap());
     let lost = transaction.batch(None);
     assert!(
@@ -319,11 +318,11 @@ async fn reads_of_a_failed_batch_are_validated() {
     let ((c, k), (_, own)) = (key(0), key(1));
     stage.set(c.as_str(), k.as_str(), "1").await;
     let transaction = Transaction::new(Arc::clone(kv), &Limits::default());
-    let write = |key: &Key| Operation::Set {
+    let write = |key: &Key| Op::Set {
         collection: c.clone(),
         key: key.clone(),
         value: json(2),
-        ttl_ms: None,
+        expires_at: None,
     };
     let check = Check {
         collection: c.clone(),
@@ -332,22 +331,18 @@ async fn reads_of_a_failed_batch_are_validated() {
     };
     let refused = Batch {
         checks: vec![check],
-        operations: vec![write(&k)],
+        ops: vec![write(&k)],
         ..Batch::default()
     };
     transaction.commit(&caller, refused).await.unwrap_err();
     let other = Batch {
-        operations: vec![write(&own)],
+        ops: vec![write(&own)],
         ..Batch::default()
     };
     transaction.commit(&caller, other).await.unwrap();
     stage.set(c.as_str(), k.as_str(), "3").await;
     let batch = transaction.batch(None).unwrap().unwrap();
-    assert_eq!(
-        batch.operations.len(),
-        1,
-        "the failed batch added no operations"
-    );
+    assert_eq!(batch.ops.len(), 1, "the failed batch added no operations");
     let lost = kv.commit(&caller, batch).await;
     assert!(
         matches!(lost, Err(ServiceError::Conflict { .. })),

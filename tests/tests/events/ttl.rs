@@ -1,10 +1,8 @@
 //! Times to live in transactions.
 
 use super::event_host::{EventHost, collection};
-use kvasm::model::{Collection, Entry, Expect, Invalid, Key, Limits, Timestamp, Value};
-use kvasm::service::{
-    Batch, Caller, Kv, List, Listing, Operation, ServiceError, Transaction, Write,
-};
+use kvasm::model::{Batch, Collection, Entry, Expect, Key, Limits, Op, Timestamp, Value};
+use kvasm::service::{Caller, Kv, List, Listing, ServiceError, Transaction};
 use std::sync::Arc;
 
 const HOUR: u64 = 3_600_000;
@@ -17,13 +15,12 @@ fn one() -> Value {
     Value::json("1", 10).unwrap()
 }
 
-fn write(name: &str, ttl_ms: Option<u64>) -> Write {
-    Write {
+fn write(name: &str, ttl_ms: Option<u64>) -> Op {
+    Op::Set {
         collection: collection("c"),
         key: key(name),
         value: one(),
-        ttl_ms,
-        expect: None,
+        expires_at: Timestamp::now().expiry(ttl_ms).unwrap(),
     }
 }
 
@@ -51,7 +48,9 @@ impl Run {
     }
 
     async fn set(&self, name: &str, ttl_ms: Option<u64>) -> Result<(), ServiceError> {
-        let set = self.transaction.set(&self.caller, write(name, ttl_ms));
+        let set = self
+            .transaction
+            .apply(&self.caller, write(name, ttl_ms), None);
         set.await.map(drop)
     }
 
@@ -79,15 +78,12 @@ impl Run {
 
     async fn increment(&self, name: &str) -> i64 {
         let (c, name) = (self.c.clone(), key(name));
-        let add = self.transaction.increment(&self.caller, c, name, 1);
+        let add = self.transaction.increment(&self.caller, (c, name), 1);
         add.await.unwrap().1
     }
 
-    async fn commit(&self, operations: Vec<Operation>) -> Result<(), ServiceError> {
-        let batch = Batch {
-            operations,
-            ..Batch::default()
-        };
+    async fn commit(&self, ops: Vec<Op>) -> Result<(), ServiceError> {
+        let batch = Batch::of(ops);
         self.transaction.commit(&self.caller, batch).await.map(drop)
     }
 
@@ -103,15 +99,6 @@ fn expires_at(entry: Option<Entry>) -> Option<Timestamp> {
     entry.unwrap().expires_at
 }
 
-fn operation(name: &str, ttl_ms: Option<u64>) -> Operation {
-    Operation::Set {
-        collection: collection("c"),
-        key: key(name),
-        value: one(),
-        ttl_ms,
-    }
-}
-
 /// Waits until a time has passed.
 fn pass(at: Timestamp) {
     while Timestamp::now() <= at {
@@ -125,11 +112,9 @@ async fn ttl_starts_at_the_write_within_a_transaction() {
     let run = Run::new().await;
     let before = Timestamp::now();
     run.set("set", Some(HOUR)).await.unwrap();
-    run.commit(vec![operation("commit", Some(HOUR))])
-        .await
-        .unwrap();
+    run.commit(vec![write("commit", Some(HOUR))]).await.unwrap();
     let many = vec![write("many", Some(HOUR))];
-    run.transaction.set_many(&run.caller, many).await.unwrap();
+    run.commit(many).await.unwrap();
     run.set("none", None).await.unwrap();
     let after = Timestamp::now();
     for name in ["set", "commit", "many"] {
@@ -151,7 +136,7 @@ async fn ttl_starts_at_the_write_within_a_transaction() {
 async fn increment_keeps_the_ttl_and_set_clears_it() {
     let run = Run::new().await;
     for name in ["stored", "cleared"] {
-        let set = run.kv.set(&run.caller, write(name, Some(HOUR)));
+        let set = run.kv.apply(&run.caller, write(name, Some(HOUR)), None);
         set.await.unwrap();
     }
     let stored = expires_at(run.stored("stored").await).unwrap();
@@ -163,32 +148,10 @@ async fn increment_keeps_the_ttl_and_set_clears_it() {
     }
     run.set("cleared", None).await.unwrap();
     run.end().await;
-    let committed = Timestamp::now();
     for (name, at) in [("stored", stored), ("own", own)] {
-        // Later by the time between the end of the run and its commit.
-        let found = expires_at(run.stored(name).await).expect(name);
-        assert!(found >= at && found <= committed.plus_ms(HOUR), "{name}");
+        assert_eq!(expires_at(run.stored(name).await), Some(at), "{name}");
     }
     assert_eq!(expires_at(run.stored("cleared").await), None);
-}
-
-#[tokio::test]
-async fn zero_ttl_is_rejected() {
-    let run = Run::new().await;
-    let refused = |result: Result<(), ServiceError>| {
-        assert!(
-            matches!(
-                result,
-                Err(ServiceError::Invalid(Invalid::OutOfRange { .. }))
-            ),
-            "{result:?}"
-        );
-    };
-    refused(run.set("k", Some(0)).await);
-    refused(run.commit(vec![operation("k", Some(0))]).await);
-    let many = vec![write("k", Some(0))];
-    refused(run.transaction.set_many(&run.caller, many).await);
-    assert!(run.get("k").await.is_none());
 }
 
 /// The entry is absent to every kind of read, to preconditions, and to increments.
@@ -197,7 +160,7 @@ async fn expired_write_is_absent_within_its_transaction() {
     let run = Run::new().await;
     for name in ["a", "b", "d", "e", "l"] {
         // The entry in the store must not be seen instead.
-        let set = run.kv.set(&run.caller, write(name, Some(HOUR)));
+        let set = run.kv.apply(&run.caller, write(name, Some(HOUR)), None);
         set.await.unwrap();
         run.set(name, Some(1)).await.unwrap();
     }
@@ -214,15 +177,15 @@ async fn expired_write_is_absent_within_its_transaction() {
     assert_eq!(names, ["k"]);
     let remove = |name| (run.c.clone(), key(name));
     let (c, b) = remove("b");
-    let delete = run.transaction.delete(&run.caller, c, b, None);
+    let delete = run.transaction.delete(&run.caller, (c, b), None);
     assert!(!delete.await.unwrap());
     assert_eq!(run.increment("d").await, 1);
     assert_eq!(expires_at(run.get("d").await), None);
-    let guarded = Write {
-        expect: Some(Expect::Absent),
-        ..write("e", None)
-    };
-    run.transaction.set(&run.caller, guarded).await.unwrap();
+    let expect = Some(Expect::Absent);
+    run.transaction
+        .apply(&run.caller, write("e", None), expect)
+        .await
+        .unwrap();
     run.end().await;
     assert!(run.stored("b").await.is_none());
     assert_eq!(expires_at(run.stored("d").await), None);
@@ -233,14 +196,18 @@ async fn expired_write_is_absent_within_its_transaction() {
 #[tokio::test]
 async fn write_expired_before_the_commit_gets_the_minimum_ttl() {
     let run = Run::new().await;
-    run.kv.set(&run.caller, write("k", None)).await.unwrap();
+    run.kv
+        .apply(&run.caller, write("k", None), None)
+        .await
+        .unwrap();
     run.set("k", Some(1)).await.unwrap();
     pass(Timestamp::now().plus_ms(1));
+    let before = Timestamp::now();
     let batch = run.end().await;
-    let [Operation::Set { ttl_ms, .. }] = batch.operations.as_slice() else {
+    let [Op::Set { expires_at, .. }] = batch.ops.as_slice() else {
         panic!("{batch:?}");
     };
-    assert_eq!(*ttl_ms, Some(1));
+    assert!(expires_at.is_some_and(|at| at > before));
     pass(Timestamp::now().plus_ms(1));
     assert!(run.stored("k").await.is_none());
 }

@@ -3,8 +3,8 @@
 use super::event_host::{EventHost, collection, until};
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Audit, Claim, DeadReason, FailedAttempt, Key, LeaseToken, Op, ProbeDelay, Queue,
-    Timestamp, TriggerName, Value, Verdict, WriteBatch,
+    App, AppName, Audit, Batch, Claim, Commit, DeadReason, FailedAttempt, Key, LeaseToken, Op,
+    ProbeDelay, Queue, Timestamp, TriggerName, Value, Verdict,
 };
 use kvasm::store::{
     MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
@@ -43,10 +43,7 @@ async fn upkeep_removes_only_expired_entries() {
         expires_at: (n < 1_200).then_some(Timestamp(now.0 + 1)),
     };
     for first in [0, 700] {
-        let batch = WriteBatch {
-            ops: (first..first + 700).map(set).collect(),
-            ..WriteBatch::new(app, now)
-        };
+        let batch = Commit::new(app, now, Batch::of((first..first + 700).map(set).collect()));
         stage.host.store().commit(batch).await.unwrap();
     }
     assert_eq!(entries(&stage).await, 1_400);
@@ -119,10 +116,7 @@ async fn old_dead_letters_are_removed() {
                 value: Value::json("1", 10).unwrap(),
                 expires_at: Some(Timestamp(1)),
             };
-            let batch = WriteBatch {
-                ops: vec![expired],
-                ..WriteBatch::new(stage.app().await.id, Timestamp(0))
-            };
+            let batch = Commit::new(stage.app().await.id, Timestamp(0), Batch::of(vec![expired]));
             stage.host.store().commit(batch).await.unwrap();
             until("a round has been made", async || entries(&stage).await == 2).await;
         }

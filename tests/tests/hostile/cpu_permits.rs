@@ -1,8 +1,8 @@
 //! Host functions that copy much memory acquire a CPU permit; those that reject the request do
 //! not.
 
-use kvasm::model::{Collection, Key, Value};
-use kvasm::service::{Caller, Write};
+use kvasm::model::{Collection, Key, Op, Value};
+use kvasm::service::Caller;
 use kvasm::{Call, Plugin};
 use kvasm_abi::{Address, ListOptions, encode_records};
 use kvasm_tests::guests::{TestHost, module};
@@ -22,15 +22,14 @@ async fn bench() -> TestHost {
         limits.output_bytes = 300_000;
     })
     .await;
-    let write = Write {
+    let write = Op::Set {
         collection: Collection::parse("c").unwrap(),
         key: Key::parse("k").unwrap(),
         value: Value::bytes(vec![7; VALUE], VALUE).unwrap(),
-        ttl_ms: None,
-        expect: None,
+        expires_at: None,
     };
     let caller = Caller::new(&bench.app, None);
-    bench.host.kv().set(&caller, write).await.unwrap();
+    bench.host.kv().apply(&caller, write, None).await.unwrap();
     bench
 }
 

@@ -189,6 +189,7 @@ async fn on_hanging_store() -> TestHost {
     faults
         .on_any([
             Operation::Get,
+            Operation::GetMany,
             Operation::Has,
             Operation::List,
             Operation::Commit,

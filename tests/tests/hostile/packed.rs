@@ -173,7 +173,7 @@ impl PackedGuest {
         for name in store.collections(app.id, None, 1_000).await.unwrap() {
             let page = kv.list(&caller, List::all(name.clone())).await.unwrap();
             for (key, _) in page.entries {
-                kv.delete(&caller, name.clone(), key, None).await.unwrap();
+                kv.delete(&caller, (name.clone(), key), None).await.unwrap();
             }
         }
     }

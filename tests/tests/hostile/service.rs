@@ -3,12 +3,10 @@
 
 use kvasm::metrics::Metrics;
 use kvasm::model::{
-    AppId, Capability, Changes, Check, Collection, Expect, Key, Limits, NewTrigger, Policy,
-    Principal, Scope, TriggerName, Value, Watch,
+    AppId, Batch, Capability, Changes, Check, Collection, Expect, Key, Limits, NewTrigger, Op,
+    Policy, Principal, Scope, TriggerName, Value, Watch,
 };
-use kvasm::service::{
-    Batch, Caller, CommitListener, Kv, KvService, List, Operation, ServiceError, Transaction, Write,
-};
+use kvasm::service::{Caller, CommitListener, Kv, KvService, List, ServiceError, Transaction};
 use kvasm_tests::guests::TestHost;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -25,30 +23,26 @@ fn number() -> Value {
     Value::json("1", 10).unwrap()
 }
 
-fn write(name: &str) -> Write {
-    Write {
+fn write(name: &str) -> Op {
+    Op::Set {
         collection: collection(),
         key: key(name),
         value: number(),
-        ttl_ms: None,
-        expect: None,
+        expires_at: None,
     }
 }
 
-fn set(name: &str) -> Operation {
-    Operation::Set {
+fn set(name: &str) -> Op {
+    Op::Set {
         collection: collection(),
         key: key(name),
         value: number(),
-        ttl_ms: None,
+        expires_at: None,
     }
 }
 
-fn batch(operations: Vec<Operation>) -> Batch {
-    Batch {
-        operations,
-        ..Batch::default()
-    }
+fn batch(ops: Vec<Op>) -> Batch {
+    Batch::of(ops)
 }
 
 /// Calls each method. Returns its name, the scope that it needs, and its result.
@@ -87,19 +81,27 @@ async fn call_all(
             read,
             kv.commit(caller, looks).await.map(drop),
         ),
-        ("set", write_, kv.set(caller, write("k")).await.map(drop)),
-        ("set_many", write_, kv.set_many(caller, many).await),
+        (
+            "set",
+            write_,
+            kv.apply(caller, write("k"), None).await.map(drop),
+        ),
+        (
+            "set many",
+            write_,
+            kv.commit(caller, batch(many)).await.map(drop),
+        ),
         (
             "delete",
             write_,
-            kv.delete(caller, c.clone(), k.clone(), None)
+            kv.delete(caller, (c.clone(), k.clone()), None)
                 .await
                 .map(drop),
         ),
         (
             "increment",
             write_,
-            kv.increment(caller, c, k, 1).await.map(drop),
+            kv.increment(caller, (c, k), 1).await.map(drop),
         ),
         (
             "commit",
@@ -186,23 +188,27 @@ async fn only_writes_that_fire_triggers_notify_the_dispatcher() {
     let caller = Caller::new(app, None);
     let outstanding = async || store.deliveries(app.id, None, 100).await.unwrap().len();
     let (c, k) = (collection(), key("k"));
-    kv.set(&caller, write("other")).await.unwrap();
+    kv.apply(&caller, write("other"), None).await.unwrap();
     assert_eq!(
         (outstanding().await, heard.0.load(Ordering::SeqCst)),
         (0, 0)
     );
     for (hints, write) in (1..).zip(0..5) {
         match write {
-            0 => drop(kv.set(&caller, self::write("k")).await.unwrap()),
-            1 => kv.set_many(&caller, vec![self::write("k")]).await.unwrap(),
+            0 => drop(kv.apply(&caller, self::write("k"), None).await.unwrap()),
+            1 => drop(
+                kv.commit(&caller, batch(vec![self::write("k")]))
+                    .await
+                    .unwrap(),
+            ),
             2 => drop(
-                kv.increment(&caller, c.clone(), k.clone(), 1)
+                kv.increment(&caller, (c.clone(), k.clone()), 1)
                     .await
                     .unwrap(),
             ),
             3 => drop(kv.commit(&caller, batch(vec![set("k")])).await.unwrap()),
             _ => drop(
-                kv.delete(&caller, c.clone(), k.clone(), None)
+                kv.delete(&caller, (c.clone(), k.clone()), None)
                     .await
                     .unwrap(),
             ),

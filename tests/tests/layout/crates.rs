@@ -163,6 +163,30 @@ fn an_embedder_with_sqlite_builds_no_server_and_no_postgres() {
 }
 
 #[test]
+fn a_plugin_gets_the_abi_without_dependencies() {
+    let tree = |target: &str| {
+        cargo(&[
+            "tree",
+            "--locked",
+            "--manifest-path=examples/Cargo.toml",
+            "--package=kvasm-abi",
+            "--target",
+            target,
+            "--edges=normal",
+            "--prefix=none",
+        ])
+    };
+    let of_plugin = tree("wasm32-unknown-unknown");
+    let mut lines = of_plugin.lines().filter(|line| !line.is_empty());
+    assert!(
+        lines.all(|line| line.starts_with("kvasm-abi ")),
+        "{of_plugin}"
+    );
+    // Its tests check JSON as a host does.
+    assert!(tree("x86_64-unknown-linux-gnu").contains("serde_json "));
+}
+
+#[test]
 fn arrows_that_others_imply_are_left_out() {
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let crates = BTreeMap::from([

@@ -1,6 +1,6 @@
 //! What a test can make a [`FaultyStore`] do.
 
-use kvasm::model::{App, Collection, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm::model::{App, Batch, Collection, Commit, Key, Op, Timestamp, Value};
 use kvasm::store::{MemoryStore, Store, StoreError};
 use kvasm_store_testing::conformance::Kit;
 use kvasm_store_testing::faulty::{Faults, FaultyStore, Operation, failed, full, unavailable};
@@ -26,17 +26,14 @@ fn key() -> Key {
     Key::parse("k").unwrap()
 }
 
-fn write(app: &App) -> WriteBatch {
+fn write(app: &App) -> Commit {
     let op = Op::Set {
         collection: collection(),
         key: key(),
         value: Value::json("1", 10).unwrap(),
         expires_at: None,
     };
-    WriteBatch {
-        ops: vec![op],
-        ..WriteBatch::new(app.id, Timestamp::now())
-    }
+    Commit::new(app.id, Timestamp::now(), Batch::of(vec![op]))
 }
 
 async fn has(store: &FaultyStore, app: &App) -> Result<bool, StoreError> {

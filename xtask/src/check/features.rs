@@ -21,8 +21,8 @@ use crate::process::{cargo, output, run as run_command, step, workspace};
 const VARIABLE: &str = "KVASM_XTASK_FEATURES";
 
 /// Features that are not checked alone: every test build has them, and they only expose code
-/// that another feature provides.
-const WITH_OTHERS: &[&str] = &["fuzzing"];
+/// that another feature provides, or another crate always needs them.
+const WITH_OTHERS: &[&str] = &["fuzzing", "json"];
 
 /// What is disabled in each crate that is checked, by crate name. Other workspace crates are
 /// compiled as empty crates.
@@ -56,6 +56,8 @@ struct Dependency {
     rename: Option<String>,
     path: Option<PathBuf>,
     kind: Option<String>,
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 /// Checks each choice of features.
@@ -86,14 +88,26 @@ fn choices(metadata: &Metadata) -> Vec<Option<String>> {
 }
 
 /// What is disabled when only `feature` is enabled, in the packages with features and the
-/// packages they depend on.
+/// packages they depend on. What one of these needs of another stays enabled.
 fn plan(metadata: &Metadata, feature: Option<&str>) -> Plan {
     let mut plan = BTreeMap::new();
-    for package in &metadata.packages {
-        if !package.features.is_empty() {
-            plan.insert(crate_name(&package.name), off(package, feature));
-            need(metadata, package, &mut plan);
-        }
+    let with_features = metadata.packages.iter().filter(|p| !p.features.is_empty());
+    for package in with_features.clone() {
+        plan.insert(crate_name(&package.name), DisabledFeatures::default());
+        need(metadata, package, &mut plan);
+    }
+    let checked = metadata.packages.iter();
+    let checked: Vec<_> = checked
+        .filter(|package| plan.contains_key(&crate_name(&package.name)))
+        .collect();
+    for package in with_features {
+        let needed = checked.iter().flat_map(|by| &by.dependencies);
+        let needed = needed.filter(|d| d.kind.is_none() && d.name == package.name);
+        let on = needed.flat_map(|d| &d.features).map(String::as_str);
+        plan.insert(
+            crate_name(&package.name),
+            off(package, on.chain(feature).collect()),
+        );
     }
     Plan(plan)
 }
@@ -109,9 +123,8 @@ fn need(metadata: &Metadata, package: &Package, plan: &mut BTreeMap<String, Disa
     }
 }
 
-fn off(package: &Package, feature: Option<&str>) -> DisabledFeatures {
+fn off<'a>(package: &'a Package, mut left: Vec<&'a str>) -> DisabledFeatures {
     let (mut on, mut with) = (BTreeSet::new(), BTreeSet::new());
-    let mut left: Vec<&str> = feature.into_iter().collect();
     while let Some(name) = left.pop() {
         for part in package.features.get(name).into_iter().flatten() {
             match part.strip_prefix("dep:") {
@@ -264,10 +277,12 @@ mod tests {
         let json = r#"{"packages":[
             {"name":"a-b","features":{"default":["all"],"all":["some","dep:x-y"],"some":["dep:z","w/f"]},
              "dependencies":[{"name":"x-y","rename":null,"kind":null},{"name":"z","rename":"zed","kind":null},
-                             {"name":"base","rename":null,"path":"/base","kind":null},
+                             {"name":"base","rename":null,"path":"/base","kind":null,"features":["least"]},
                              {"name":"kit","rename":null,"path":"/kit","kind":"dev"}]},
-            {"name":"base","features":{},"dependencies":[]},
-            {"name":"kit","features":{},"dependencies":[]}]}"#;
+            {"name":"base","features":{"least":["dep:y"],"most":[]},
+             "dependencies":[{"name":"y","rename":null,"kind":null}]},
+            {"name":"kit","features":{},
+             "dependencies":[{"name":"base","rename":null,"path":"/base","kind":null,"features":["most"]}]}]}"#;
         serde_json::from_str(json).unwrap()
     }
 
@@ -278,7 +293,9 @@ mod tests {
     #[test]
     fn enabling_a_feature_enables_its_dependencies() {
         let metadata = metadata();
-        assert_eq!(choices(&metadata), [None, Some("some".to_owned())]);
+        let some = ["least", "most", "some"].map(|name| Some(name.to_owned()));
+        assert_eq!(choices(&metadata)[1..], some);
+        assert_eq!(choices(&metadata)[0], None);
         let none = plan(&metadata, None).0;
         assert_eq!(none.keys().collect::<Vec<_>>(), ["a_b", "base"]);
         assert_eq!(none["a_b"].features, set(&["all", "default", "some"]));
@@ -286,6 +303,13 @@ mod tests {
         let some = plan(&metadata, Some("some")).0;
         assert_eq!(some["a_b"].features, set(&["all", "default"]));
         assert_eq!(some["a_b"].dependencies, set(&["x_y"]));
+    }
+
+    #[test]
+    fn features_that_a_checked_crate_needs_stay_enabled() {
+        let none = plan(&metadata(), None).0;
+        assert_eq!(none["base"].features, set(&["most"]));
+        assert_eq!(none["base"].dependencies, set(&[]));
     }
 
     #[test]
@@ -301,8 +325,8 @@ mod tests {
             format!("--crate-name a_b {rest} -Dwarnings")
         );
         assert_eq!(
-            of("--crate-name base b/lib.rs"),
-            "--crate-name base b/lib.rs"
+            of("--crate-name base --cfg feature=\"least\" b/lib.rs"),
+            "--crate-name base --cfg feature=\"least\" b/lib.rs -Dwarnings"
         );
         assert_eq!(
             of("--crate-name kit k/lib.rs -C x"),

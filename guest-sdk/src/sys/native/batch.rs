@@ -17,7 +17,7 @@ pub(super) fn get_many(store: &Store, keys: &[u8], now_ms: i64) -> Result<Vec<u8
     let mut slots = Vec::with_capacity(keys.len());
     let mut value_bytes = 0;
     for address in keys {
-        let (collection, key) = names(address)?;
+        let (collection, key) = validate::address(address)?;
         let row = store.live(collection, key, now_ms);
         let slot = row.map(|row| (row.header(), row.value.as_slice()));
         value_bytes += slot.map_or(0, |(_, value)| value.len());
@@ -49,7 +49,7 @@ pub(super) fn commit(
 
 /// Rejects invalid operations, whatever the store holds.
 fn validate_op(op: BatchOp<'_>) -> Result<(), Error> {
-    names(op.address())?;
+    validate::address(op.address())?;
     match op {
         BatchOp::Set { format, value, .. } => validate::value(value, wire_format(format)),
         BatchOp::Delete { .. } | BatchOp::Increment { .. } => Ok(()),
@@ -64,7 +64,7 @@ fn check<'a>(
     let mut failed = Vec::new();
     let mut named = Vec::new();
     for (position, check) in (0u32..).zip(checks) {
-        let (collection, key) = names(check.address)?;
+        let (collection, key) = validate::address(check.address)?;
         if !store.has_version(collection, key, check.version, now_ms) {
             failed.push(position);
             named.push(format!("{key:?} of {collection:?}"));
@@ -88,7 +88,7 @@ fn check<'a>(
 }
 
 fn apply(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Error> {
-    let (collection, key) = names(op.address())?;
+    let (collection, key) = validate::address(op.address())?;
     let (result, value) = match op {
         BatchOp::Set {
             format,
@@ -118,14 +118,6 @@ fn apply(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Err
 /// A format over `i32` is unknown too.
 fn wire_format(format: u32) -> i32 {
     i32::try_from(format).unwrap_or(i32::MAX)
-}
-
-fn names(address: Address<'_>) -> Result<(&str, &str), Error> {
-    let collection = validate::utf8("collection", address.collection)?;
-    let key = validate::utf8("key", address.key)?;
-    validate::collection(collection)?;
-    validate::key(key)?;
-    Ok((collection, key))
 }
 
 fn malformed(subject: &str) -> Error {

@@ -2,8 +2,6 @@
 //! entries.
 
 mod batch;
-mod json;
-mod number;
 mod store;
 mod transaction;
 mod validate;

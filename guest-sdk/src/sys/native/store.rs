@@ -1,9 +1,10 @@
 //! The entries of the in-process host.
 
-use super::number;
-use super::validate::{self, PAGE_BYTES_MAX};
+use super::validate;
 use crate::Error;
 use crate::sys::Query;
+use kvasm_abi::json::Integer;
+use kvasm_abi::limits::PAGE_BYTES;
 use kvasm_abi::{
     EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, PROVISIONAL_VERSION_MIN, SetOptions,
 };
@@ -32,6 +33,13 @@ impl Row {
     fn is_live(&self, now_ms: i64) -> bool {
         self.expires_at_ms
             .is_none_or(|expires_at_ms| expires_at_ms > now_ms)
+    }
+
+    fn as_integer(&self) -> Integer {
+        match str::from_utf8(&self.value) {
+            Ok(json) if self.format == FORMAT_JSON => Integer::parse(json),
+            _ => Integer::Not,
+        }
     }
 
     pub(super) fn header(&self) -> EntryHeader {
@@ -127,12 +135,18 @@ impl Store {
         validate::key(key)?;
         let row = self.live(collection, key, now_ms);
         let expires_at_ms = row.and_then(|row| row.expires_at_ms);
-        let value = match row {
-            Some(row) if row.format == FORMAT_BYTES => return Err(number::not_an_integer()),
-            Some(row) => number::integer(&row.value)?,
+        let before = match row.map(Row::as_integer) {
             None => 0,
+            Some(Integer::Value(value)) => value,
+            Some(Integer::TooLarge) => return Err(overflow()),
+            Some(Integer::Not) => {
+                return Err(Error::Type(
+                    "cannot increment: the value is not a JSON integer; nothing was written"
+                        .to_owned(),
+                ));
+            }
         };
-        let value = value.checked_add(delta).ok_or_else(number::overflow)?;
+        let value = before.checked_add(delta).ok_or_else(overflow)?;
         let json = value.to_string().into_bytes();
         let version = self.put(collection, key, json, FORMAT_JSON, expires_at_ms);
         Ok((version, value))
@@ -256,6 +270,10 @@ impl Store {
     }
 }
 
+fn overflow() -> Error {
+    Error::Invalid("cannot increment: the sum exceeds 64 bits; nothing was written".to_owned())
+}
+
 fn in_range(key: &str, query: &Query<'_>) -> bool {
     query.prefix.is_none_or(|prefix| key.starts_with(prefix))
         && query.start.is_none_or(|start| key >= start)
@@ -276,7 +294,7 @@ fn page_end(rows: &[(&String, &Row)], limit: u32, values: bool) -> usize {
     let mut bytes = 0;
     let mut end = 0;
     for (key, row) in rows {
-        if end >= limit as usize || bytes >= PAGE_BYTES_MAX {
+        if end >= limit as usize || bytes >= PAGE_BYTES {
             break;
         }
         bytes += key.len() + if values { row.value.len() } else { 0 };

@@ -1,55 +1,52 @@
 //! The host's validation of names, sizes and options, with the host's messages.
 
-use super::json;
 use crate::Error;
+use kvasm_abi::json::{self, JsonError};
+use kvasm_abi::limits::{OUTPUT_BYTES, PAGE_ENTRIES, VALUE_BYTES};
+use kvasm_abi::names::{self, TextError};
 use kvasm_abi::{
-    BATCH_BYTES_MAX, BATCH_OPS_MAX, FORMAT_BYTES, FORMAT_JSON, KEYS_MAX, LETTERS_DEFAULT,
-    LETTERS_MAX, MANY_BYTES_MAX,
+    Address, BATCH_BYTES_MAX, BATCH_OPS_MAX, CURSOR_BYTES_MAX, FORMAT_BYTES, FORMAT_JSON, KEYS_MAX,
+    LETTERS_DEFAULT, LETTERS_MAX, MANY_BYTES_MAX,
 };
 
-const COLLECTION_BYTES_MAX: usize = 128;
-const KEY_BYTES_MAX: usize = 1024;
-const VALUE_BYTES_MAX: usize = 1024 * 1024;
-/// The maximum size of the host's cursors: a format byte, a signature of 16 bytes, and a key.
-const CURSOR_BYTES_MAX: usize = 1 + 16 + KEY_BYTES_MAX;
-const OUTPUT_BYTES_MAX: usize = 8 * 1024 * 1024;
-pub(super) const PAGE_ENTRIES_MAX: u32 = 1000;
-pub(super) const PAGE_BYTES_MAX: usize = 1024 * 1024;
-
 pub(super) fn collection(name: &str) -> Result<(), Error> {
-    not_empty("collection", name)?;
-    text("collection", name, COLLECTION_BYTES_MAX)
+    named("collection", names::collection(name.as_bytes())).map(drop)
 }
 
 pub(super) fn key(key: &str) -> Result<(), Error> {
-    not_empty("key", key)?;
-    text("key", key, KEY_BYTES_MAX)
+    named("key", names::key(key.as_bytes())).map(drop)
+}
+
+/// Checks the packed names of an entry.
+pub(super) fn address(address: Address<'_>) -> Result<(&str, &str), Error> {
+    let collection = named("collection", names::collection(address.collection))?;
+    Ok((collection, named("key", names::key(address.key))?))
 }
 
 pub(super) fn prefix(prefix: &str) -> Result<(), Error> {
-    text("prefix", prefix, KEY_BYTES_MAX)
+    named("prefix", names::bound(prefix.as_bytes())).map(drop)
 }
 
 pub(super) fn bound(bound: &str) -> Result<(), Error> {
-    text("range bound", bound, KEY_BYTES_MAX)
+    named("range bound", names::bound(bound.as_bytes())).map(drop)
 }
 
 pub(super) fn cursor(cursor: &[u8]) -> Result<(), Error> {
-    size("cursor", cursor.len() as u64, CURSOR_BYTES_MAX)
+    size("cursor", cursor.len(), CURSOR_BYTES_MAX)
 }
 
 pub(super) fn output(len: usize) -> Result<(), Error> {
-    size("output", len as u64, OUTPUT_BYTES_MAX)
+    size("output", len, OUTPUT_BYTES)
 }
 
 pub(super) fn value(value: &[u8], format: i32) -> Result<(), Error> {
-    size("value", value.len() as u64, VALUE_BYTES_MAX)?;
+    size("value", value.len(), VALUE_BYTES)?;
     match format {
-        FORMAT_JSON => {
-            let expansion = json::check(value)?;
-            let len = (value.len() as u64).saturating_add(expansion);
-            size("value", len, VALUE_BYTES_MAX)
-        }
+        FORMAT_JSON => match json::storable(value.to_vec(), VALUE_BYTES) {
+            Ok(_) => Ok(()),
+            Err(JsonError::Text(error)) => named("value", Err(error)),
+            Err(error @ JsonError::Malformed(_)) => Err(Error::Invalid(error.to_string())),
+        },
         FORMAT_BYTES => Ok(()),
         other => Err(Error::Unsupported(format!(
             "the format {other} is not known"
@@ -58,18 +55,18 @@ pub(super) fn value(value: &[u8], format: i32) -> Result<(), Error> {
 }
 
 pub(super) fn page_limit(limit: Option<u32>) -> Result<u32, Error> {
-    let limit = limit.unwrap_or(PAGE_ENTRIES_MAX);
-    if (1..=PAGE_ENTRIES_MAX).contains(&limit) {
+    let limit = limit.unwrap_or(PAGE_ENTRIES);
+    if (1..=PAGE_ENTRIES).contains(&limit) {
         return Ok(limit);
     }
     Err(Error::Invalid(format!(
-        "the page limit is {limit}; it must be from 1 to {PAGE_ENTRIES_MAX}"
+        "the page limit is {limit}; it must be from 1 to {PAGE_ENTRIES}"
     )))
 }
 
 /// The limits of a packed batch: its size, and its checks and operations together.
 pub(super) fn batch_bytes(len: usize) -> Result<(), Error> {
-    size("batch", len as u64, BATCH_BYTES_MAX)
+    size("batch", len, BATCH_BYTES_MAX)
 }
 
 pub(super) fn batch_len(len: usize) -> Result<(), Error> {
@@ -100,37 +97,21 @@ pub(super) fn letters_limit(limit: i32) -> Result<usize, Error> {
     }
 }
 
-/// Decodes text from packed bytes.
-pub(super) fn utf8<'a>(subject: &str, bytes: &'a [u8]) -> Result<&'a str, Error> {
-    std::str::from_utf8(bytes).map_err(|_| Error::Invalid(format!("the {subject} is not UTF-8")))
+fn size(subject: &str, len: usize, limit: usize) -> Result<(), Error> {
+    named(subject, names::size(len as u64, limit))
 }
 
-fn not_empty(subject: &str, text: &str) -> Result<(), Error> {
-    if text.is_empty() {
-        return Err(Error::Invalid(format!(
-            "the {subject} is empty; it needs at least 1 byte"
-        )));
-    }
-    Ok(())
-}
-
-fn text(subject: &str, text: &str, limit: usize) -> Result<(), Error> {
-    size(subject, text.len() as u64, limit)?;
-    if text.contains('\0') {
-        return Err(Error::Invalid(format!(
-            "the {subject} contains a NUL character, which cannot be stored in text"
-        )));
-    }
-    Ok(())
-}
-
-fn size(subject: &str, len: u64, limit: usize) -> Result<(), Error> {
-    if len > limit as u64 {
-        return Err(Error::TooLarge(format!(
-            "the {subject} is {len} bytes; the limit is {limit} bytes"
-        )));
-    }
-    Ok(())
+/// Turns the error of a check into that of a call, with its subject.
+fn named<T>(subject: &str, checked: Result<T, TextError>) -> Result<T, Error> {
+    checked.map_err(|error| {
+        let message = error.about(subject).to_string();
+        match error {
+            TextError::TooLarge { .. } => Error::TooLarge(message),
+            TextError::Empty | TextError::NotUtf8 { .. } | TextError::Nul => {
+                Error::Invalid(message)
+            }
+        }
+    })
 }
 
 fn count(subject: &str, count: usize, limit: usize) -> Result<(), Error> {

@@ -12,8 +12,7 @@ mod survey;
 mod upkeep;
 
 use crate::{
-    App, AppId, AppName, Collection, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
-    WriteBatch,
+    App, AppId, AppName, Collection, Commit, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
 };
 use async_trait::async_trait;
 
@@ -110,7 +109,7 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
     /// if the batch would increase the app's usage of an exhausted resource; [`StoreError::Full`].
     /// After an error nothing of the batch is written, except that [`StoreError::Unavailable`] may
     /// hide a success if the connection was lost.
-    async fn commit(&self, batch: WriteBatch) -> Result<Committed, StoreError>;
+    async fn commit(&self, commit: Commit) -> Result<Committed, StoreError>;
 
     /// Commits a small write, to check that the store accepts writes. It costs as much as any
     /// write, so callers limit the rate.

@@ -2,7 +2,7 @@
 //!
 //! A commit writes a delivery for each trigger that one of its changes fires, in its own
 //! transaction. A dispatcher leases deliveries, and the commit of a handler's writes acknowledges
-//! its delivery ([`WriteBatch::acknowledge`](crate::model::WriteBatch::acknowledge)). Failed
+//! its delivery ([`Batch::acknowledge`](crate::Batch::acknowledge)). Failed
 //! deliveries are returned with [`fail`](Outbox::fail); those whose lease expires can be claimed
 //! again.
 //!

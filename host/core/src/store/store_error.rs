@@ -15,19 +15,19 @@ pub enum StoreError {
     /// Checks of a batch failed; nothing was written.
     #[error("{} of the batch's checks failed", failed.len())]
     Conflict {
-        /// The positions in [`WriteBatch::checks`](crate::WriteBatch::checks).
+        /// The positions in [`Batch::checks`](crate::Batch::checks).
         failed: Vec<usize>,
     },
     /// An increment of a value that is not an integer; nothing was written.
     #[error("operation {at} of the batch increments a value that is not an integer")]
     NotInteger {
-        /// Its position in [`WriteBatch::ops`](crate::WriteBatch::ops).
+        /// Its position in [`Batch::ops`](crate::Batch::ops).
         at: usize,
     },
     /// An increment beyond the range of 64 bits; nothing was written.
     #[error("operation {at} of the batch exceeds the range of a 64-bit integer")]
     Overflow {
-        /// Its position in [`WriteBatch::ops`](crate::WriteBatch::ops).
+        /// Its position in [`Batch::ops`](crate::Batch::ops).
         at: usize,
     },
     /// The delivery that a batch acknowledges has been claimed again since, or is done; nothing was

@@ -10,9 +10,9 @@ use kvasm_abi::{
 };
 use kvasm_core::{
     COLLECTION_BYTES_MAX, Collection, Cursor, Entry, Expect, Invalid, KEY_BYTES_MAX, Key, KeyRange,
-    Subject, Value, Version,
+    Subject, Timestamp, Value, Version,
 };
-use kvasm_service::{List, Write};
+use kvasm_service::List;
 use wasmtime::{Caller, Linker};
 
 /// Builds a range from a pair of parameters.
@@ -246,15 +246,11 @@ async fn set<T: GuestView>(
     let bytes = guest.read_large("value", Subject::Value, range, limit);
     let bytes = bytes.await?;
     let value = format.value(bytes, limit)?;
-    let write = Write {
-        collection,
-        key,
-        value,
-        ttl_ms: options.ttl_ms,
-        expect: expect(options.if_version),
-    };
+    let expires_at = Timestamp::now().expiry(options.ttl_ms)?;
+    let expect = expect(options.if_version);
     let state = guest.state();
-    let set = state.services.kv.set(&state.context.caller, write);
+    let (kv, caller) = (&state.services.kv, &state.context.caller);
+    let set = kv.set(caller, (collection, key), value, expires_at, expect);
     let version = state.meter.exclude(set).await?;
     Ok(version.0.cast_signed())
 }
@@ -293,7 +289,7 @@ async fn delete<T: GuestView>(
     let state = guest.state();
     let expect = expect(options.if_version);
     let caller = &state.context.caller;
-    let delete = state.services.kv.delete(caller, collection, key, expect);
+    let delete = state.services.kv.delete(caller, (collection, key), expect);
     Ok(i64::from(state.meter.exclude(delete).await?))
 }
 

@@ -9,10 +9,10 @@ use kvasm_abi::{
     Slot, Status, encode_records,
 };
 use kvasm_core::{
-    Applied, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, EventKind, Expect, Invalid,
-    KEY_BYTES_MAX, Key, Subject, Version,
+    Applied, Batch, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, EventKind, Expect,
+    Invalid, KEY_BYTES_MAX, Key, Op, Subject, Timestamp, Version,
 };
-use kvasm_service::{Batch, Operation, ServiceError};
+use kvasm_service::ServiceError;
 use serde_json::json;
 use uuid::Uuid;
 use wasmtime::{Caller, Linker};
@@ -61,7 +61,10 @@ async fn increment<T: GuestView>(
     let key = guest.key(k, k_len)?;
     let state = guest.state();
     let caller = &state.context.caller;
-    let increment = state.services.kv.increment(caller, collection, key, delta);
+    let increment = state
+        .services
+        .kv
+        .increment(caller, (collection, key), delta);
     let (version, value) = state.meter.exclude(increment).await?;
     let buffer = guest.bytes_mut("result", result)?;
     buffer.copy_from_slice(&value.to_le_bytes());
@@ -179,12 +182,11 @@ fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
             expect,
         })
     };
-    let operation = |op: BatchOp<'_>| operation(op, value_limit);
+    let now = Timestamp::now();
+    let op = |packed: BatchOp<'_>| op(packed, now, value_limit);
     Ok(Batch {
         checks: batch.checks.map(check).collect::<Result<_, _>>()?,
-        operations: batch.ops.map(operation).collect::<Result<_, _>>()?,
-        acknowledge: None,
-        link: None,
+        ..Batch::of(batch.ops.map(op).collect::<Result<_, _>>()?)
     })
 }
 
@@ -197,22 +199,22 @@ pub fn fuzz_batch(packed: &[u8], value_limit: usize) -> Result<Batch, Option<Sta
     })
 }
 
-fn operation(op: BatchOp<'_>, value_limit: usize) -> Result<Operation, Fault> {
-    let (collection, key) = names(op.address())?;
-    Ok(match op {
+fn op(packed: BatchOp<'_>, now: Timestamp, value_limit: usize) -> Result<Op, Fault> {
+    let (collection, key) = names(packed.address())?;
+    Ok(match packed {
         BatchOp::Set {
             format: code,
             ttl_ms,
             value,
             ..
-        } => Operation::Set {
+        } => Op::Set {
             collection,
             key,
             value: format(code.cast_signed())?.value(value.to_vec(), value_limit)?,
-            ttl_ms: (ttl_ms != 0).then_some(ttl_ms),
+            expires_at: now.expiry((ttl_ms != 0).then_some(ttl_ms))?,
         },
-        BatchOp::Delete { .. } => Operation::Delete { collection, key },
-        BatchOp::Increment { delta, .. } => Operation::Increment {
+        BatchOp::Delete { .. } => Op::Delete { collection, key },
+        BatchOp::Increment { delta, .. } => Op::Increment {
             collection,
             key,
             delta,

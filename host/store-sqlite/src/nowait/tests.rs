@@ -3,7 +3,7 @@
 use super::*;
 use crate::{SqliteOptions, SqliteStore, entries};
 use kvasm_core::store::{Store, StoreError};
-use kvasm_core::{AppId, AppName, Collection, Entry, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm_core::{AppId, AppName, Batch, Collection, Commit, Entry, Key, Op, Timestamp, Value};
 use kvasm_host::Host;
 use kvasm_metrics::Metrics;
 use rusqlite::Connection;
@@ -74,14 +74,14 @@ impl Fixture {
     }
 
     async fn set(&self, n: usize, round: usize) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::new(self.app, Timestamp::now());
-        batch.ops.push(Op::Set {
+        let set = Op::Set {
             collection: notes(),
             key: key(n),
             value: Value::Bytes(value(n, round)),
             expires_at: None,
-        });
-        self.store.commit(batch).await.map(drop)
+        };
+        let commit = Commit::new(self.app, Timestamp::now(), Batch::of(vec![set]));
+        self.store.commit(commit).await.map(drop)
     }
 
     async fn get(&self, n: usize) -> Result<Option<Entry>, StoreError> {

@@ -7,8 +7,8 @@ use super::super::writer::WriteTransaction;
 use super::triggers::triggers;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Changes, Collection, DELIVERY_BYTES, Key, Op, TriggerName, Value, Version, Watch,
-    WriteBatch, ordering_key_of, share,
+    AppId, Changes, Collection, Commit, DELIVERY_BYTES, Key, Op, TriggerName, Value, Version,
+    Watch, ordering_key_of, share,
 };
 use rusqlite::types::ToSqlOutput;
 use std::collections::HashMap;
@@ -81,8 +81,8 @@ impl Fired<'_> {
 
 impl WriteTransaction<'_> {
     /// Returns whether a trigger may match a change of the batch.
-    pub(crate) fn watches(&mut self, batch: &WriteBatch) -> Result<bool, StoreError> {
-        let Some(watchers) = self.watchers_of(batch.app_id)? else {
+    pub(crate) fn watches(&mut self, commit: &Commit) -> Result<bool, StoreError> {
+        let Some(watchers) = self.watchers_of(commit.app_id)? else {
             return Ok(false);
         };
         let watched = |op: &Op| {
@@ -92,7 +92,7 @@ impl WriteTransaction<'_> {
                 Op::Delete { .. } => watcher.changes.on_delete(collection, key),
             })
         };
-        Ok(batch.ops.iter().any(watched))
+        Ok(commit.batch.ops.iter().any(watched))
     }
 
     /// Returns the app's watchers; `None`, without a query, if it never had a trigger.
@@ -129,23 +129,23 @@ impl WriteTransaction<'_> {
     /// [`StoreError::Deliveries`] if there are more than the batch may create.
     pub(crate) fn fire(
         &mut self,
-        batch: &WriteBatch,
+        commit: &Commit,
         fired: &Fired<'_>,
         made: &mut Deliveries,
     ) -> Result<UsageDelta, StoreError> {
-        let Some(watchers) = self.watchers_of(batch.app_id)? else {
+        let Some(watchers) = self.watchers_of(commit.app_id)? else {
             return Ok(UsageDelta::default());
         };
         let meant: Vec<_> = watchers.iter().filter(|w| fired.is_for(w)).collect();
         let siblings = u32::try_from(meant.len()).unwrap_or(u32::MAX);
-        let limit = batch.deliveries_max();
+        let limit = commit.deliveries_max();
         if made.count().saturating_add(siblings) > limit {
             return Err(StoreError::Deliveries { limit });
         }
         let event = NewEvent {
             id: Uuid::now_v7(),
             // For a handler, `share_out` sets it once all are created.
-            followers: share(batch.delivery_budget, siblings),
+            followers: share(commit.delivery_budget, siblings),
         };
         let mut delta = UsageDelta::default();
         for watcher in meant {
@@ -154,7 +154,7 @@ impl WriteTransaction<'_> {
                 chain: ordering_key_of(fired.key.as_str()),
                 seq: self.next_version(),
             };
-            let size = self.enqueue(batch, watcher, fired, &event, &place)?;
+            let size = self.enqueue(commit, watcher, fired, &event, &place)?;
             delta += UsageDelta::queued(size);
             made.0.push(place);
         }
@@ -162,16 +162,12 @@ impl WriteTransaction<'_> {
     }
 
     /// Sets how many deliveries may follow from each delivery that a handler's batch has created.
-    pub(crate) fn share_out(
-        &self,
-        batch: &WriteBatch,
-        made: &Deliveries,
-    ) -> Result<(), StoreError> {
-        if batch.depth == 0 || made.0.is_empty() {
+    pub(crate) fn share_out(&self, commit: &Commit, made: &Deliveries) -> Result<(), StoreError> {
+        if commit.depth == 0 || made.0.is_empty() {
             return Ok(());
         }
-        let followers = share(batch.delivery_budget, made.count());
-        let app = batch.app_id.uuid();
+        let followers = share(commit.delivery_budget, made.count());
+        let app = commit.app_id.uuid();
         let mut statement = self
             .connection
             .prepare_cached(
@@ -194,7 +190,7 @@ impl WriteTransaction<'_> {
 
     fn enqueue(
         &self,
-        batch: &WriteBatch,
+        commit: &Commit,
         watcher: &Watcher,
         fired: &Fired<'_>,
         event: &NewEvent,
@@ -208,16 +204,16 @@ impl WriteTransaction<'_> {
         } else {
             "delete"
         };
-        let app_id = batch.app_id.uuid();
+        let app_id = commit.app_id.uuid();
         let values = rusqlite::params![
             app_id.as_bytes(),
             watcher.trigger.as_str(),
             place.chain,
             place.seq,
-            batch.now.0,
+            commit.now.0,
             watcher.function,
             event.id.as_bytes(),
-            batch.depth.saturating_add(1),
+            commit.depth.saturating_add(1),
             kind,
             collection,
             key,

@@ -9,9 +9,9 @@ use super::kit::{
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    AppId, AppLimits, Applied, Audit, DeadLetterFilter, DeadReason, DeliveryFilter, LimitsPatch,
-    Op, PluginVersion, TRIGGERS_MAX, Timestamp, Token, TokenId, TriggerDeletion, Verdict,
-    WriteBatch,
+    AppId, AppLimits, Applied, Audit, Commit, DeadLetterFilter, DeadReason, DeliveryFilter,
+    LimitsPatch, Op, PluginVersion, TRIGGERS_MAX, Timestamp, Token, TokenId, TriggerDeletion,
+    Verdict,
 };
 use serde_json::json;
 use std::cmp::Reverse;
@@ -344,9 +344,9 @@ fn writes() -> Vec<Vec<Op>> {
     ]
 }
 
-async fn commit(app: &Tenant, batch: WriteBatch, row: &Audit) -> Result<Vec<Applied>, StoreError> {
+async fn commit(app: &Tenant, batch: Commit, row: &Audit) -> Result<Vec<Applied>, StoreError> {
     let audit = Some(Box::new(row.clone()));
-    let committed = app.store.commit(WriteBatch { audit, ..batch }).await;
+    let committed = app.store.commit(Commit { audit, ..batch }).await;
     committed.map(|committed| committed.applied)
 }
 

@@ -4,7 +4,7 @@ use super::Kit;
 use super::kit::{
     NOW, absent, assert_app_not_found, at_version, bytes, delete, json, set, set_until,
 };
-use kvasm_core::{AppId, Applied, Op, Version, WriteBatch};
+use kvasm_core::{AppId, Applied, Batch, Commit, Op, Version};
 
 fn version(applied: &Applied) -> Version {
     match applied {
@@ -44,7 +44,7 @@ pub async fn batch_results_are_in_operation_order(kit: Kit) {
 pub async fn empty_batch_is_a_no_op(kit: Kit) {
     let app = kit.app().await;
     assert_eq!(app.commit(vec![], vec![]).await, []);
-    let of_handler = WriteBatch {
+    let of_handler = Commit {
         depth: 1,
         ..app.batch(vec![], vec![])
     };
@@ -52,9 +52,9 @@ pub async fn empty_batch_is_a_no_op(kit: Kit) {
     assert_eq!(done.expect("committed").applied, []);
     let other = AppId::generate();
     for depth in [0, 1] {
-        let batch = WriteBatch {
+        let batch = Commit {
             depth,
-            ..WriteBatch::new(other, NOW)
+            ..Commit::new(other, NOW, Batch::default())
         };
         assert_app_not_found(app.store.commit(batch).await);
     }

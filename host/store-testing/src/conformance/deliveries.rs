@@ -7,7 +7,6 @@ use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     Delivery, DeliveryState, EventKind, LeaseToken, NewTrigger, Policy, Queue, Timestamp, Verdict,
-    WriteBatch,
 };
 use std::collections::HashMap;
 use std::time::Duration;
@@ -102,10 +101,11 @@ pub async fn failed_check_does_not_acknowledge_the_delivery(kit: Kit) {
     let app = watched(&kit).await;
     app.set("c", "k", json("1")).await;
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
-    let batch = WriteBatch {
-        acknowledge: Some(Box::new(receipt.clone())),
-        ..app.batch(vec![absent("c", "k")], vec![set("d", "k", json("1"))])
-    };
+    let batch = app.acknowledging(
+        &receipt,
+        vec![absent("c", "k")],
+        vec![set("d", "k", json("1"))],
+    );
     let refused = app.store.commit(batch).await;
     assert!(
         matches!(refused, Err(StoreError::Conflict { .. })),

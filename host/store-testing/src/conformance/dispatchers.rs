@@ -4,7 +4,7 @@ use super::Kit;
 use super::deliveries::{key_of, value_of, watched};
 use super::kit::{Tenant, absent, json, key, set};
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Claim, Delivery, LeaseToken, Queue, Verdict, WriteBatch};
+use kvasm_core::{AppId, Claim, Delivery, LeaseToken, Queue, Verdict};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -106,16 +106,14 @@ async fn deliver(
                 &list[..list.len() - 1],
                 value_of(delivery)
             );
-            let batch = WriteBatch {
-                acknowledge: Some(Box::new(receipt.clone())),
-                ..app.batch(
-                    vec![match before {
-                        None => absent("told", told.as_str()),
-                        Some(entry) => super::kit::at_version("told", told.as_str(), entry.version),
-                    }],
-                    vec![set("told", told.as_str(), json(&list))],
-                )
-            };
+            let batch = app.acknowledging(
+                &receipt,
+                vec![match before {
+                    None => absent("told", told.as_str()),
+                    Some(entry) => super::kit::at_version("told", told.as_str(), entry.version),
+                }],
+                vec![set("told", told.as_str(), json(&list))],
+            );
             match app.store.commit(batch).await {
                 Ok(_) | Err(StoreError::LeaseLost | StoreError::Conflict { .. }) => {}
                 Err(error) => panic!("{error:?}"),

@@ -5,7 +5,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Changes, Claim, DeadLetter, DeadLetterFilter, Delivery, Digest, FailOutcome,
     FailedAttempt, LeaseToken, NewTrigger, Op, PluginVersion, Policy, ProbeDelay, Queue, Trigger,
-    TriggerDeletion, TriggerName, Verdict, Watch, WriteBatch,
+    TriggerDeletion, TriggerName, Verdict, Watch,
 };
 
 /// A trigger's name.
@@ -113,11 +113,9 @@ impl Tenant {
     /// Acknowledges a delivery together with writes.
     pub async fn acknowledge(&self, receipt: &LeaseToken, ops: Vec<Op>) -> Result<(), StoreError> {
         let acknowledge = Some(Box::new(receipt.clone()));
-        let batch = WriteBatch {
-            acknowledge,
-            ..self.batch(vec![], ops)
-        };
-        self.store.commit(batch).await.map(drop)
+        let mut commit = self.batch(vec![], ops);
+        commit.batch.acknowledge = acknowledge;
+        self.store.commit(commit).await.map(drop)
     }
 
     /// Records a failed attempt. Returns whether the lease was held.

@@ -5,9 +5,8 @@ use super::event_kit::trigger_name;
 use super::kit::{Tenant, bytes, set};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, DeadLetterFilter, DeadReason,
+    Commit, DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, DeadLetterFilter, DeadReason,
     ENTRY_BYTES, FailedAttempt, Op, ProbeDelay, Resource, TRIGGERED_DELIVERIES_MAX, Verdict,
-    WriteBatch,
 };
 
 /// An app with `triggers` triggers on its collection `c`.
@@ -28,7 +27,7 @@ fn sets(from: usize, count: usize) -> Vec<Op> {
 
 /// Commits the writes of a handler of an event of depth 1.
 async fn handle(app: &Tenant, followers: u32, ops: Vec<Op>) -> Result<u64, StoreError> {
-    let batch = WriteBatch {
+    let batch = Commit {
         depth: 1,
         delivery_budget: followers,
         ..app.batch(vec![], ops)

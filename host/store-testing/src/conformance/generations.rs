@@ -6,8 +6,8 @@ use super::audit::{NamedOperation, changes, operations, yes};
 use super::kit::{Tenant, audit_row, bytes, set};
 use kvasm_core::store::Store;
 use kvasm_core::{
-    AppLimits, Audit, DeadLetterFilter, DeadReason, DeliveryFilter, Generation, LimitsPatch,
-    Verdict, WriteBatch,
+    AppLimits, Audit, Commit, DeadLetterFilter, DeadReason, DeliveryFilter, Generation,
+    LimitsPatch, Verdict,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ pub async fn no_op_does_not_advance_the_generation(kit: Kit) {
     // Entries are not part of the registry.
     let audit: Option<Box<Audit>> = Some(Box::new(audit_row("test")));
     let batch = app.batch(vec![], vec![set("c", "k", bytes("x"))]);
-    store.commit(WriteBatch { audit, ..batch }).await.unwrap();
+    store.commit(Commit { audit, ..batch }).await.unwrap();
     assert_eq!(generation(&kit.store).await, before);
 }
 

@@ -4,10 +4,10 @@ use super::loop_guard::LoopGuard;
 use super::rng::Rng;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppLimits, AppName, Applied, Audit, Check, Collection, CursorKey, DELIVERY_BYTES,
-    Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, ListPage, ListQuery, NewPlugin, Op,
-    PluginVersion, Quota, Scope, SecretHash, Timestamp, Token, TokenId, Usage, Value, Version,
-    WriteBatch,
+    App, AppId, AppLimits, AppName, Applied, Audit, Batch, Check, Collection, Commit, CursorKey,
+    DELIVERY_BYTES, Digest, ENTRY_BYTES, Entry, Expect, Exports, Key, KeyRange, LeaseToken,
+    ListPage, ListQuery, NewPlugin, Op, PluginVersion, Quota, Scope, SecretHash, Timestamp, Token,
+    TokenId, Usage, Value, Version,
 };
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -143,12 +143,20 @@ impl Tenant {
     }
 
     /// A write of this app, without an audit row.
-    pub fn batch(&self, checks: Vec<Check>, ops: Vec<Op>) -> WriteBatch {
-        WriteBatch {
+    pub fn batch(&self, checks: Vec<Check>, ops: Vec<Op>) -> Commit {
+        let batch = Batch {
             checks,
             ops,
-            ..WriteBatch::new(self.id, self.now)
-        }
+            ..Batch::default()
+        };
+        Commit::new(self.id, self.now, batch)
+    }
+
+    /// A batch of this app that acknowledges a delivery.
+    pub fn acknowledging(&self, lease: &LeaseToken, checks: Vec<Check>, ops: Vec<Op>) -> Commit {
+        let mut commit = self.batch(checks, ops);
+        commit.batch.acknowledge = Some(Box::new(lease.clone()));
+        commit
     }
 
     /// Commits a batch.

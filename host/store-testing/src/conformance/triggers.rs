@@ -8,9 +8,9 @@ use super::kit::{
 };
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    Changes, DeclaredTrigger, Delivery, EventKind, Exports, FAILURES_MAX, NewPlugin, NewTrigger,
-    Op, Origin, Pause, Policy, Queue, Schedule, ScheduleTick, TRIGGERS_MAX, Trigger, Verdict,
-    Watch, WriteBatch,
+    Changes, Commit, DeclaredTrigger, Delivery, EventKind, Exports, FAILURES_MAX, NewPlugin,
+    NewTrigger, Op, Origin, Pause, Policy, Queue, Schedule, ScheduleTick, TRIGGERS_MAX, Trigger,
+    Verdict, Watch,
 };
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -132,7 +132,7 @@ pub async fn batch_operations_are_delivered_in_order(kit: Kit) {
         set("c", "k", json("3")),
         set("c", "l", json("4")),
     ];
-    let batch = WriteBatch {
+    let batch = Commit {
         depth: 3,
         ..app.batch(vec![], ops)
     };
@@ -475,7 +475,7 @@ pub async fn activation_resumes_triggers_paused_by_failures(kit: Kit) {
 pub async fn audited_write_creates_deliveries(kit: Kit) {
     let app = kit.app().await;
     app.watch("t", "c").await;
-    let batch = WriteBatch {
+    let batch = Commit {
         audit: Some(Box::new(audit_row("kv.set"))),
         ..app.batch(vec![], vec![set("c", "k", json("1"))])
     };

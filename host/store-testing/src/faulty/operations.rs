@@ -7,11 +7,11 @@ use kvasm_core::store::{
     AppSurvey, Outbox, Registry, Store, StoreClock, StoreError, StoreSize, Survey, Upkeep,
 };
 use kvasm_core::{
-    App, AppId, AppLimits, AppName, Audit, Claim, Collection, Committed, DeadLetter,
+    App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed, DeadLetter,
     DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule, Entry,
     FailOutcome, FailedAttempt, Generation, Key, LeaseToken, LimitsPatch, ListPage, ListQuery,
     NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue, SchedulePosition, ScheduleTick,
-    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage, WriteBatch,
+    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use uuid::Uuid;
 
@@ -80,7 +80,7 @@ operations! {
         List: list(app: AppId, query: &ListQuery, now: Timestamp) -> ListPage, of Some(app);
         Collections: collections(app: AppId, after: Option<&Collection>, limit: u32)
             -> Vec<Collection>, of Some(app);
-        Commit: commit(batch: WriteBatch) -> Committed, of Some(batch.app_id);
+        Commit: commit(commit: Commit) -> Committed, of Some(commit.app_id);
         Ping: ping() -> (), of None;
     }
 

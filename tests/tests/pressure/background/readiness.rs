@@ -3,7 +3,7 @@
 
 use super::stage::{Database, Stage};
 use kvasm::dispatch::DispatchOptions;
-use kvasm::model::{Collection, Key, Op, Timestamp, Value as Entry, WriteBatch};
+use kvasm::model::{Batch, Collection, Commit, Key, Op, Timestamp, Value as Entry};
 use kvasm::store::{PostgresOptions, PostgresStore};
 use kvasm_tests::postgres::{Cluster, Options};
 use kvasm_tests::server::{ApiResponse, Server, eventually};
@@ -210,10 +210,7 @@ async fn dead_writer_makes_the_host_unready_but_healthy() {
         value: Entry::bytes(b"2".to_vec(), 1).unwrap(),
         expires_at: None,
     };
-    let batch = WriteBatch {
-        ops: vec![op],
-        ..WriteBatch::new(app.id, Timestamp::now())
-    };
+    let batch = Commit::new(app.id, Timestamp::now(), Batch::of(vec![op]));
     let store = Arc::clone(stage.server.host.store());
     let mut commit = store.commit(batch);
     let waker = Waker::from(Arc::new(Bomb));

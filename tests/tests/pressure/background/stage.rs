@@ -1,7 +1,7 @@
 //! A server and its dispatcher over a database that the test can access directly.
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
-use kvasm::model::{App, Collection, Key, Op, Timestamp, Value, WriteBatch};
+use kvasm::model::{App, Batch, Collection, Commit, Key, Op, Timestamp, Value};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_store_testing::faulty::{Faults, FaultyStore};
 use kvasm_tests::guests::{manifest, module_with};
@@ -185,10 +185,7 @@ impl Stage {
             value: Value::json("1", 10).unwrap(),
             expires_at,
         };
-        let batch = WriteBatch {
-            ops: vec![set],
-            ..WriteBatch::new(app.id, now)
-        };
+        let batch = Commit::new(app.id, now, Batch::of(vec![set]));
         self.server.host.store().commit(batch).await.unwrap();
     }
 

@@ -2,9 +2,9 @@
 
 use super::usage::audit;
 use super::{connect, deadlocks, options, psql};
-use kvasm::model::{AppId, Digest, Exports, NewPlugin, PluginVersion, WriteBatch};
+use kvasm::model::{AppId, Commit, Digest, Exports, NewPlugin, PluginVersion};
 use kvasm::store::{Store, StoreError};
-use kvasm_store_testing::conformance::kit::{NOW, OF_THE_KIT, absent, bytes, reap, set};
+use kvasm_store_testing::conformance::kit::{OF_THE_KIT, absent, bytes, reap, set};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -109,11 +109,9 @@ async fn batch_and_audit_row_commit_together() {
     let options = options().await;
     let kit = connect(options).await;
     let app = kit.app().await;
-    let batch = |checks| WriteBatch {
-        checks,
-        ops: vec![set("c", "k", bytes("x"))],
+    let batch = |checks| Commit {
         audit: Some(Box::new(audit())),
-        ..WriteBatch::new(app.id, NOW)
+        ..app.batch(checks, vec![set("c", "k", bytes("x"))])
     };
     let refused = app.store.commit(batch(vec![absent("c", "k")])).await;
     assert!(refused.is_ok(), "{refused:?}");

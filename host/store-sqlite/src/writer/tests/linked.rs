@@ -3,7 +3,8 @@
 use super::*;
 use crate::commit;
 use kvasm_core::{
-    AppId, Applied, Check, Collection, CommitId, Expect, Follow, Key, Link, Op, Value, WriteBatch,
+    AppId, Applied, Batch, Check, Collection, Commit, CommitId, Expect, Follow, Key, Link, Op,
+    Value,
 };
 use std::sync::atomic::AtomicU32;
 
@@ -12,7 +13,7 @@ fn names() -> (Collection, Key) {
 }
 
 /// A batch that sets or deletes the entry, following others.
-fn batch_after(app: AppId, id: CommitId, follows: &[CommitId], deletes: bool) -> WriteBatch {
+fn batch_after(app: AppId, id: CommitId, follows: &[CommitId], deletes: bool) -> Commit {
     let (collection, key) = names();
     let follow = |commit: &CommitId| Follow {
         collection: collection.clone(),
@@ -29,11 +30,11 @@ fn batch_after(app: AppId, id: CommitId, follows: &[CommitId], deletes: bool) ->
             expires_at: None,
         },
     };
-    WriteBatch {
-        ops: vec![op],
+    let batch = Batch {
         link: Some(Link::new(id, follows, None)),
-        ..WriteBatch::new(app, Timestamp(1))
-    }
+        ..Batch::of(vec![op])
+    };
+    Commit::new(app, Timestamp(1), batch)
 }
 
 #[tokio::test]
@@ -59,13 +60,13 @@ async fn commit_can_follow_only_the_latest_applied_commit() {
     }
     // Its position is counted after the checks.
     let (collection, key) = names();
-    let mut batch = batch_after(app, CommitId::next(), &[four], false);
-    batch.checks.push(Check {
+    let mut commit = batch_after(app, CommitId::next(), &[four], false);
+    commit.batch.checks.push(Check {
         collection,
         key,
         expect: Expect::Absent,
     });
-    let refused = stage.store.commit(batch).await;
+    let refused = stage.store.commit(commit).await;
     assert!(matches!(refused, Err(StoreError::Conflict { failed }) if failed == [0, 1]));
 }
 
@@ -116,12 +117,10 @@ async fn batch_is_reported_queued_before_commit() {
         let _ = told.send(());
     });
     let id = CommitId::next();
-    let batch = WriteBatch {
-        link: Some(Link::new(id, Vec::new(), Some(tell))),
-        ..batch_after(app, id, &[], false)
-    };
+    let mut commit = batch_after(app, id, &[], false);
+    commit.batch.link = Some(Link::new(id, Vec::new(), Some(tell)));
     let store = Arc::clone(&stage.store);
-    let first = tokio::spawn(async move { store.commit(batch).await });
+    let first = tokio::spawn(async move { store.commit(commit).await });
     heard.await.unwrap();
     let follower = batch_after(app, CommitId::next(), &[id], false);
     let store = Arc::clone(&stage.store);

@@ -4,8 +4,8 @@ use super::*;
 use crate::outbox;
 use kvasm_core::store::{Outbox, Registry};
 use kvasm_core::{
-    AppId, AppName, Changes, Collection, Key, NewTrigger, Op, Policy, TriggerName, Usage, Value,
-    Watch, WriteBatch,
+    AppId, AppName, Batch, Changes, Collection, Commit, Key, NewTrigger, Op, Policy, TriggerName,
+    Usage, Value, Watch,
 };
 
 impl Fixture {
@@ -74,17 +74,14 @@ fn trigger(name: &str) -> NewTrigger {
     }
 }
 
-fn set(app: AppId, collection: &str) -> WriteBatch {
+fn set(app: AppId, collection: &str) -> Commit {
     let set = Op::Set {
         collection: Collection::parse(collection).unwrap(),
         key: Key::parse("k").unwrap(),
         value: Value::json("1", 10).unwrap(),
         expires_at: None,
     };
-    WriteBatch {
-        ops: vec![set],
-        ..WriteBatch::new(app, Timestamp(1))
-    }
+    Commit::new(app, Timestamp(1), Batch::of(vec![set]))
 }
 
 /// Creates a trigger, and reads the watchers including it.

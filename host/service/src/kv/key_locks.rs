@@ -1,7 +1,7 @@
 //! Locks on keys, for transactions in conflict.
 //!
 //! A run that encounters another's lock, or that has lost a conflict, locks the keys that it
-//! touches. Its locks are its lock set, a [`Lane`](super::lane::Lane). Other runs wait for it,
+//! touches. Its locks are its lock set, a [`LockSet`](super::lock_set::LockSet). Other runs wait for it,
 //! or give way to it:
 //!
 //! - Lock sets queue for a key in order of arrival. A lock set that holds keys waits only for

@@ -1,10 +1,11 @@
 //! How a run of a transaction interacts with others: it gives way, holds locks, and follows
 //! commits in progress.
 
+use super::Transaction;
 use super::key_locks::Address;
+use super::lock_policy::{LockPolicy, PendingCommitGuard};
 use super::view::TransactionView;
-use super::way::{LockPolicy, PendingCommitGuard};
-use super::{Caller, ServiceError, Transaction};
+use crate::{Caller, ServiceError};
 use kvasm_core::{CommitId, Entry, Follow, Link, Timestamp};
 use std::collections::BTreeSet;
 

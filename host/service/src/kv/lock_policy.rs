@@ -1,8 +1,8 @@
 //! How one run of a transaction handles keys that others hold.
 
-use super::Deadline;
 use super::key_locks::{Address, KeyLocks};
-use super::lane::LockSet;
+use super::lock_set::LockSet;
+use crate::Deadline;
 use kvasm_core::{AppId, CommitId, Entry, Follow, Link};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;

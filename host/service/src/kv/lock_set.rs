@@ -1,7 +1,7 @@
 //! The locks of one transaction.
 
 use super::key_locks::{Address, KeyLocks, Lock, LockSetId, Pending, Table};
-use super::{Deadline, Stage};
+use crate::{Deadline, Stage};
 use kvasm_core::{AppId, CommitId, Entry};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;

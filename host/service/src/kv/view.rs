@@ -1,9 +1,8 @@
 //! The reads and buffered writes of one run of a transaction.
 
+use super::direct::check_count;
 use super::key_locks::Address;
-use super::kv::Operation;
-use super::kv_service::check_count;
-use kvasm_core::{Check, CommitId, Entry, Expect, Invalid, Subject, Timestamp, Value, Version};
+use kvasm_core::{Check, CommitId, Entry, Expect, Invalid, Op, Subject, Timestamp, Value, Version};
 use std::collections::BTreeMap;
 
 /// The lowest version returned by writes within a transaction. Versions in a store never get
@@ -151,23 +150,15 @@ pub(super) fn checks(read: &BTreeMap<Address, Option<Version>>) -> Vec<Check> {
 }
 
 /// Converts a buffered write into an operation.
-pub(super) fn operation(
-    (collection, key): Address,
-    entry: Option<Entry>,
-    now: Timestamp,
-) -> Operation {
+pub(super) fn operation((collection, key): Address, entry: Option<Entry>, now: Timestamp) -> Op {
     match entry {
-        None => Operation::Delete { collection, key },
-        Some(entry) => Operation::Set {
+        None => Op::Delete { collection, key },
+        Some(entry) => Op::Set {
             collection,
             key,
             value: entry.value,
             // Written even if it has expired by now, so that its version advances.
-            ttl_ms: entry.expires_at.map(|at| {
-                u64::try_from(at.0.saturating_sub(now.0))
-                    .unwrap_or(0)
-                    .max(1)
-            }),
+            expires_at: entry.expires_at.map(|at| at.max(now.plus_ms(1))),
         },
     }
 }

@@ -7,15 +7,15 @@
 //! Lists are read from the store as of that moment, merged with this run's own writes. Their
 //! results are not checked at commit.
 
+use super::direct::{check_count, list_query, seal};
 use super::key_locks::Address;
-use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
-use super::kv_service::{check_count, expiry, list_query, seal};
+use super::lock_policy::{LockPolicy, PendingCommitGuard};
 use super::view::{TransactionView, checks, operation, take_bytes};
-use super::way::{LockPolicy, PendingCommitGuard};
-use super::{Caller, ServiceError};
+use super::{BATCH_MAX, Kv, List, Listing, capability};
+use crate::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
-    Applied, Capability, Collection, Entry, Expect, Invalid, JsonText, Key, LeaseToken, Limits,
+    Applied, Batch, Capability, Collection, Entry, Invalid, JsonText, Key, LeaseToken, Limits, Op,
     Subject, Timestamp, Value, Version, increment,
 };
 use parking_lot::Mutex;
@@ -70,7 +70,7 @@ impl Transaction {
         let batch = Batch {
             checks: checks(&view.read),
             // The keys are kept for a rerun.
-            operations: view
+            ops: view
                 .written
                 .iter_mut()
                 .map(|(at, entry)| operation(at.clone(), entry.take(), now))
@@ -156,40 +156,25 @@ impl Transaction {
         keys.iter().map(own).collect()
     }
 
-    /// Returns an error unless the precondition of a write holds.
-    async fn expect(
-        &self,
-        caller: &Caller,
-        at: &Address,
-        expect: Option<Expect>,
-    ) -> Result<(), ServiceError> {
-        let Some(expect) = expect else { return Ok(()) };
-        let found = self.see(&caller.without_access_checks(), at).await?;
-        match expect.holds(found.map(|entry| entry.version)) {
-            true => Ok(()),
-            false => Err(ServiceError::Conflict { failed: vec![0] }),
-        }
-    }
-
-    async fn run(&self, caller: &Caller, operation: Operation) -> Result<Applied, ServiceError> {
-        let now = Timestamp::now();
-        match operation {
-            Operation::Set {
+    async fn run(&self, caller: &Caller, op: Op) -> Result<Applied, ServiceError> {
+        match op {
+            Op::Set {
                 collection,
                 key,
                 value,
-                ttl_ms,
+                expires_at,
             } => {
-                let expires_at = expiry(now, ttl_ms)?;
                 let value = Some((value, expires_at));
-                let version = self.write((collection, key), value, now).await?;
+                let version = self
+                    .write((collection, key), value, Timestamp::now())
+                    .await?;
                 Ok(Applied::Set(version))
             }
-            Operation::Delete { collection, key } => {
+            Op::Delete { collection, key } => {
                 let existed = self.remove(caller, (collection, key)).await?;
                 Ok(Applied::Deleted { existed })
             }
-            Operation::Increment {
+            Op::Increment {
                 collection,
                 key,
                 delta,
@@ -238,8 +223,8 @@ impl Transaction {
         if !failed.is_empty() {
             return Err(ServiceError::Conflict { failed });
         }
-        let mut applied = Vec::with_capacity(batch.operations.len());
-        for operation in batch.operations {
+        let mut applied = Vec::with_capacity(batch.ops.len());
+        for operation in batch.ops {
             applied.push(self.run(caller, operation).await?);
         }
         Ok(applied)
@@ -258,15 +243,6 @@ impl Kv for Transaction {
         self.see(caller, &(collection.clone(), key.clone())).await
     }
 
-    async fn has(
-        &self,
-        caller: &Caller,
-        collection: &Collection,
-        key: &Key,
-    ) -> Result<bool, ServiceError> {
-        Ok(self.get_value(caller, collection, key).await?.is_some())
-    }
-
     async fn get_value(
         &self,
         caller: &Caller,
@@ -282,7 +258,7 @@ impl Kv for Transaction {
     async fn get_many(
         &self,
         caller: &Caller,
-        keys: &[(Collection, Key)],
+        keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         check_count(Subject::Keys, keys.len())?;
         let mut left = self.batch_bytes;
@@ -340,22 +316,6 @@ impl Kv for Transaction {
         Ok(Listing { entries, cursor })
     }
 
-    async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
-        caller.check_access(Capability::AppKvWrite(caller.app()))?;
-        let at = (write.collection, write.key);
-        self.expect(caller, &at, write.expect).await?;
-        let now = Timestamp::now();
-        let value = Some((write.value, expiry(now, write.ttl_ms)?));
-        Ok(self.write(at, value, now).await?)
-    }
-
-    async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
-        for write in writes {
-            self.set(caller, write).await?;
-        }
-        Ok(())
-    }
-
     async fn collections(
         &self,
         caller: &Caller,
@@ -365,33 +325,13 @@ impl Kv for Transaction {
         self.kv.collections(caller, after, limit).await
     }
 
-    async fn delete(
-        &self,
-        caller: &Caller,
-        collection: Collection,
-        key: Key,
-        expect: Option<Expect>,
-    ) -> Result<bool, ServiceError> {
-        caller.check_access(Capability::AppKvWrite(caller.app()))?;
-        let at = (collection, key);
-        self.expect(caller, &at, expect).await?;
-        self.remove(caller, at).await
-    }
-
-    async fn increment(
-        &self,
-        caller: &Caller,
-        collection: Collection,
-        key: Key,
-        delta: i64,
-    ) -> Result<(Version, i64), ServiceError> {
-        caller.check_access(Capability::AppKvWrite(caller.app()))?;
-        self.add(caller, (collection, key), delta).await
-    }
-
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        caller.check_access(batch.needs(caller.app()))?;
-        check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
+        caller.check_access(capability(&batch, caller.app()))?;
+        check_count(Subject::Batch, batch.checks.len() + batch.ops.len())?;
+        if batch.ops.len() <= 1 {
+            // Nothing to undo: the one operation buffers its write last.
+            return self.run_all(caller, batch).await;
+        }
         let before = self.view.lock().clone();
         let applied = self.run_all(caller, batch).await;
         if applied.is_err() {

@@ -1,13 +1,13 @@
 //! The key-value service over a store: access checks, validation, and one batch for each write.
 
 use super::key_locks::{Address, CommitGuard, KeyLocks};
-use super::kv::{BATCH_MAX, Batch, Kv, List, Listing, Operation, Write};
-use super::{Caller, CommitListener, ServiceError};
+use super::{BATCH_MAX, Kv, List, Listing, broken_store, capability};
+use crate::{Caller, CommitListener, ServiceError};
 use async_trait::async_trait;
-use kvasm_core::store::{Store, StoreError};
+use kvasm_core::store::Store;
 use kvasm_core::{
-    Applied, Audit, Capability, Check, Collection, Committed, Cursor, Entry, Expect, Invalid, Key,
-    Limits, ListQuery, Op, Subject, Timestamp, Version, WriteBatch,
+    Applied, Audit, Batch, Capability, Collection, Commit, Committed, Cursor, Entry, Invalid, Key,
+    Limits, ListQuery, Op, Subject, Timestamp,
 };
 use kvasm_metrics::Metrics;
 use serde_json::json;
@@ -56,7 +56,7 @@ impl KvService {
 
     /// Waits for transactions that hold keys of a batch. Read-only batches and holders do not
     /// wait.
-    async fn pass(&self, caller: &Caller, batch: &WriteBatch) -> Option<CommitGuard> {
+    async fn pass(&self, caller: &Caller, batch: &Batch) -> Option<CommitGuard> {
         let (locks, at_most) = self.locks.as_ref()?;
         if !locks.are_in_use() || caller.lane().is_some() || batch.ops.is_empty() {
             return None;
@@ -70,49 +70,14 @@ impl KvService {
         timeout(*at_most, passage).await.ok().flatten()
     }
 
-    /// Creates an empty batch of this caller.
-    fn batch(caller: &Caller, now: Timestamp) -> WriteBatch {
-        WriteBatch {
-            depth: caller.depth(),
-            delivery_budget: caller.followers(),
-            ..WriteBatch::new(caller.app(), now)
-        }
-    }
-
-    /// Commits one operation with its precondition.
-    async fn write(
+    async fn store_commit(
         &self,
         caller: &Caller,
-        now: Timestamp,
-        op: Op,
-        expect: Option<Expect>,
-    ) -> Result<Applied, ServiceError> {
-        let (collection, key) = op.address();
-        let checks = expect.map(|expect| Check {
-            collection: collection.clone(),
-            key: key.clone(),
-            expect,
-        });
-        let batch = WriteBatch {
-            checks: checks.into_iter().collect(),
-            audit: audit_row(caller, now, std::slice::from_ref(&op), "kv.commit"),
-            ops: vec![op],
-            ..KvService::batch(caller, now)
-        };
-        match self.store_batch(caller, batch).await?.as_slice() {
-            [applied] => Ok(*applied),
-            _ => Err(broken_store()),
-        }
-    }
-
-    async fn store_batch(
-        &self,
-        caller: &Caller,
-        batch: WriteBatch,
+        commit: Commit,
     ) -> Result<Vec<Applied>, ServiceError> {
-        let app = batch.app_id;
-        let _passage = self.pass(caller, &batch).await;
-        let commit = self.timed("commit", self.store.commit(batch));
+        let app = commit.app_id;
+        let _guard = self.pass(caller, &commit.batch).await;
+        let commit = self.timed("commit", self.store.commit(commit));
         let Committed {
             applied,
             deliveries,
@@ -129,55 +94,6 @@ impl KvService {
         self.metrics.store(operation, start.elapsed());
         result
     }
-}
-
-/// Returns when an entry with a time to live expires.
-pub(super) fn expiry(now: Timestamp, ttl_ms: Option<u64>) -> Result<Option<Timestamp>, Invalid> {
-    match ttl_ms {
-        None => Ok(None),
-        Some(0) => Err(Invalid::OutOfRange {
-            subject: Subject::TimeToLive,
-            found: 0,
-            min: 1,
-            max: u64::MAX,
-        }),
-        Some(ttl) => Ok(Some(now.plus_ms(ttl))),
-    }
-}
-
-fn set_op(now: Timestamp, write: Write) -> Result<Op, Invalid> {
-    Ok(Op::Set {
-        collection: write.collection,
-        key: write.key,
-        value: write.value,
-        expires_at: expiry(now, write.ttl_ms)?,
-    })
-}
-
-fn op(now: Timestamp, operation: Operation) -> Result<Op, Invalid> {
-    Ok(match operation {
-        Operation::Set {
-            collection,
-            key,
-            value,
-            ttl_ms,
-        } => Op::Set {
-            collection,
-            key,
-            value,
-            expires_at: expiry(now, ttl_ms)?,
-        },
-        Operation::Delete { collection, key } => Op::Delete { collection, key },
-        Operation::Increment {
-            collection,
-            key,
-            delta,
-        } => Op::Increment {
-            collection,
-            key,
-            delta,
-        },
-    })
 }
 
 /// Returns an error for more parts than allowed.
@@ -234,15 +150,10 @@ pub(super) fn seal(caller: &Caller, list: &List, last: &Key) -> Cursor {
 }
 
 /// Builds the audit row of an administrator's write: the entry, or the number of entries, but
-/// never a value. The action of several is `many`. A batch of checks alone is a read, which has
+/// never a value. The caller names the action of several. A batch of checks alone is a read, which has
 /// no row.
-fn audit_row(
-    caller: &Caller,
-    now: Timestamp,
-    ops: &[Op],
-    many: &'static str,
-) -> Option<Box<Audit>> {
-    let (actor, app) = caller.audited()?;
+fn audit_row(caller: &Caller, now: Timestamp, ops: &[Op]) -> Option<Box<Audit>> {
+    let (actor, app, many) = caller.audited()?;
     let (action, detail) = match ops {
         [] => return None,
         [op] => {
@@ -257,16 +168,9 @@ fn audit_row(
                 json!({ "collection": collection.as_str(), "key": key.as_str() }),
             )
         }
-        ops => (many, json!({ "entries": ops.len() })),
+        ops => (*many, json!({ "entries": ops.len() })),
     };
     Some(Box::new(actor.audit(action, Some(app), now, detail)))
-}
-
-/// The store returned an unexpected result.
-fn broken_store() -> ServiceError {
-    ServiceError::Internal(StoreError::Failed(
-        "the store did not return one result per operation".into(),
-    ))
 }
 
 #[async_trait]
@@ -298,7 +202,7 @@ impl Kv for KvService {
     async fn get_many(
         &self,
         caller: &Caller,
-        keys: &[(Collection, Key)],
+        keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
         check_count(Subject::Keys, keys.len())?;
@@ -321,30 +225,6 @@ impl Kv for KvService {
         })
     }
 
-    async fn set(&self, caller: &Caller, write: Write) -> Result<Version, ServiceError> {
-        caller.check_access(Capability::AppKvWrite(caller.app()))?;
-        let now = Timestamp::now();
-        let expect = write.expect;
-        let op = set_op(now, write)?;
-        match self.write(caller, now, op, expect).await? {
-            Applied::Set(version) => Ok(version),
-            Applied::Deleted { .. } | Applied::Incremented { .. } => Err(broken_store()),
-        }
-    }
-
-    async fn set_many(&self, caller: &Caller, writes: Vec<Write>) -> Result<(), ServiceError> {
-        caller.check_access(Capability::AppKvWrite(caller.app()))?;
-        let now = Timestamp::now();
-        let ops = writes.into_iter().map(|write| set_op(now, write));
-        let ops = ops.collect::<Result<Vec<_>, _>>()?;
-        let batch = WriteBatch {
-            audit: audit_row(caller, now, &ops, "kv.import"),
-            ops,
-            ..KvService::batch(caller, now)
-        };
-        self.store_batch(caller, batch).await.map(drop)
-    }
-
     async fn collections(
         &self,
         caller: &Caller,
@@ -356,56 +236,18 @@ impl Kv for KvService {
         Ok(self.timed("collections", collections).await?)
     }
 
-    async fn delete(
-        &self,
-        caller: &Caller,
-        collection: Collection,
-        key: Key,
-        expect: Option<Expect>,
-    ) -> Result<bool, ServiceError> {
-        caller.check_access(Capability::AppKvWrite(caller.app()))?;
-        let op = Op::Delete { collection, key };
-        match self.write(caller, Timestamp::now(), op, expect).await? {
-            Applied::Deleted { existed } => Ok(existed),
-            Applied::Set(_) | Applied::Incremented { .. } => Err(broken_store()),
-        }
-    }
-
-    async fn increment(
-        &self,
-        caller: &Caller,
-        collection: Collection,
-        key: Key,
-        delta: i64,
-    ) -> Result<(Version, i64), ServiceError> {
-        caller.check_access(Capability::AppKvWrite(caller.app()))?;
-        let op = Op::Increment {
-            collection,
-            key,
-            delta,
-        };
-        match self.write(caller, Timestamp::now(), op, None).await? {
-            Applied::Incremented { version, value } => Ok((version, value)),
-            Applied::Set(_) | Applied::Deleted { .. } => Err(broken_store()),
-        }
-    }
-
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        caller.check_access(batch.needs(caller.app()))?;
-        check_count(Subject::Batch, batch.checks.len() + batch.operations.len())?;
+        caller.check_access(capability(&batch, caller.app()))?;
+        check_count(Subject::Batch, batch.checks.len() + batch.ops.len())?;
         let now = Timestamp::now();
-        let ops = batch.operations.into_iter().map(|o| op(now, o));
-        let ops = ops.collect::<Result<Vec<_>, _>>()?;
-        let count = ops.len();
-        let batch = WriteBatch {
-            checks: batch.checks,
-            audit: audit_row(caller, now, &ops, "kv.commit"),
-            ops,
-            acknowledge: batch.acknowledge,
-            link: batch.link,
-            ..KvService::batch(caller, now)
+        let count = batch.ops.len();
+        let commit = Commit {
+            audit: audit_row(caller, now, &batch.ops),
+            depth: caller.depth(),
+            delivery_budget: caller.followers(),
+            ..Commit::new(caller.app(), now, batch)
         };
-        let applied = self.store_batch(caller, batch).await?;
+        let applied = self.store_commit(caller, commit).await?;
         match applied.len() == count {
             true => Ok(applied),
             false => Err(broken_store()),

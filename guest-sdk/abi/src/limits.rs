@@ -1,0 +1,10 @@
+//! The default limits of a host. An operator can change them; the SDK's in-process host has these.
+
+/// The maximum size of a value, in bytes.
+pub const VALUE_BYTES: usize = 1024 * 1024;
+/// The maximum number of entries in a page.
+pub const PAGE_ENTRIES: u32 = 1000;
+/// The maximum size of the keys and values in a page, in bytes. A page holds at least one entry.
+pub const PAGE_BYTES: usize = 1024 * 1024;
+/// The maximum output of an invocation, in bytes.
+pub const OUTPUT_BYTES: usize = 8 * 1024 * 1024;
