@@ -65,7 +65,6 @@ impl Transaction {
         if view.is_consistent_snapshot() && acknowledge.is_none() {
             return Ok(None);
         }
-        let now = Timestamp::now();
         let (link, settles) = self.link(&view).unzip();
         let batch = Batch {
             checks: checks(&view.read),
@@ -73,7 +72,7 @@ impl Transaction {
             ops: view
                 .written
                 .iter_mut()
-                .map(|(at, entry)| operation(at.clone(), entry.take(), now))
+                .map(|(at, entry)| operation(at.clone(), entry.take()))
                 .collect(),
             acknowledge: acknowledge.map(Box::new),
             link,

@@ -150,7 +150,7 @@ pub(super) fn checks(read: &BTreeMap<Address, Option<Version>>) -> Vec<Check> {
 }
 
 /// Converts a buffered write into an operation.
-pub(super) fn operation((collection, key): Address, entry: Option<Entry>, now: Timestamp) -> Op {
+pub(super) fn operation((collection, key): Address, entry: Option<Entry>) -> Op {
     match entry {
         None => Op::Delete { collection, key },
         Some(entry) => Op::Set {
@@ -158,7 +158,7 @@ pub(super) fn operation((collection, key): Address, entry: Option<Entry>, now: T
             key,
             value: entry.value,
             // Written even if it has expired by now, so that its version advances.
-            expires_at: entry.expires_at.map(|at| at.max(now.plus_ms(1))),
+            expires_at: entry.expires_at,
         },
     }
 }
