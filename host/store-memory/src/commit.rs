@@ -2,16 +2,15 @@
 
 use super::entries::{find, live};
 use super::triggers::QueuedDelivery;
-use super::usage::{count_delivery, uncount_delivery, usage_after};
+use super::usage::{uncount_delivery, usage_after};
 use super::{AppData, Collections, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    Applied, Check, Collection, Commit, Committed, DELIVERIES_MAX, DeliveryKey, ENTRY_BYTES, Entry,
-    Event, EventKind, JsonText, Key, LeaseToken, Op, Quota, Resource, Timestamp, TriggerName,
-    Usage, Value, Version, Watch, ordering_key_of, share,
+    Applied, Check, Collection, Commit, Committed, DeliveryKey, Entry, Event, EventKind, JsonText,
+    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, ordering_key_of, share,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committed, StoreError> {

@@ -97,6 +97,18 @@ impl EventHost {
         }
     }
 
+    /// Another app of the same host, whose dispatcher serves both.
+    pub async fn neighbour(&self, name: &str) -> EventHost {
+        let name = AppName::parse(name).unwrap();
+        self.host.create_app(name.clone()).await.unwrap();
+        EventHost {
+            host: self.host.clone(),
+            name,
+            dispatcher: None,
+            _keep: Box::new(()),
+        }
+    }
+
     pub fn start(&mut self) {
         self.start_with(DispatchOptions::default());
     }

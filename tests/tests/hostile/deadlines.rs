@@ -1,10 +1,11 @@
 //! Guests that do not return and stores that do not respond are stopped at the deadline; the
 //! host and other calls are unaffected. The benchmarks measure how late they are stopped.
 
-use async_trait::async_trait;
-use kvasm::model::{AppName, Applied, Batch, Collection, Entry, Limits};
-use kvasm::service::{Address, Caller, Kv, List, Listing, ServiceError, Services, Stage};
+use kvasm::model::{AppName, Limits};
+use kvasm::service::Stage;
+use kvasm::store::MemoryStore;
 use kvasm::{Blame, Call, CallError, Host};
+use kvasm_store_testing::faulty::{FaultyStore, Operation};
 use kvasm_tests::guests::{TestHost, manifest, module, module_with};
 use std::sync::Arc;
 use std::time::Duration;
@@ -182,48 +183,28 @@ async fn looping_guests_do_not_block_others_on_their_thread() {
     }
 }
 
-/// A store that never responds.
-struct HangingStore;
-
-#[async_trait]
-impl Kv for HangingStore {
-    async fn get_many(
-        &self,
-        _: &Caller,
-        _: &[Address],
-    ) -> Result<Vec<Option<Entry>>, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn collections(
-        &self,
-        _: &Caller,
-        _: Option<&Collection>,
-        _: u32,
-    ) -> Result<Vec<Collection>, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
-        std::future::pending().await
-    }
-}
-
-#[tokio::test]
-async fn unresponsive_store_ends_the_call_at_its_deadline() {
-    let services = Services {
-        kv: Arc::new(HangingStore),
-        ..Services::default()
-    };
+/// A host over a store that never responds to calls about entries.
+async fn on_hanging_store() -> TestHost {
+    let (store, faults) = FaultyStore::over(Arc::new(MemoryStore::new()));
+    faults
+        .on_any([
+            Operation::Get,
+            Operation::GetMany,
+            Operation::Has,
+            Operation::List,
+            Operation::Commit,
+        ])
+        .hang();
     let limits = Limits {
         wall_time: Duration::from_millis(200),
         ..Limits::default()
     };
-    let bench = TestHost::with(|builder| builder.services(services).limits(limits)).await;
+    TestHost::with(|builder| builder.shared_store(store).limits(limits)).await
+}
+
+#[tokio::test]
+async fn unresponsive_store_ends_the_call_at_its_deadline() {
+    let bench = on_hanging_store().await;
     for (name, call) in [
         (
             "kv_get",
@@ -255,15 +236,7 @@ async fn unresponsive_store_ends_the_call_at_its_deadline() {
 
 #[tokio::test]
 async fn hanging_commit_ends_the_call_at_its_deadline() {
-    let services = Services {
-        kv: Arc::new(HangingStore),
-        ..Services::default()
-    };
-    let limits = Limits {
-        wall_time: Duration::from_millis(200),
-        ..Limits::default()
-    };
-    let bench = TestHost::with(|builder| builder.services(services).limits(limits)).await;
+    let bench = on_hanging_store().await;
     let declare = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let body = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
         (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";

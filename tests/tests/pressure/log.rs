@@ -166,7 +166,9 @@ fn tenant_errors_in_the_log_are_truncated_and_rate_limited() {
     let start = std::time::Instant::now();
     fail_deliveries(&server, EVENTS);
     let log = server.stderr();
-    let lines = log.lines().filter(|line| line.contains("given up"));
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("became a dead letter"));
     let lines: Vec<_> = lines.collect();
     assert!(!lines.is_empty());
     // A burst, and a line a second.

@@ -3,6 +3,7 @@
 use super::stage::{BackgroundHost, Database, counter, ticker};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{App, Timestamp};
+use kvasm_store_testing::faulty::{Operation, failed};
 use kvasm_tests::server::eventually;
 use std::time::Duration;
 
@@ -196,17 +197,6 @@ async fn one_failing_app_does_not_abort_upkeep_on_postgres() {
     upkeep_behind_a_bad_app(BackgroundHost::postgres(Duration::from_secs(3)).await).await;
 }
 
-/// Makes writes to some apps' rows fail.
-async fn fail_writes(stage: &BackgroundHost, what: &str, apps: &[App]) {
-    let apps: Vec<_> = apps.iter().map(|app| stage.database.literal(app)).collect();
-    let apps = apps.join(", ");
-    let trigger = format!(
-        "CREATE TRIGGER refuse BEFORE {what} WHEN OLD.app_id IN ({apps})
-         BEGIN SELECT RAISE(ABORT, 'refused'); END"
-    );
-    stage.database.sql(&trigger).await;
-}
-
 /// Enough failing apps at the head of the queues to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_failing_apps_do_not_block_other_claims() {
@@ -217,7 +207,9 @@ async fn several_failing_apps_do_not_block_other_claims() {
     }
     apps.sort_by_key(|app| app.id);
     let last = apps.pop().unwrap();
-    fail_writes(&stage, "UPDATE ON deliveries", &apps).await;
+    for app in &apps {
+        stage.faults.on(Operation::Claim).of(app.id).fail(failed);
+    }
     for app in apps.iter().chain([&last]) {
         stage.set(app, "1", None).await;
     }
@@ -235,7 +227,9 @@ async fn many_failing_apps_do_not_block_other_upkeep() {
         bad.push(stage.server.app(&format!("a-bad-{n}"), false).await);
     }
     let good = stage.server.app("b-good", false).await;
-    fail_writes(&stage, "DELETE ON kv_entries", &bad).await;
+    for app in &bad {
+        stage.faults.on(Operation::Sweep).of(app.id).fail(failed);
+    }
     for app in bad.iter().chain([&good]) {
         stage.set(app, "k", Some(Timestamp(1))).await;
     }

@@ -3,6 +3,7 @@
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{App, Batch, Collection, Commit, Key, Op, Timestamp, Value};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
+use kvasm_store_testing::faulty::{Faults, FaultyStore};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::postgres::{fresh_database, shared};
 use kvasm_tests::server::{Server, eventually};
@@ -113,6 +114,7 @@ impl Drop for HeldLock {
 /// A server with a dispatcher that is not started yet.
 pub struct BackgroundHost {
     pub server: Server,
+    pub faults: Faults,
     pub database: Database,
     dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     _folder: tempfile::TempDir,
@@ -142,8 +144,10 @@ impl BackgroundHost {
         database: Database,
         folder: tempfile::TempDir,
     ) -> BackgroundHost {
+        let (store, faults) = FaultyStore::over(store);
         BackgroundHost {
             server: Server::with(|builder| builder.shared_store(store)).await,
+            faults,
             database,
             dispatcher: None,
             _folder: folder,
