@@ -40,7 +40,7 @@ impl Scene {
             wall_time: lease,
             ..Limits::default()
         });
-        let bad = EventHost::of(builder, store, Box::new(())).await;
+        let bad = EventHost::with_builder(builder, store, Box::new(())).await;
         let quiet = bad.neighbour("quiet").await;
         bad.deploy(bad_plugin).await;
         quiet.deploy(counter()).await;
@@ -67,15 +67,15 @@ impl Scene {
         for n in 0..CHANGES {
             self.quiet.set("c", &n.to_string(), "1").await;
         }
-        self.quiet.settle().await;
+        self.quiet.wait_until_idle().await;
         assert_eq!(counted(&self.quiet).await, CHANGES);
     }
 
     /// Waits until nothing is outstanding, and checks that each change was counted once.
     async fn finish(mut self) {
-        self.bad.settle().await;
+        self.bad.wait_until_idle().await;
         assert_eq!(counted(&self.bad).await, CHANGES);
-        let letters = self.bad.letters().await;
+        let letters = self.bad.dead_letters().await;
         assert!(letters.is_empty(), "{letters:?}");
         self.bad.stop().await;
     }
@@ -162,8 +162,8 @@ async fn failures_are_recorded_once(fault: impl FnOnce(NewRule<'_>)) -> Scene {
     let mut scene = Scene::new(hopeless()).await;
     fault(scene.on(Operation::Fail).await.times(2));
     scene.start().await;
-    scene.bad.settle().await;
-    let letters = scene.bad.letters().await;
+    scene.bad.wait_until_idle().await;
+    let letters = scene.bad.dead_letters().await;
     let events: BTreeSet<_> = letters.iter().map(|letter| letter.event.id).collect();
     assert_eq!((letters.len(), events.len()), (CHANGES, CHANGES));
     assert_eq!(scene.faults.met(Operation::Fail), 2);
@@ -175,7 +175,7 @@ async fn failures_are_recorded_once(fault: impl FnOnce(NewRule<'_>)) -> Scene {
 async fn report_of_a_failure_is_repeated_while_the_store_is_unavailable() {
     let scene = failures_are_recorded_once(|rule| rule.fail(unavailable)).await;
     // The handlers were not run again for it.
-    let letters = scene.bad.letters().await;
+    let letters = scene.bad.dead_letters().await;
     assert!(letters.iter().all(|letter| letter.attempts == 1));
     let calls = CHANGES as u64 + 2;
     assert_eq!(scene.faults.calls(Operation::Fail), calls);
@@ -184,7 +184,7 @@ async fn report_of_a_failure_is_repeated_while_the_store_is_unavailable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn report_of_a_failure_without_an_answer_is_recorded_once() {
     let scene = failures_are_recorded_once(|rule| rule.lose_the_answer()).await;
-    let letters = scene.bad.letters().await;
+    let letters = scene.bad.dead_letters().await;
     assert!(letters.iter().all(|letter| letter.attempts == 1));
 }
 
@@ -198,8 +198,8 @@ async fn report_of_a_failure_that_the_store_rejects_is_skipped() {
         scene.task("deliveries").skips == 1
     })
     .await;
-    scene.bad.settle().await;
-    let letters = scene.bad.letters().await;
+    scene.bad.wait_until_idle().await;
+    let letters = scene.bad.dead_letters().await;
     assert_eq!(letters.len(), CHANGES);
     assert!(letters.iter().any(|letter| letter.attempts > 1));
     scene.bad.stop().await;
@@ -226,7 +226,7 @@ async fn release_of_a_delivery_is_repeated_while_the_store_is_unavailable() {
 async fn claims_show_as_failing_while_the_store_fails_and_recover() {
     let mut scene = Scene::new(counter()).await;
     scene.start().await;
-    scene.bad.settle().await;
+    scene.bad.wait_until_idle().await;
     scene.faults.on(Operation::Due).fail(failed);
     let is_failing = || scene.task("claims").failing.is_some();
     until("the task shows as failing", async || is_failing()).await;
@@ -237,7 +237,7 @@ async fn claims_show_as_failing_while_the_store_fails_and_recover() {
     assert!(!scene.bad.host.health().check().await.is_ready());
     scene.quiet.set("c", "late", "1").await;
     scene.faults.clear();
-    scene.quiet.settle().await;
+    scene.quiet.wait_until_idle().await;
     assert_eq!(counted(&scene.quiet).await, CHANGES + 1);
     until("the task has recovered", async || !is_failing()).await;
     let health = scene.bad.host.health();
@@ -277,7 +277,7 @@ async fn incrementing(store: Arc<dyn Store>) -> (EventHost, Faults, Arc<AtomicU3
         async {}
     });
     let (store, faults) = FaultyStore::over(store);
-    let stage = EventHost::of(builder, store, Box::new(())).await;
+    let stage = EventHost::with_builder(builder, store, Box::new(())).await;
     stage.deploy(increment()).await;
     (stage, faults, runs)
 }

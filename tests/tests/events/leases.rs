@@ -111,10 +111,10 @@ async fn handler_continues_after_failed_renewals_of_its_lease() {
     let both = |faults: &Faults| faults.met(Operation::Renew) == 2;
     faults.until("both renewals have failed", both).await;
     quiet.set("c", "k", "1").await;
-    quiet.settle().await;
+    quiet.wait_until_idle().await;
     assert_eq!(quiet.get("d", "k").await.as_deref(), Some("1"));
     hold.end.notify_one();
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(hold.began.load(Ordering::SeqCst), 1);
     let tasks = stage.host.health().tasks();
     let task = tasks.iter().find(|task| task.name == "deliveries").unwrap();

@@ -338,17 +338,17 @@ async fn cache_is_not_used_if_the_generation_check_fails() {
 macro_rules! seen_by_the_next_request {
     ($($change:ident),*) => {
         mod is_seen_by_the_next_request_on_sqlite {
-            use super::Two;
+            use super::TwoServers;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $change() {
-                super::$change(Two::on_sqlite().await).await;
+                super::$change(TwoServers::on_sqlite().await).await;
             })*
         }
         mod is_seen_by_the_next_request_on_postgres {
-            use super::Two;
+            use super::TwoServers;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $change() {
-                super::$change(Two::on_postgres().await).await;
+                super::$change(TwoServers::on_postgres().await).await;
             })*
         }
     };

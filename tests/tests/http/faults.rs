@@ -101,7 +101,7 @@ impl Fixture {
         if route.names("/v1/apps/{app}/triggers/{name}", "DELETE") {
             target.push_str("?deliveries=discard");
         }
-        let request = self.server.root.ask(&route.method, &target);
+        let request = self.server.root.request(&route.method, &target);
         match body(route, name) {
             Body::None => request,
             Body::Json(json) => request.json(&json),
@@ -182,8 +182,16 @@ fn body(route: &Route, app: &str) -> Body {
     })
 }
 
-/// A way in which a call of the store fails, and the problem that the client must get.
-const FAULTS: [(&str, Option<fn() -> StoreError>, (u16, &str)); 4] = [
+/// Its name, the error of the store, or none if its answer is lost, and the problem that the client
+/// must get.
+type FaultCase = (
+    &'static str,
+    Option<fn() -> StoreError>,
+    (u16, &'static str),
+);
+
+/// The ways in which a call of the store fails.
+const FAULTS: [FaultCase; 4] = [
     ("unavailable", Some(unavailable), (503, "store-unavailable")),
     ("failed", Some(failed), (500, "internal")),
     ("full", Some(full), (507, "store-full")),
@@ -315,11 +323,11 @@ async fn trigger_deletion_that_failed_to_discard_can_be_repeated() {
         .on(Operation::DiscardDeliveries)
         .times(1)
         .fail(unavailable);
-    delete().await.refused(503, "store-unavailable");
+    delete().await.expect_problem(503, "store-unavailable");
     assert_eq!(left().await, 1);
     delete().await.expect(204);
     assert_eq!(left().await, 0);
-    delete().await.refused(404, "trigger-not-found");
+    delete().await.expect_problem(404, "trigger-not-found");
 }
 
 /// Requests share a check of the registry's generation; the client of the first one leaves.

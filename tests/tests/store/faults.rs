@@ -12,7 +12,7 @@ async fn with_two_apps() -> (Arc<FaultyStore>, Faults, [App; 2]) {
     let kit = Kit::new(store.clone(), 1);
     let mut apps = Vec::new();
     for _ in 0..2 {
-        apps.push(kit.app().await.row().await);
+        apps.push(kit.app().await.app_row().await);
     }
     faults.reset_counts();
     (store, faults, apps.try_into().unwrap())

@@ -174,7 +174,7 @@ async fn end(
                 true => vec![set("c", key, json("2"))],
                 false => vec![set("done", &delivery.place.seq.to_string(), bytes(""))],
             };
-            let batch = app.acknowledging(&receipt, vec![], ops.clone());
+            let batch = app.acknowledging(receipt, vec![], ops.clone());
             let committed = app.store.commit(batch).await.expect("acknowledgement");
             book.cause(&ops, &committed.applied);
             book.deliver(&delivery.event);
