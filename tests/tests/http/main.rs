@@ -7,6 +7,7 @@ mod cache_coherence;
 mod calls;
 mod entries;
 mod events;
+mod faults;
 mod limits;
 mod logs;
 mod openapi;
