@@ -2,7 +2,7 @@
 //! log and the metrics.
 
 use super::DispatchContext;
-use kvasm_core::{App, Delivery, FailOutcome, Level, Timestamp, TraceId};
+use kvasm_core::{App, Delivery, FailOutcome, Level, Timestamp};
 use kvasm_service::{LogRecord, LogSource};
 use uuid::Uuid;
 
@@ -72,7 +72,7 @@ fn log(
         source: LogSource::Host,
         function: delivery.function.as_str().into(),
         request_id,
-        trace_id: TraceId::of_uuid(delivery.event.id),
+        trace_id: delivery.event.trace_id(),
         message,
         discarded: false,
     };

@@ -4,9 +4,7 @@ use super::transaction::Run;
 use super::{Host, InvokeError};
 use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
-use kvasm_core::{
-    App, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, TraceContext, Value,
-};
+use kvasm_core::{App, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, Value};
 use kvasm_runtime::DeliveryContext;
 use kvasm_runtime::{Blame, CallError, InvocationTarget};
 use kvasm_service::{CallContext, Caller, Deadline, ServiceError};
@@ -110,7 +108,7 @@ impl Host {
         let Some((_, digest)) = plugin else {
             return Err(failed(ServiceError::NoActivePlugin.into()));
         };
-        let trace = TraceContext::root(delivery.event.id);
+        let trace = delivery.event.handler_span();
         let trace_id = trace.trace_id();
         let context = CallContext {
             caller: Caller::handler(app, &delivery.event).with_trace(trace),

@@ -1,9 +1,12 @@
 //! The trace context of requests, as the W3C Recommendation says.
 
 use crate::calls::{echo, echoed};
+use crate::events::tenant;
+use crate::triggers::put;
+use kvasm::model::{DeadReason, Verdict};
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, answer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -19,7 +22,7 @@ fn values<'h>(head: &'h Value, name: &str) -> Vec<&'h str> {
 async fn handler_gets_the_clients_trace_with_the_hosts_span() {
     let server = Server::start().await;
     server.deployed("shop", echo("{\"status\":200}")).await;
-    let request = server.anonymous().ask("GET", "/a/shop/");
+    let request = server.anonymous().request("GET", "/a/shop/");
     let request = request.header("traceparent", PARENT);
     let request = request.header("tracestate", "a=1, b=2");
     let request = request.header("tracestate", "c=3");
@@ -39,7 +42,7 @@ async fn invalid_trace_context_is_not_passed_to_the_handler() {
     server.deployed("shop", echo("{\"status\":200}")).await;
     let upper = PARENT.to_uppercase();
     for parents in [&[][..], &[PARENT, PARENT], &[upper.as_str()], &["00-0-0-0"]] {
-        let mut request = server.anonymous().ask("GET", "/a/shop/");
+        let mut request = server.anonymous().request("GET", "/a/shop/");
         for parent in parents {
             request = request.header("traceparent", *parent);
         }
@@ -52,7 +55,7 @@ async fn invalid_trace_context_is_not_passed_to_the_handler() {
         }
     }
     // The trace is valid without its state.
-    let request = server.anonymous().ask("GET", "/a/shop/");
+    let request = server.anonymous().request("GET", "/a/shop/");
     let request = request.header("traceparent", PARENT);
     let seen = echoed(&answer(request.header("tracestate", "a")).await.expect(200));
     assert_eq!(values(&seen, "traceparent").len(), 1);
@@ -66,7 +69,7 @@ async fn plugin_cannot_answer_with_a_trace_context() {
         ["Tracestate","a=1"],["traceresponse","00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
         ["x-own","1"]]}"#;
     server.deployed("shop", echo(head)).await;
-    let request = server.anonymous().ask("GET", "/a/shop/");
+    let request = server.anonymous().request("GET", "/a/shop/");
     let answer = answer(request.header("traceparent", PARENT))
         .await
         .expect(200);
@@ -84,7 +87,7 @@ async fn log_lines_are_filtered_by_trace() {
     let say = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
     server.deployed("shop", module("hello", say)).await;
     let call = async |parent: &str| {
-        let request = server.anonymous().ask("POST", "/v1/apps/shop/call/run");
+        let request = server.anonymous().request("POST", "/v1/apps/shop/call/run");
         let answer = answer(request.header("traceparent", parent)).await;
         answer.expect(200).header("x-request-id").to_owned()
     };
@@ -112,6 +115,77 @@ async fn log_lines_are_filtered_by_trace() {
     for bad in ["x", "00000000000000000000000000000000", "4bf9"] {
         let path = format!("/v1/apps/shop/logs?trace={bad}");
         let refused = server.root.get(&path).await;
-        refused.refused(400, "invalid-argument");
+        refused.expect_problem(400, "invalid-argument");
     }
+}
+
+/// What an administrator changes belongs to the trace of the request, by each route.
+#[tokio::test]
+async fn deliveries_and_dead_letters_show_their_trace() {
+    let server = Server::start().await;
+    let app = server.app("shop", false).await;
+    put(&server, "index", json!({ "collection": "orders" }))
+        .await
+        .expect(200);
+    let entry = "/v1/apps/shop/kv/entry?collection=orders&key=";
+    let traced = async |method: &str, path: &str, body: Value| {
+        let request = server.root.request(method, path).json(&body);
+        let request = request.header("traceparent", PARENT);
+        answer(request.header("tracestate", "a=1"))
+            .await
+            .expect(200)
+    };
+    traced("PUT", &format!("{entry}1"), json!(1)).await;
+    let set = json!({ "collection": "orders", "key": "2", "json": 1 });
+    let batch = json!({ "operations": [{ "set": set }] });
+    traced("POST", "/v1/apps/shop/kv/commit", batch).await;
+    let increment = "/v1/apps/shop/kv/increment?collection=orders&key=3";
+    traced("POST", increment, json!(null)).await;
+    let untraced = server
+        .root
+        .json("PUT", &format!("{entry}4"), json!(1))
+        .await;
+    let id = untraced.expect(200).header("x-request-id").to_owned();
+
+    let page = server.root.get("/v1/apps/shop/deliveries").await;
+    let page = page.expect(200).json();
+    let deliveries = page["deliveries"].as_array().unwrap();
+    assert_eq!(deliveries.len(), 4);
+    for delivery in deliveries {
+        let event = &delivery["event"];
+        let parent = event["traceparent"].as_str().unwrap();
+        assert_eq!(parent[3..35], event["trace_id"], "{event}");
+        match event["key"].as_str() {
+            Some("4") => {
+                assert_eq!(event["trace_id"], id.replace('-', ""));
+                assert_eq!(event.get("tracestate"), None);
+            }
+            _ => {
+                assert_eq!(
+                    (&event["trace_id"], &event["tracestate"]),
+                    (&json!(TRACE), &json!("a=1"))
+                );
+                assert_ne!(parent, PARENT, "the span is the host's");
+            }
+        }
+    }
+    let tenant = tenant(&server, &app);
+    for (_, lease) in &tenant.claim("index", 10).await {
+        let give_up = Verdict::DeadLetter(DeadReason::Attempts);
+        assert!(tenant.fail(lease, give_up, false).await);
+    }
+    let page = server.root.get("/v1/apps/shop/dead-letters").await;
+    let letters = page.expect(200).json();
+    let event = |from: &Value| from["event"].clone();
+    let mut kept: Vec<_> = letters["dead_letters"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(event)
+        .collect();
+    let mut before: Vec<_> = deliveries.iter().map(event).collect();
+    for events in [&mut kept, &mut before] {
+        events.sort_by_key(|event| event["key"].to_string());
+    }
+    assert_eq!(kept, before);
 }

@@ -43,6 +43,7 @@ pub mod schedules;
 pub mod settings;
 pub mod surveys;
 pub mod tokens;
+pub mod traces;
 pub mod triggers;
 pub mod usage;
 pub mod versions;
@@ -397,6 +398,12 @@ macro_rules! conformance {
                 one_concurrent_tick_creates_the_run,
                 paused_schedule_is_not_due,
             }
+            traces {
+                every_write_stores_its_trace_with_its_deliveries,
+                stored_traces_count_against_the_quota,
+                trace_is_kept_through_retries_dead_letters_and_replays,
+                trace_without_a_delivery_is_not_stored,
+            }
             linearizable {
                 single_key_histories_are_linearizable,
                 multi_key_histories_are_linearizable,
@@ -446,45 +453,16 @@ mod tests {
     #[test]
     fn every_property_is_listed_in_the_macro() {
         let this = include_str!("mod.rs");
-        let sources = [
-            include_str!("apps.rs"),
-            include_str!("increments.rs"),
-            include_str!("linearizable.rs"),
-            include_str!("get_many.rs"),
-            include_str!("triggers.rs"),
-            include_str!("deliveries.rs"),
-            include_str!("dispatchers.rs"),
-            include_str!("dead_letters.rs"),
-            include_str!("schedules.rs"),
-            include_str!("event_limits.rs"),
-            include_str!("app_deletion.rs"),
-            include_str!("surveys.rs"),
-            include_str!("expiry_sweep.rs"),
-            include_str!("audit.rs"),
-            include_str!("generations.rs"),
-            include_str!("batches.rs"),
-            include_str!("checks.rs"),
-            include_str!("entries.rs"),
-            include_str!("expiry.rs"),
-            include_str!("json.rs"),
-            include_str!("lists.rs"),
-            include_str!("model.rs"),
-            include_str!("plugin_races.rs"),
-            include_str!("plugins.rs"),
-            include_str!("quotas.rs"),
-            include_str!("races.rs"),
-            include_str!("long_lists.rs"),
-            include_str!("settings.rs"),
-            include_str!("tokens.rs"),
-            include_str!("usage.rs"),
-            include_str!("versions.rs"),
-        ];
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/conformance");
+        let files = std::fs::read_dir(folder).unwrap();
+        let sources = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let sources: Vec<_> = sources.collect();
         let mut properties = 0;
         for line in sources.iter().flat_map(|source| source.lines()) {
-            let Some(rest) = line.strip_prefix("pub async fn ") else {
+            let property = line.strip_prefix("pub async fn ");
+            let Some((name, _)) = property.and_then(|line| line.split_once("(kit: Kit)")) else {
                 continue;
             };
-            let name = rest.split('(').next().unwrap();
             assert!(
                 this.contains(&format!(" {name},")),
                 "{name} is not in `conformance!`"
