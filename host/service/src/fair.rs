@@ -53,7 +53,7 @@ struct Waiter {
 }
 
 impl FairSemaphore {
-    /// A resource of so many units, shared as `share` says.
+    /// Creates a resource of this many units, shared as `share` says.
     pub fn new(units: u32, share: Share) -> Arc<FairSemaphore> {
         Arc::new(FairSemaphore {
             share,
