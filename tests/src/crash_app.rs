@@ -130,7 +130,7 @@ impl CrashApp {
     }
 
     /// The last number of a key that both handlers have received.
-    pub async fn told(&self, name: &str) -> u64 {
+    pub async fn delivered(&self, name: &str) -> u64 {
         let [left, right] = self.of_handlers("told", name).await;
         left.min(right)
     }
@@ -163,7 +163,7 @@ impl CrashApp {
     }
 
     /// The number of dead letters.
-    pub async fn letters(&self) -> usize {
+    pub async fn dead_letters(&self) -> usize {
         let (store, all) = (self.host.store(), DeadLetterFilter::default());
         let letters = store.dead_letters(self.app.id, &all, None, 1_000).await;
         letters.unwrap().len()

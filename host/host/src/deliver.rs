@@ -96,7 +96,9 @@ impl Host {
     /// deliveries. Returns what the run used, as a failure does by [`InvokeError::cost`].
     ///
     /// # Errors
-    /// [`DeliverError`]; nothing was written, and the delivery is still outstanding.
+    /// [`DeliverError`]; nothing was written, and the delivery is still outstanding. Both may have
+    /// happened if the commit failed with [`ServiceError::Unavailable`]; the delivery's lease is
+    /// lost then.
     pub async fn deliver(
         &self,
         app: &App,

@@ -169,8 +169,9 @@ pub enum CallError {
     /// The plugin has no handler or function of this name.
     #[error("the active plugin version has no handler {0:?}; deploy one that has it, and replay")]
     NoHandler(String),
-    /// The writes of a transaction were rejected.
-    #[error("the transaction was not committed: {0}")]
+    /// The writes of a transaction were rejected, or the store did not answer: after
+    /// [`ServiceError::Unavailable`] they may have taken effect.
+    #[error("the transaction {maybe} committed: {0}", maybe = may_be(.0))]
     Commit(#[source] ServiceError),
     /// A transaction was in conflict with others, or waited for them, until its deadline.
     #[error(
@@ -240,6 +241,14 @@ fn names(names: &[String]) -> String {
     match names {
         [] => "none".to_owned(),
         names => names.join(", "),
+    }
+}
+
+/// Returns what is known of a failed commit.
+fn may_be(error: &ServiceError) -> &'static str {
+    match error {
+        ServiceError::Unavailable(_) => "may not have been",
+        _ => "was not",
     }
 }
 

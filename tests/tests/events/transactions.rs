@@ -22,7 +22,7 @@ const SET: &str = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1)
 /// Whether "k" exists.
 const HAS: &str = "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1))";
 /// Fails with code 9 unless an i64 has the expected value.
-fn must(value: &str, expected: i64) -> String {
+fn expect(value: &str, expected: i64) -> String {
     format!("(if (i64.ne {value} (i64.const {expected})) (then (return (i32.const 9))))")
 }
 
@@ -44,12 +44,12 @@ async fn transaction_reads_its_own_writes() {
     let delete =
         "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 0))";
     let body = [
-        must(HAS, 0),
+        expect(HAS, 0),
         SET.to_owned(),
-        must(HAS, 1),
-        must(delete, 1),
-        must(HAS, 0),
-        must(delete, 0),
+        expect(HAS, 1),
+        expect(delete, 1),
+        expect(HAS, 0),
+        expect(delete, 0),
         SET.to_owned(),
         "(i32.const 0)".to_owned(),
     ];
@@ -91,7 +91,7 @@ async fn provisional_versions_work_as_preconditions_in_their_run() {
          (if (i64.lt_s {guarded} (i64.const 0)) (then (return (i32.const 8))))
          {conflict}
          (i32.const 0)",
-        conflict = must(guarded, -2)
+        conflict = expect(guarded, -2)
     );
     let stage = staged(&body).await;
     stage.call("run", "").await;
@@ -147,7 +147,7 @@ async fn conflicting_run_is_retried_and_its_log_marked_discarded() {
 
 /// Logs a line, reads "k", lets another caller write "k" and "l", reads "l", and traps unless
 /// both values are the same.
-fn looks_twice() -> Vec<u8> {
+fn reads_twice() -> Vec<u8> {
     let read = |key: u32, out: u32| {
         format!(
             "(i64.store (i32.const {out}) (i64.const 0))
@@ -192,12 +192,12 @@ async fn meanwhile(times: u32) -> EventHost {
                     value: Value::json(left.to_string(), 100).unwrap(),
                     expires_at: None,
                 };
-                guests::write_past(&store, app, vec![set("k"), set("l")]).await;
+                guests::write_directly(&store, app, vec![set("k"), set("l")]).await;
             }
         }
     });
-    let stage = EventHost::of(builder, store, Box::new(())).await;
-    stage.deploy(looks_twice()).await;
+    let stage = EventHost::with_builder(builder, store, Box::new(())).await;
+    stage.deploy(reads_twice()).await;
     stage
 }
 

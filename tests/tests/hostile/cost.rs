@@ -152,7 +152,7 @@ async fn peak_memory_includes_growth_but_not_refused_growth() {
 #[tokio::test]
 async fn looping_call_costs_about_its_cpu_limit() {
     const LIMIT: Duration = Duration::from_millis(200);
-    let host = TestHost::limited(|limits| {
+    let host = TestHost::with_limits(|limits| {
         limits.cpu_time = LIMIT;
         limits.wall_time = Duration::from_secs(60);
     })

@@ -43,7 +43,7 @@ fn worker(end: &str) -> Vec<u8> {
 }
 
 async fn asked(client: &ApiClient, path: &str) -> ApiResponse {
-    answer(client.ask("POST", path).header("kvasm-cost", "?1")).await
+    answer(client.request("POST", path).header("kvasm-cost", "?1")).await
 }
 
 /// The members of `Kvasm-Cost`, and the CPU time in milliseconds.
@@ -51,7 +51,7 @@ async fn asked(client: &ApiClient, path: &str) -> ApiResponse {
 fn cost(answer: &ApiResponse) -> (BTreeMap<String, u64>, f64) {
     let one = |name: &str| {
         let values: Vec<_> = answer.headers.get_all(name).iter().collect();
-        assert_eq!(values.len(), 1, "{}: {name}", answer.place);
+        assert_eq!(values.len(), 1, "{}: {name}", answer.request);
         values[0].to_str().unwrap()
     };
     let members = one("kvasm-cost").split(", ").map(|member| {
@@ -65,7 +65,7 @@ fn cost(answer: &ApiResponse) -> (BTreeMap<String, u64>, f64) {
 #[track_caller]
 fn assert_no_cost(answer: &ApiResponse) {
     for name in ["kvasm-cost", "server-timing"] {
-        assert_eq!(answer.header(name), "", "{}", answer.place);
+        assert_eq!(answer.header(name), "", "{}", answer.request);
     }
 }
 

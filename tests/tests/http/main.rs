@@ -8,6 +8,7 @@ mod calls;
 mod cost;
 mod entries;
 mod events;
+mod faults;
 mod limits;
 mod logs;
 mod openapi;

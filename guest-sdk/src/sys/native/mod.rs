@@ -162,7 +162,7 @@ pub(crate) fn kv_commit(batch: &[u8], _checks: usize) -> Result<Vec<u8>, CommitF
 /// Returns the dead letters before this one, or from the newest, ordered by id.
 pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
     cost::count_call();
-    let limit = validate::letters_limit(limit)?;
+    let limit = validate::dead_letters_limit(limit)?;
     with(|host| {
         host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
         let letters = host.dead_letters.iter();
@@ -224,8 +224,8 @@ pub(crate) fn set_context(context: Context) {
 
 /// Runs `work` with another context, and restores the current one, also after a panic.
 pub(crate) fn with_context<R>(context: Context, work: impl FnOnce() -> R) -> R {
-    struct Back(Option<Context>);
-    impl Drop for Back {
+    struct RestoreContext(Option<Context>);
+    impl Drop for RestoreContext {
         fn drop(&mut self) {
             if let Some(context) = self.0.take() {
                 set_context(context);
@@ -233,7 +233,7 @@ pub(crate) fn with_context<R>(context: Context, work: impl FnOnce() -> R) -> R {
         }
     }
     let before = with(|host| std::mem::replace(&mut host.context, context));
-    let _back = Back(Some(before));
+    let _back = RestoreContext(Some(before));
     work()
 }
 

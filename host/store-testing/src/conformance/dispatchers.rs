@@ -107,7 +107,7 @@ async fn deliver(
                 value_of(delivery)
             );
             let batch = app.acknowledging(
-                &receipt,
+                receipt,
                 vec![match before {
                     None => absent("told", told.as_str()),
                     Some(entry) => super::kit::at_version("told", told.as_str(), entry.version),
