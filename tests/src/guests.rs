@@ -144,7 +144,7 @@ impl TestHost {
             .await
     }
 
-    /// Like [`result`](Bench::result), for a module that uses [`report`].
+    /// Like [`result`](TestHost::result), for a module that uses [`report`].
     pub async fn result_of(&self, wasm: Vec<u8>, call: Call) -> (i64, String) {
         let plugin = self.load(wasm).await;
         let output = self.host.call(&plugin, call).await.unwrap().output;

@@ -67,7 +67,7 @@ pub enum DeployError {
     Service(#[from] ServiceError),
 }
 
-/// A call that was admitted by [`Host::enter`]. It counts against the app's limit until it has
+/// A call that was admitted by [`Host::admit`]. It counts against the app's limit until it has
 /// ended or this is dropped.
 pub struct AdmittedCall {
     host: Host,
@@ -87,7 +87,7 @@ impl AdmittedCall {
         self.call_unless(input, std::future::pending()).await
     }
 
-    /// Like [`call`](Entered::call), but a queued call is cancelled when `left` completes, as
+    /// Like [`call`](AdmittedCall::call), but a queued call is cancelled when `left` completes, as
     /// its caller has disconnected.
     ///
     /// # Errors

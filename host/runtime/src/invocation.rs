@@ -31,7 +31,7 @@ const KNOWN_MAX: usize = 32;
 const KNOWN_BYTES_MAX: usize = 128;
 
 impl CompiledPlugin {
-    /// Like [`Target::require`], for a plugin that is in memory.
+    /// Like [`InvocationTarget::require`], for a plugin that is in memory.
     pub fn require(&self, target: &InvocationTarget) -> Result<(), CallError> {
         match target {
             // The run itself checks that a handler exists.

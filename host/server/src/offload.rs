@@ -35,11 +35,11 @@ impl Offload {
         }
     }
 
-    /// Runs work on about this many bytes for an app: on this thread, or as [`run`](Aside::run) if
+    /// Runs work on about this many bytes for an app: on this thread, or as [`run`](Offload::run) if
     /// they are many.
     ///
     /// # Errors
-    /// Errors of the work, and those of [`run`](Aside::run).
+    /// Errors of the work, and those of [`run`](Offload::run).
     pub(super) async fn by_size<T, E>(
         &self,
         app: AppId,

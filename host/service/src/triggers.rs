@@ -56,7 +56,7 @@ impl Admin {
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app, or without `script:write` to
     /// discard deliveries; [`ServiceError::TriggerNotFound`], also if there is nothing to discard;
-    /// [`ServiceError::TriggerHasDeliveries`] if `fate` is [`Fate::Refuse`] and there are
+    /// [`ServiceError::TriggerHasDeliveries`] if `fate` is [`OnTriggerDelete::Refuse`] and there are
     /// deliveries.
     pub async fn delete_trigger(
         &self,

@@ -251,7 +251,7 @@ impl Faults {
 }
 
 /// A rule that is not in effect yet. Rules that were added earlier come first.
-#[must_use = "a rule has no effect until it is told what to do"]
+#[must_use = "a rule has no effect before it is completed by `fail`, `hang` or `lose_the_answer`"]
 pub struct NewRule<'f> {
     faults: &'f Faults,
     operations: Vec<Operation>,

@@ -116,7 +116,7 @@ async fn assert_all_delivered(tally: &CrashApp, acknowledged: &Acknowledged) {
     for key in tally.keys("left").await {
         let [(last, _), _] = tally.last(&key).await;
         assert_eq!(
-            tally.of_handlers("told", &key).await,
+            tally.of_handlers("seen", &key).await,
             [last; 2],
             "the last of {key}"
         );

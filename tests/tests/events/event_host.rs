@@ -77,7 +77,7 @@ impl EventHost {
         EventHost::with_builder(Host::builder(), store, keep).await
     }
 
-    /// Like [`over`](Stage::over), with a given host builder.
+    /// Like [`over`](EventHost::over), with a given host builder.
     pub async fn with_builder(
         builder: HostBuilder,
         store: Arc<dyn Store>,

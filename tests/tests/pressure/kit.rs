@@ -245,7 +245,7 @@ impl Neighbour {
     }
 }
 
-/// A neighbour that runs until [`end`](Watch::end).
+/// A neighbour that runs until [`end`](NeighbourTask::end).
 pub struct NeighbourTask {
     end: Arc<AtomicBool>,
     task: JoinHandle<Measurements>,

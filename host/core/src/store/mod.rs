@@ -98,7 +98,7 @@ pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError>;
 
-    /// Applies a batch atomically, returns one [`Applied`](crate::model::Applied) for each
+    /// Applies a batch atomically, returns one [`Applied`](crate::Applied) for each
     /// operation, and creates a delivery for each trigger that a change fires. A write of an entry
     /// that has already expired is a change; a deletion of an absent entry is not.
     ///
