@@ -9,9 +9,9 @@ pub(super) const KVASM_COST: HeaderName = HeaderName::from_static("kvasm-cost");
 /// The CPU time.
 pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Whether a caller has asked for the cost and may see it, as it may see the app's log, which has
-/// the same figures. It has to be asked for, so that a service that relays responses to others
-/// does not disclose it unknowingly.
+/// Whether a request asks for the cost, and its caller may see it: those who may read the app's log,
+/// which has the cost too. It must be asked for, so that a service that relays responses to its own
+/// users does not disclose it by accident.
 pub(super) fn is_shown(headers: &HeaderMap, app: &App, principal: Option<&Principal>) -> bool {
     is_asked_for(headers) && principal.is_some_and(|p| p.holds(Capability::LogRead(app.id)))
 }
