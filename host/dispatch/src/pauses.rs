@@ -75,6 +75,7 @@ fn log(
         trace_id: delivery.event.trace_id(),
         message,
         discarded: false,
+        cost: None,
     };
     shared.host.logs().push(app.id, [record]);
 }

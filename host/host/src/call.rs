@@ -4,8 +4,8 @@ use super::{Host, Plugin};
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    App, AppId, Capability, Digest, Exports, Level, Pieces, PluginVersion, Principal, Timestamp,
-    TraceContext, TraceId,
+    App, AppId, Capability, Cost, Digest, Exports, Level, Pieces, PluginVersion, Principal,
+    Timestamp, TraceContext, TraceId,
 };
 use kvasm_runtime::GuestLog;
 use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationTarget, LoadError, Response};
@@ -39,6 +39,16 @@ pub enum InvokeError {
     /// The call failed.
     #[error(transparent)]
     Call(#[from] CallFailure),
+}
+
+impl InvokeError {
+    /// Returns what the call used, if the plugin ran.
+    pub fn cost(&self) -> Option<&Cost> {
+        match self {
+            InvokeError::Call(failure) => Some(&failure.cost).filter(|cost| cost.runs > 0),
+            _ => None,
+        }
+    }
 }
 
 impl From<StoreError> for InvokeError {
@@ -352,7 +362,7 @@ impl Host {
     }
 
     /// Adds the log lines of an invocation, and the reason of its failure, to the app's log.
-    /// Lines of discarded runs come first, and are marked.
+    /// Lines of discarded runs come first, and are marked. The last line has the cost.
     pub(super) fn keep_log(
         &self,
         app: AppId,
@@ -360,12 +370,15 @@ impl Host {
         trace_id: Option<TraceId>,
         result: &Result<Response, CallFailure>,
     ) {
-        let (request_id, log, thrown, error) = match result {
-            Ok(done) => (done.request_id, &done.log, &done.discarded, None),
-            Err(failure) => {
-                let error = Some(&failure.error);
-                (failure.request_id, &failure.log, &failure.discarded, error)
-            }
+        let (request_id, cost, log, thrown, error) = match result {
+            Ok(done) => (done.request_id, done.cost, &done.log, &done.discarded, None),
+            Err(failed) => (
+                failed.request_id,
+                failed.cost,
+                &failed.log,
+                &failed.discarded,
+                Some(&failed.error),
+            ),
         };
         let at = Timestamp::now();
         let record = |level, source, message, discarded| LogRecord {
@@ -378,6 +391,7 @@ impl Host {
             trace_id,
             message,
             discarded,
+            cost: None,
         };
         let lines = |log: &GuestLog, discarded| {
             let own = log.lines().iter();
@@ -399,6 +413,10 @@ impl Host {
         let failed =
             error.map(|error| record(Level::Error, LogSource::Host, error.to_string(), false));
         let all = thrown.chain(lines(log, false)).chain(failed);
+        let mut all: Vec<_> = all.collect();
+        if let Some(last) = all.last_mut().filter(|_| cost.runs > 0) {
+            last.cost = Some(Box::new(cost));
+        }
         self.logs().push(app, all);
     }
 

@@ -1,8 +1,8 @@
 //! Errors of plugins and calls, classified by blame.
 
 use crate::abi::GuestLog;
-use kvasm_core::Invalid;
 use kvasm_core::store::StoreError;
+use kvasm_core::{Cost, Invalid};
 use kvasm_service::{ServiceError, Timeout};
 use std::sync::Arc;
 use std::time::Duration;
@@ -404,6 +404,8 @@ pub struct CallFailure {
     pub error: CallError,
     /// The request id, which is also in the host's log.
     pub request_id: Uuid,
+    /// What it used, discarded runs included.
+    pub cost: Cost,
     /// The guest's log.
     pub log: GuestLog,
     /// The logs of discarded runs before this one.
@@ -416,6 +418,7 @@ impl CallFailure {
         CallFailure {
             error,
             request_id,
+            cost: Cost::default(),
             log: GuestLog::new(0, 0),
             discarded: Vec::new(),
         }

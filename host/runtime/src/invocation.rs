@@ -224,6 +224,7 @@ impl Runtime {
         // Flushes the guest's standard output, which may hold a partial line.
         invocation.wasi = None;
         let log = invocation.guest.log.lock().take();
+        let cost = invocation.guest.cost(invocation.limiter.used());
         for (name, count) in invocation.guest.calls.counts() {
             self.metrics.host_calls(name, count.into());
         }
@@ -231,12 +232,14 @@ impl Runtime {
             Ok(()) => Ok(Response {
                 output: invocation.guest.output,
                 request_id,
+                cost,
                 log,
                 discarded: Vec::new(),
             }),
             Err(error) => Err(CallFailure {
                 error,
                 request_id,
+                cost,
                 log,
                 discarded: Vec::new(),
             }),

@@ -86,6 +86,12 @@ impl MemoryLimiter {
         }
     }
 
+    /// Returns the size of the instance's memories, in bytes. It is also their peak: a memory
+    /// never shrinks.
+    pub(super) fn used(&self) -> u64 {
+        self.used as u64
+    }
+
     /// Whether the guest requested more than its limit.
     pub(super) fn refused(&self) -> bool {
         self.refused

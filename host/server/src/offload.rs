@@ -226,6 +226,7 @@ mod tests {
                 request_id: uuid::Uuid::nil(),
                 message: "x".repeat(100),
                 discarded: false,
+                cost: None,
             });
             scene.shared.host.logs().push(scene.app, lines);
             let logs = "/v1/apps/shop/logs?limit=1000";

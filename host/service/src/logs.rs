@@ -1,6 +1,6 @@
 //! The logs of apps: recent lines of their plugins, and of the host about them.
 
-use kvasm_core::{AppId, Level, Timestamp, TraceId, truncate};
+use kvasm_core::{AppId, Cost, Level, Timestamp, TraceId, truncate};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -61,11 +61,14 @@ pub struct LogRecord {
     pub message: String,
     /// Whether the run that wrote it was discarded and rerun.
     pub discarded: bool,
+    /// What the call used, in its last line.
+    pub cost: Option<Box<Cost>>,
 }
 
 impl LogRecord {
     fn bytes(&self) -> usize {
-        self.message.len() + self.function.len() + LINE_OVERHEAD
+        let cost = self.cost.as_ref().map_or(0, |_| size_of::<Cost>());
+        self.message.len() + self.function.len() + cost + LINE_OVERHEAD
     }
 }
 
@@ -282,6 +285,7 @@ mod tests {
             trace_id: None,
             message: message.to_owned(),
             discarded: false,
+            cost: None,
         }
     }
 

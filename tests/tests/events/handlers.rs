@@ -61,6 +61,28 @@ async fn successful_handler_commits_and_is_acknowledged() {
     assert!(stage.dead_letters().await.is_empty());
 }
 
+/// A handler that succeeds and one that traps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cost_of_a_delivery_is_in_the_log() {
+    let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 4)))";
+    for end in ["(i32.const 0)", "unreachable"] {
+        let stage = changed(&format!("{log} {end}")).await;
+        let app = stage.app().await;
+        let costs = || {
+            let lines = stage.host.logs().read(app.id, 0, usize::MAX).into_iter();
+            lines.filter_map(|line| line.cost).collect::<Vec<_>>()
+        };
+        until("the handler has run", async || !costs().is_empty()).await;
+        let cost = &costs()[0];
+        let written = (cost.entries_written, cost.bytes_written);
+        assert_eq!(
+            (cost.runs, written, cost.host_calls),
+            (1, (1, 1), 2),
+            "{end}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trapping_handler_is_tried_three_times() {
     let (reason, attempts, error) = dead_letter_of("unreachable").await;

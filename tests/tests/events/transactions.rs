@@ -1,7 +1,7 @@
 //! Transactional functions.
 
 use super::event_host::{EventHost, manifest};
-use kvasm::model::{AppName, Key, Op, Principal, Scope, Value};
+use kvasm::model::{AppName, Key, LimitsPatch, Op, Principal, Scope, Value};
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Call, CallError, Host, InvokeError};
 use kvasm_tests::guests::{self, module_with};
@@ -209,6 +209,46 @@ async fn trap_after_an_inconsistent_read_is_retried() {
     let stage = meanwhile(u32::MAX).await;
     let error = error_of(stage.try_call("run", "").await);
     assert!(matches!(error, CallError::Conflict { .. }), "{error}");
+}
+
+/// Both runs have a cost, of two reads each. The values are read by the second run only.
+#[tokio::test]
+async fn cost_of_a_rerun_transaction_includes_all_runs() {
+    let stage = meanwhile(1).await;
+    let cost = stage.try_call("run", "").await.unwrap().cost;
+    let reads = (cost.entries_read, cost.bytes_read);
+    assert_eq!((cost.runs, reads, cost.host_calls), (2, (4, 3), 6));
+    assert_eq!(cost.memory_bytes, 65_536, "of one run at a time");
+    // Also if no run succeeds.
+    let stage = meanwhile(u32::MAX).await;
+    let Err(InvokeError::Call(failure)) = stage.try_call("run", "").await else {
+        panic!("each run loses");
+    };
+    let cost = failure.cost;
+    assert!(cost.runs > 1, "{cost:?}");
+    // The last run may have been cut off.
+    let of_runs = |runs: u32| u64::from(runs) * 2;
+    let expected = of_runs(cost.runs - 1)..=of_runs(cost.runs);
+    assert!(expected.contains(&cost.entries_read), "{cost:?}");
+}
+
+/// A transaction whose commit is refused has run, and has a cost.
+#[tokio::test]
+async fn uncommitted_transaction_has_a_cost() {
+    let stage = staged(&format!("{SET} (i32.const 0)")).await;
+    let app = stage.app().await;
+    let none = LimitsPatch {
+        entries: Some(Some(0)),
+        ..LimitsPatch::default()
+    };
+    let actor = stage.host.operator("test");
+    let admin = stage.host.admin();
+    admin.set_limits(&actor, &app, none, None).await.unwrap();
+    let Err(InvokeError::Call(failure)) = stage.try_call("run", "").await else {
+        panic!("the quota allows no entry");
+    };
+    assert!(matches!(failure.error, CallError::Commit(_)));
+    assert_eq!((failure.cost.runs, failure.cost.entries_written), (1, 1));
 }
 
 /// A list shows the run's own writes among those of the store.

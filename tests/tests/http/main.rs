@@ -5,6 +5,7 @@ mod access;
 mod batches;
 mod cache_coherence;
 mod calls;
+mod cost;
 mod entries;
 mod events;
 mod faults;
