@@ -222,6 +222,7 @@ impl From<StoreError> for Failure {
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
             | StoreError::LastAdmin
+            | StoreError::OtherSecretsKey { .. }
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

@@ -334,5 +334,6 @@ fn new_app(name: AppName, public: bool, limits: AppLimits) -> Result<App, StoreE
         public,
         limits,
         active: None,
+        settings: None,
     })
 }

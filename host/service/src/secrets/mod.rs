@@ -1,0 +1,5 @@
+//! Sealing of secrets.
+
+mod error;
+
+pub use error::SecretsError;
