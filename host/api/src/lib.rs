@@ -5,6 +5,7 @@ mod batch;
 mod events;
 mod limits;
 mod problem;
+mod settings;
 
 pub use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
@@ -15,6 +16,7 @@ pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut
 use limits::given;
 pub use limits::{LimitsChange, LimitsView};
 pub use problem::ProblemView;
+pub use settings::{ConfigPage, ConfigView, SecretPage, SecretView};
 
 use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, PluginRecord, Token, Usage};
 use kvasm_service::LogRecord;

@@ -34,6 +34,7 @@ mod preconditions;
 mod problem;
 mod router;
 mod serve;
+mod settings;
 mod stream;
 mod tokens;
 mod triggers;

@@ -15,5 +15,6 @@ mod plugins;
 mod problems;
 mod protocol;
 mod schemathesis;
+mod settings;
 mod tokens;
 mod triggers;
