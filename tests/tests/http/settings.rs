@@ -22,7 +22,8 @@ async fn shop() -> Server {
 }
 
 async fn list(server: &Server, path: &str) -> Value {
-    let page = server.root.get(&format!("/v1/apps/shop/{path}"));
+    let target = format!("/v1/apps/shop/{path}");
+    let page = server.root.get(&target);
     page.await.expect(200).json()[path].clone()
 }
 

@@ -6,7 +6,7 @@
 mod outbox;
 mod registry;
 mod schema;
-mod settings;
+mod settings_store;
 mod store_error;
 mod sum;
 mod survey;
@@ -29,7 +29,7 @@ pub mod backend {
 pub use outbox::Outbox;
 pub use registry::Registry;
 pub use schema::{Migrate, Schema, SchemaState};
-pub use settings::SettingsStore;
+pub use settings_store::SettingsStore;
 pub use store_error::StoreError;
 pub use survey::{AppSurvey, LogSize, StoreClock, StoreSize, Survey};
 pub use upkeep::Upkeep;

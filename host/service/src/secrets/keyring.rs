@@ -14,12 +14,12 @@ const OLD_KEYS_MAX: usize = 16;
 /// The keys with which a host seals and opens secrets. Debug output shows their identities only.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    source: Source,
+    source: KeySource,
     loaded: Mutex<Loaded>,
 }
 
 #[derive(Debug, Default)]
-enum Source {
+enum KeySource {
     /// No keys.
     #[default]
     None,
@@ -69,7 +69,7 @@ impl Keyring {
             ..Loaded::default()
         };
         Ok(Keyring {
-            source: Source::Memory,
+            source: KeySource::Memory,
             loaded: Mutex::new(loaded),
         })
     }
@@ -87,7 +87,7 @@ impl Keyring {
 
     fn of_file(path: PathBuf, create: bool) -> Keyring {
         let keyring = Keyring {
-            source: Source::File { path, create },
+            source: KeySource::File { path, create },
             loaded: Mutex::default(),
         };
         // So that keys are in memory before a rotation removes them. A failure is reported at use.
@@ -101,17 +101,17 @@ impl Keyring {
     /// [`SecretsError::NotConfigured`] if there is none.
     pub(super) fn path(&self) -> Result<&Path, SecretsError> {
         match &self.source {
-            Source::File { path, .. } => Ok(path),
-            Source::None | Source::Memory => Err(SecretsError::NotConfigured),
+            KeySource::File { path, .. } => Ok(path),
+            KeySource::None | KeySource::Memory => Err(SecretsError::NotConfigured),
         }
     }
 
     /// Reads the file again if it has changed. Returns whether it has keys.
     fn reload(&self) -> Result<bool, SecretsError> {
         let path = match &self.source {
-            Source::None => return Err(SecretsError::NotConfigured),
-            Source::Memory => return Ok(true),
-            Source::File { path, .. } => path,
+            KeySource::None => return Err(SecretsError::NotConfigured),
+            KeySource::Memory => return Ok(true),
+            KeySource::File { path, .. } => path,
         };
         let mut loaded = self.loaded.lock();
         let now = FileState::of(path).ok();
@@ -134,7 +134,7 @@ impl Keyring {
             return Ok(());
         }
         let path = self.path()?;
-        let is_creatable = matches!(self.source, Source::File { create: true, .. });
+        let is_creatable = matches!(self.source, KeySource::File { create: true, .. });
         let why = match current {
             None if is_creatable => {
                 key_file::create(path)?;

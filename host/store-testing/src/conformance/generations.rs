@@ -154,7 +154,7 @@ mod tests {
     fn every_registry_operation_is_covered() {
         let registry = [
             include_str!("../../../core/src/store/registry.rs"),
-            include_str!("../../../core/src/store/settings.rs"),
+            include_str!("../../../core/src/store/settings_store.rs"),
         ]
         .concat();
         let tried = [include_str!("generations.rs"), include_str!("audit.rs")].concat();
