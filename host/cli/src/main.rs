@@ -86,10 +86,10 @@ enum Command {
     /// Read and write an app's entries
     #[command(subcommand)]
     Kv(kv::KvCommand),
-    /// Set and show configuration values of an app, which its plugin reads
+    /// Set and show configuration values of an app
     #[command(subcommand)]
     Config(settings::ConfigCommand),
-    /// Set secrets of an app, which only its plugin reads, and rotate their key
+    /// Set and remove secrets of an app, and rotate their key
     #[command(subcommand)]
     Secret(settings::SecretCommand),
     /// Manage triggers

@@ -45,8 +45,7 @@ pub(super) enum ConfigCommand {
 pub(super) enum SecretCommand {
     /// Set a secret, from stdin or a file
     #[command(
-        after_help = "Example:\n  kvasm secret set shop stripe-key < key.txt\n\nNo command prints a \
-                      secret: only the app's plugin can read it."
+        after_help = "Example:\n  kvasm secret set shop stripe-key < key.txt\n\nNo command prints a secret."
     )]
     Set {
         #[command(flatten)]

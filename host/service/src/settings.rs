@@ -55,7 +55,7 @@ impl Admin {
         Ok(self.store.set_setting(app.id, name, value, audit).await?)
     }
 
-    /// Seals a secret and sets it. Nothing returns it, except to the app's plugin.
+    /// Seals a secret and sets it. No operation returns it.
     ///
     /// # Errors
     /// As [`set_config`](Admin::set_config); [`ServiceError::Secrets`] if this host cannot seal

@@ -7,8 +7,8 @@ use kvasm_core::{AppId, KeyId, SealedSecret, SettingName};
 use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 
-/// Keys that are kept in memory after they have left the file: a run that began before a rotation
-/// may still hold what they have sealed.
+/// Keys that are kept in memory after they have left the file: a reader may still hold what they
+/// have sealed, read before a rotation.
 const OLD_KEYS_MAX: usize = 16;
 
 /// The keys with which a host seals and opens secrets. Debug output shows their identities only.
