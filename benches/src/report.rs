@@ -121,7 +121,7 @@ impl Row {
         self
     }
 
-    fn judged(&self) -> f64 {
+    fn verdict(&self) -> f64 {
         self.ratio.map_or(self.kvasm, |[_, median, _]| median)
     }
 
@@ -130,7 +130,7 @@ impl Row {
             "name": self.name, "unit": self.unit, "kvasm": self.kvasm, "baseline": self.baseline,
             "ratio_min_median_max": self.ratio, "min_max": self.spread, "durable": self.durable,
             "target": self.target.map(Target::text),
-            "met": self.target.map(|t| t.met(self.judged())),
+            "met": self.target.map(|t| t.met(self.verdict())),
         })
     }
 
@@ -143,7 +143,7 @@ impl Row {
             (None, None) => "-".to_owned(),
         };
         let verdict = self.target.map_or(String::new(), |target| {
-            let met = if target.met(self.judged()) {
+            let met = if target.met(self.verdict()) {
                 "met"
             } else {
                 "MISSED"

@@ -18,6 +18,7 @@
 use crate::dead_letters::DeadLetter;
 use crate::http::{IntoResponse, Request, Response};
 use crate::sys::native;
+pub use crate::sys::native::Cost;
 use crate::trigger::{self, ChangeValue, ToValue};
 use crate::{
     Caller, Change, Context, FromInput, FunctionError, HandlerError, HandlerOutput, IntoOutput,
@@ -216,6 +217,29 @@ pub fn scheduled<R: HandlerOutput>(
     deliver(trigger, &run.encode()?, || {
         trigger::run_scheduled_with(handler)
     })
+}
+
+/// Runs `work`, and returns its result and what it used of the host: a test can assert how many
+/// entries a function reads. Runs that are rolled back count too.
+///
+/// ```
+/// use kvasm_guest::{Error, Json, kv, testing};
+///
+/// fn total(Json(names): Json<Vec<String>>) -> Result<Json<u64>, Error> {
+///     let found = kv::collection("stock").get_many::<u64>(&names)?;
+///     Ok(Json(found.into_iter().flatten().sum()))
+/// }
+///
+/// kv::collection("stock").set("paper", &12)?;
+/// let (output, cost) = testing::cost_of(|| testing::call(total, r#"["ink", "paper"]"#));
+/// assert_eq!(output, Ok(b"12".to_vec()));
+/// assert_eq!((cost.entries_read, cost.bytes_read, cost.entries_written), (2, 2, 0));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn cost_of<R>(work: impl FnOnce() -> R) -> (R, Cost) {
+    let before = native::cost();
+    let result = work();
+    (result, native::cost() - before)
 }
 
 /// Adds a dead letter for [`dead_letters`](crate::dead_letters) to return. They are ordered by

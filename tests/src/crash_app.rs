@@ -15,7 +15,7 @@ use std::time::Duration;
 const APP: &str = "crash";
 
 /// A change is a key of three bytes and a number of nine digits, as bytes. Under "l" or "r"
-/// followed by the key, the handlers of both collections store the last number in "told" and
+/// followed by the key, the handlers of both collections store the last number in "seen" and
 /// the count in "count". A number that does not follow the last one is recorded in "odd".
 fn plugin() -> Vec<u8> {
     let watch = |name: &str| {
@@ -62,7 +62,7 @@ fn plugin() -> Vec<u8> {
         (func (export \"left\") (result i32) (call $tell (i32.const 108)))
         (func (export \"right\") (result i32) (call $tell (i32.const 114)))"
     );
-    module_with("toldcountodd", &parts, "(i32.const 0)")
+    module_with("seencountodd", &parts, "(i32.const 0)")
 }
 
 /// Opens a store by its file or its URL.
@@ -130,8 +130,8 @@ impl CrashApp {
     }
 
     /// The last number of a key that both handlers have received.
-    pub async fn told(&self, name: &str) -> u64 {
-        let [left, right] = self.of_handlers("told", name).await;
+    pub async fn delivered(&self, name: &str) -> u64 {
+        let [left, right] = self.of_handlers("seen", name).await;
         left.min(right)
     }
 
@@ -163,7 +163,7 @@ impl CrashApp {
     }
 
     /// The number of dead letters.
-    pub async fn letters(&self) -> usize {
+    pub async fn dead_letters(&self) -> usize {
         let (store, all) = (self.host.store(), DeadLetterFilter::default());
         let letters = store.dead_letters(self.app.id, &all, None, 1_000).await;
         letters.unwrap().len()

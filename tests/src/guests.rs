@@ -46,7 +46,7 @@ where
 }
 
 /// Writes directly to the store, bypassing the host.
-pub async fn write_past(store: &Arc<dyn Store>, app: AppId, ops: Vec<Op>) {
+pub async fn write_directly(store: &Arc<dyn Store>, app: AppId, ops: Vec<Op>) {
     let batch = Commit::new(app, Timestamp::now(), Batch::of(ops));
     store.commit(batch).await.unwrap();
 }
@@ -104,7 +104,7 @@ impl TestHost {
     }
 
     /// Starts a host with changed limits.
-    pub async fn limited(change: impl FnOnce(&mut Limits)) -> TestHost {
+    pub async fn with_limits(change: impl FnOnce(&mut Limits)) -> TestHost {
         let mut limits = Limits::default();
         change(&mut limits);
         TestHost::with(|builder| builder.limits(limits)).await
@@ -144,7 +144,7 @@ impl TestHost {
             .await
     }
 
-    /// Like [`result`](Bench::result), for a module that uses [`report`].
+    /// Like [`result`](TestHost::result), for a module that uses [`report`].
     pub async fn result_of(&self, wasm: Vec<u8>, call: Call) -> (i64, String) {
         let plugin = self.load(wasm).await;
         let output = self.host.call(&plugin, call).await.unwrap().output;

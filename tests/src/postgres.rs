@@ -219,7 +219,7 @@ impl Cluster {
     }
 
     /// Kills the server and all its processes with SIGKILL, as a crash would.
-    pub fn kill9(&mut self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
         let server = fs::read_to_string(self.file("pid")).context("the server has no pid file")?;
         let server = server.trim().to_owned();
         // While stopped, it cannot start or reap processes during the count.

@@ -45,7 +45,7 @@ impl Server {
     }
 
     /// Starts a server with other limits.
-    pub async fn bounded(options: ServerOptions) -> Server {
+    pub async fn with_options(options: ServerOptions) -> Server {
         Server::build(|builder| builder, options, None).await
     }
 
@@ -222,7 +222,7 @@ fn parse(bytes: &[u8]) -> Option<ApiResponse> {
     let body = bytes[end + 4..].get(..length)?.to_vec();
     let place = "a raw request".to_owned();
     Some(ApiResponse {
-        place,
+        request: place,
         status,
         headers,
         body,
@@ -269,7 +269,7 @@ impl ApiClient {
     }
 
     /// Builds a request without sending it.
-    pub fn ask(&self, method: &str, path: &str) -> RequestBuilder {
+    pub fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = self.http.request(method, format!("{}{path}", self.base));
         match &self.token {
@@ -280,7 +280,7 @@ impl ApiClient {
 
     /// Sends a request without a body.
     pub async fn send(&self, method: &str, path: &str) -> ApiResponse {
-        answer(self.ask(method, path)).await
+        answer(self.request(method, path)).await
     }
 
     /// Sends a GET request.
@@ -290,7 +290,7 @@ impl ApiClient {
 
     /// Sends a request with a JSON body.
     pub async fn json(&self, method: &str, path: &str, body: Value) -> ApiResponse {
-        answer(self.ask(method, path).json(&body)).await
+        answer(self.request(method, path).json(&body)).await
     }
 
     /// Sends a request with a body of this content type.
@@ -301,7 +301,9 @@ impl ApiClient {
         content_type: &str,
         body: impl Into<reqwest::Body>,
     ) -> ApiResponse {
-        let request = self.ask(method, path).header("content-type", content_type);
+        let request = self
+            .request(method, path)
+            .header("content-type", content_type);
         answer(request.body(body)).await
     }
 
@@ -315,7 +317,7 @@ impl ApiClient {
     /// Calls a function.
     pub async fn call(&self, app: &str, function: &str, input: impl Into<Vec<u8>>) -> ApiResponse {
         let path = format!("/v1/apps/{app}/call/{function}");
-        answer(self.ask("POST", &path).body(input.into())).await
+        answer(self.request("POST", &path).body(input.into())).await
     }
 
     /// Lists the keys of a collection of an app.
@@ -340,7 +342,7 @@ pub async fn answer(request: RequestBuilder) -> ApiResponse {
     let body = response.bytes().await;
     let body = body.unwrap_or_else(|error| panic!("{place}: {error:?}"));
     ApiResponse {
-        place,
+        request: place,
         status,
         headers,
         body: body.to_vec(),
@@ -351,7 +353,7 @@ pub async fn answer(request: RequestBuilder) -> ApiResponse {
 #[derive(Debug, Clone)]
 pub struct ApiResponse {
     /// The request's method and path, for messages.
-    pub place: String,
+    pub request: String,
     /// The status.
     pub status: u16,
     /// The headers.
@@ -369,7 +371,7 @@ impl ApiResponse {
     /// The body as JSON.
     pub fn json(&self) -> Value {
         let json = serde_json::from_slice(&self.body);
-        json.unwrap_or_else(|error| panic!("{}: {error}: {}", self.place, self.text()))
+        json.unwrap_or_else(|error| panic!("{}: {error}: {}", self.request, self.text()))
     }
 
     /// The body as JSON Lines.
@@ -390,7 +392,7 @@ impl ApiResponse {
     /// Panics unless the response has this status.
     #[track_caller]
     pub fn expect(self, status: u16) -> ApiResponse {
-        let (place, text) = (&self.place, self.text());
+        let (place, text) = (&self.request, self.text());
         assert_eq!(self.status, status, "{place}: {text}");
         self
     }
@@ -398,7 +400,7 @@ impl ApiResponse {
     /// The slug of the problem, after checking its form.
     #[track_caller]
     pub fn problem(&self) -> String {
-        let place = format!("{}: {} {}", self.place, self.status, self.text());
+        let place = format!("{}: {} {}", self.request, self.status, self.text());
         assert_eq!(
             self.header("content-type"),
             "application/problem+json",
@@ -428,9 +430,9 @@ impl ApiResponse {
 
     /// Panics unless the response is this problem with this status.
     #[track_caller]
-    pub fn refused(&self, status: u16, kind: &str) {
+    pub fn expect_problem(&self, status: u16, kind: &str) {
         let found = (self.status, self.problem());
-        let (place, text) = (&self.place, self.text());
+        let (place, text) = (&self.request, self.text());
         assert_eq!(found, (status, kind.to_owned()), "{place}: {text}");
     }
 }

@@ -24,7 +24,7 @@ pub struct Child {
     process: Process,
     pub address: SocketAddr,
     /// The pipes of a process of this program, which exits when they are closed.
-    talk: Option<(ChildStdin, BufReader<ChildStdout>)>,
+    pipes: Option<(ChildStdin, BufReader<ChildStdout>)>,
     _folder: Option<TempDir>,
 }
 
@@ -77,7 +77,7 @@ impl Child {
         Ok(Child {
             process,
             address: address.with_context(|| format!("the server {role} did not start"))?,
-            talk: Some((orders, answers)),
+            pipes: Some((orders, answers)),
             _folder: None,
         })
     }
@@ -100,7 +100,7 @@ impl Child {
         let mut child = Child {
             process,
             address,
-            talk: None,
+            pipes: None,
             _folder: Some(folder),
         };
         let start = Instant::now();
@@ -117,7 +117,7 @@ impl Child {
 
     /// The number of modules that the server has compiled.
     pub fn compiled(&mut self) -> Result<u64> {
-        let (orders, answers) = self.talk.as_mut().context("no server of this program")?;
+        let (orders, answers) = self.pipes.as_mut().context("no server of this program")?;
         orders.write_all(b"compiled\n")?;
         let mut line = String::new();
         answers.read_line(&mut line)?;

@@ -20,7 +20,7 @@ pub struct Peer {
     pub name: &'static str,
     pub variable: &'static str,
     /// The argument that prints its version.
-    pub ask: &'static str,
+    pub version_argument: &'static str,
     /// The prefix of the version that it prints.
     pub version: &'static str,
     pub install: &'static str,
@@ -48,7 +48,7 @@ pub struct Functions {
 const WASMTIME: Peer = Peer {
     name: "wasmtime",
     variable: "KVASM_WASMTIME",
-    ask: "--version",
+    version_argument: "--version",
     version: "wasmtime 48.",
     install: "cargo install wasmtime-cli --version ^48 --locked",
 };
@@ -56,7 +56,7 @@ const WASMTIME: Peer = Peer {
 const WORKERD: Peer = Peer {
     name: "workerd",
     variable: "KVASM_WORKERD",
-    ask: "--version",
+    version_argument: "--version",
     version: "workerd ",
     install: "npm install workerd",
 };
@@ -65,7 +65,7 @@ impl Peer {
     /// Returns the program and its version; prints a message if it is not installed.
     pub fn find(&self) -> Option<(String, String)> {
         let program = std::env::var(self.variable).unwrap_or_else(|_| self.name.to_owned());
-        let output = Command::new(&program).arg(self.ask).output();
+        let output = Command::new(&program).arg(self.version_argument).output();
         let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         let version = said.as_ref().ok().and_then(|said| said.lines().next());
         if let Some(version) = version

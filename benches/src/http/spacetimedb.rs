@@ -16,7 +16,7 @@ const SPACETIMEDB: Peer = Peer {
     name: "spacetimedb-standalone",
     variable: "KVASM_SPACETIMEDB",
     // `--version` prints more than the version.
-    ask: "-V",
+    version_argument: "-V",
     version: "spacetimedb 1.2.0",
     install: "cargo install spacetimedb-standalone@1.2.0 --locked",
 };

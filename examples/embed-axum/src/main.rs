@@ -44,14 +44,14 @@ async fn main() -> Result<()> {
     let listener = TcpListener::bind(&address).await?;
     println!("Listening on http://{}", listener.local_addr()?);
     axum::serve(listener, routes(host))
-        .with_graceful_shutdown(interrupted())
+        .with_graceful_shutdown(ctrl_c())
         .await?;
     stop.cancel();
     dispatching.await?;
     Ok(())
 }
 
-async fn interrupted() {
+async fn ctrl_c() {
     // If signals are unavailable, the service runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;

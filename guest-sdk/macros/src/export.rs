@@ -168,16 +168,16 @@ fn argument<'a>(subject: &str, argument: &'a FnArg) -> syn::Result<&'a Type> {
 
 /// Rejects functions that cannot be exported.
 fn refuse_qualifiers(subject: &str, signature: &Signature) -> syn::Result<()> {
-    refuse(&signature.asyncness, || {
+    reject(&signature.asyncness, || {
         format!("{subject} cannot be `async`: the host calls it synchronously")
     })?;
-    refuse(&signature.unsafety, || {
+    reject(&signature.unsafety, || {
         format!("{subject} cannot be `unsafe`: the host calls it")
     })?;
-    refuse(&signature.abi, || {
+    reject(&signature.abi, || {
         format!("{subject} must have the Rust ABI; the macro creates the export")
     })?;
-    refuse(&signature.variadic, || {
+    reject(&signature.variadic, || {
         format!("{subject} cannot be variadic")
     })?;
     if signature.generics.params.is_empty() {
@@ -187,7 +187,7 @@ fn refuse_qualifiers(subject: &str, signature: &Signature) -> syn::Result<()> {
     }
 }
 
-fn refuse(part: &Option<impl ToTokens>, message: impl FnOnce() -> String) -> syn::Result<()> {
+fn reject(part: &Option<impl ToTokens>, message: impl FnOnce() -> String) -> syn::Result<()> {
     match part {
         Some(part) => Err(syn::Error::new_spanned(part, message())),
         None => Ok(()),

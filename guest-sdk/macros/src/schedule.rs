@@ -1,4 +1,4 @@
-//! Schedules, as far as they can be checked at compile time. The host parses them when the
+//! Schedules: the checks that are possible at compile time. The host parses them when the
 //! plugin is loaded and rejects the remaining errors: nothing here is stricter.
 
 /// The maximum length of a schedule in bytes.

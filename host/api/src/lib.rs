@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod batch;
+mod cost;
 mod events;
 mod limits;
 mod problem;
@@ -10,6 +11,7 @@ mod settings;
 pub use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
 pub use batch::{Done, Precondition};
+pub use cost::CostView;
 pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveriesDone};
 pub use events::{DeliveriesRequest, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
@@ -385,6 +387,9 @@ pub struct LogView {
     /// Whether the run that wrote it was discarded and repeated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub discarded: bool,
+    /// What the call used; in its last line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostView>,
 }
 
 impl From<&LogRecord> for LogView {
@@ -398,6 +403,7 @@ impl From<&LogRecord> for LogView {
             request_id: line.request_id.to_string(),
             message: line.message.clone(),
             discarded: line.discarded,
+            cost: line.cost.as_deref().map(CostView::from),
         }
     }
 }

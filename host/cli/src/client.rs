@@ -5,7 +5,7 @@ use super::config::Config;
 use super::failure::Failure;
 use super::global::{Destination, Global};
 use super::server_timeout::ServerTimeout;
-use super::{open, profile};
+use super::{call, open, profile};
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode};
@@ -199,9 +199,9 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        let status = response.status();
+        let (status, cost) = (response.status(), call::cost_of(response.headers()));
         let body = bytes(response).await?;
-        let failure = Failure::from_problem(status, &body);
+        let failure = Failure::from_problem(status, &body).with_cost(cost);
         Err(match app {
             Some(app) if failure.is_kind("app-not-found") => Failure::no_app(&app),
             Some(_) | None => failure,

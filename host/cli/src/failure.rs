@@ -1,8 +1,8 @@
 //! The result of a command: its exit code and, for a failure, its message.
 
-use super::output;
+use super::{call, output};
 use axum::http::StatusCode;
-use kvasm::api::EntryRef;
+use kvasm::api::{CostView, EntryRef};
 use kvasm::model::{AppName, Invalid};
 use kvasm::server::PROBLEMS;
 use kvasm::service::{SecretsError, ServiceError};
@@ -47,6 +47,8 @@ pub(super) struct Failure {
     log: Option<serde_json::Value>,
     /// The status and problem type of an error response of the host, if it was one.
     problem: Option<(StatusCode, String)>,
+    /// What a failed call used, if that was asked for.
+    cost: Option<CostView>,
 }
 
 /// The fields of a problem document that this program reads.
@@ -96,6 +98,7 @@ impl Failure {
             request_id: None,
             log: None,
             problem: None,
+            cost: None,
         }
     }
 
@@ -158,6 +161,12 @@ impl Failure {
         self
     }
 
+    /// Adds what the call used.
+    pub(super) fn with_cost(mut self, cost: Option<CostView>) -> Failure {
+        self.cost = cost;
+        self
+    }
+
     /// Prints the message and returns the exit code.
     pub(super) fn report(self, json: bool) -> ExitCode {
         let (blame, code) = match self.fault {
@@ -167,14 +176,20 @@ impl Failure {
             FailureSource::Host => ("host", 4),
         };
         if json {
-            let error = serde_json::json!({
+            let mut error = serde_json::json!({
                 "error": { "blame": blame, "message": self.message, "request_id": self.request_id, "log": self.log }
             });
+            if let (Some(cost), Some(members)) = (self.cost, error.as_object_mut()) {
+                members.insert("cost".to_owned(), serde_json::json!(cost));
+            }
             output::note_json(&error);
         } else {
             output::note_item(&format!("error: {}", self.message));
             if let Some(id) = self.request_id {
                 output::note(&format!("request {id}"));
+            }
+            if let Some(cost) = self.cost {
+                call::note_cost(&cost);
             }
         }
         ExitCode::from(code)
@@ -284,6 +299,7 @@ impl From<CallFailure> for Failure {
             request_id: Some(failure.request_id.to_string()),
             log: Some(serde_json::json!(failure.log.lines())),
             problem: None,
+            cost: None,
         }
     }
 }

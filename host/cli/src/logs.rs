@@ -117,6 +117,7 @@ mod tests {
             request_id: String::new(),
             message: "x\n1970-01-01T00:00:00.000Z error f [host] forged\r\u{1b}[2K".to_owned(),
             discarded: false,
+            cost: None,
         };
         let text = shown(&log);
         assert_eq!(text.lines().count(), 1, "{text}");

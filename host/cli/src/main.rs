@@ -4,6 +4,7 @@
 mod allocator;
 mod app;
 mod batch;
+mod call;
 mod client;
 mod config;
 mod dead_letter;
@@ -74,7 +75,7 @@ enum Command {
     /// Save a server and a token for other commands
     Login(profile::Login),
     /// Call a function of an app's active plugin
-    Call(plugin::CallArgs),
+    Call(call::CallArgs),
     /// Run a function of a plugin without deploying it
     Run(run::RunArgs),
     /// Deploy plugins and roll them back
@@ -195,7 +196,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
     match command {
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Login(login) => profile::login(global, login).await,
-        Command::Call(call) => plugin::call(global, call).await,
+        Command::Call(call) => call::run(global, call).await,
         Command::Run(run) => run::run(global, run).await,
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,

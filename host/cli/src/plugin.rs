@@ -1,12 +1,11 @@
-//! `kvasm plugin` and `kvasm call`.
+//! `kvasm plugin`.
 
 use super::client::{Pages, RequestPath, bytes, connect, connect_to_load, set};
 use super::failure::{CommandOutcome, Failure};
-use super::run::output_as_json;
 use super::trigger::describe_watch;
 use super::{Global, input, output};
 use axum::body::Body;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use kvasm::api::{Activated, Deployed, Functions, PluginPage};
 use kvasm::model::AppName;
 use serde_json::json;
@@ -52,17 +51,6 @@ pub(super) enum PluginCommand {
         app: AppName,
         version: u32,
     },
-}
-
-#[derive(Args)]
-pub(super) struct CallArgs {
-    #[arg(value_parser = AppName::parse)]
-    app: AppName,
-    /// The function to call
-    function: String,
-    /// Input of the function: text, @FILE, or - for stdin [default: none]
-    #[arg(long, short)]
-    input: Option<String>,
 }
 
 pub(super) async fn run(
@@ -191,30 +179,4 @@ async fn activated(global: &Global, app: &AppName, path: &RequestPath) -> Result
     output::object(global.json, &json!(activated), || {
         format!("Version {} of {app} is active.", activated.version)
     })
-}
-
-/// Calls a function of the app's active plugin.
-pub(super) async fn call(global: &Global, call: CallArgs) -> Result<CommandOutcome, Failure> {
-    let input = match &call.input {
-        Some(input) => input::argument(input)?,
-        None => Vec::new(),
-    };
-    let client = connect_to_load(global).await?;
-    let path = RequestPath::app(&call.app, &["call", &call.function]);
-    let mut request = path.request("POST", Body::from(input))?;
-    set(&mut request, "content-type", "application/octet-stream");
-    let answer = client.send(request).await?;
-    if !global.json {
-        output::stream(answer, b"").await?;
-        return Ok(CommandOutcome::Done);
-    }
-    let id = answer
-        .headers()
-        .get("x-request-id")
-        .and_then(|id| id.to_str().ok());
-    let id = id.unwrap_or_default().to_owned();
-    let body = bytes(answer).await?;
-    let answer = json!({ "output": output_as_json(&body), "request_id": id });
-    output::json(&answer)?;
-    Ok(CommandOutcome::Done)
 }

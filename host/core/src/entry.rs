@@ -106,7 +106,7 @@ pub enum IncrementError {
 /// the same result.
 ///
 /// # Errors
-/// [`NoSum`].
+/// [`IncrementError`].
 pub fn increment(value: Option<&Value>, delta: i64) -> Result<i64, IncrementError> {
     let before = match value {
         None => Integer::Value(0),

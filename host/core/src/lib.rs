@@ -5,6 +5,7 @@
 mod access;
 mod app;
 mod batch;
+mod call_cost;
 mod cost;
 mod cursor;
 mod delivery;
@@ -31,6 +32,7 @@ mod trigger_health;
 pub use access::{Capability, Principal, Scope, UnknownScope};
 pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
 pub use batch::{Applied, Batch, Check, Commit, Committed, Expect, Op};
+pub use call_cost::Cost;
 pub use cost::share;
 pub use cost::{
     DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, TRIGGERED_DELIVERIES_MAX,

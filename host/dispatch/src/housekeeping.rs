@@ -10,8 +10,8 @@ use std::sync::Arc;
 /// Runs each part, even if another one has failed.
 pub(super) async fn round(shared: Arc<DispatchContext>, _: TaskHandle) -> Result<(), StoreError> {
     let pruned = prune_audit(&shared).await;
-    let given_back = give_back(&shared).await;
-    pruned.and(given_back)
+    let reclaimed = reclaim_space(&shared).await;
+    pruned.and(reclaimed)
 }
 
 /// Removes audit rows of all apps that are too old, unless the clock is in doubt.
@@ -32,7 +32,7 @@ async fn prune_audit(shared: &DispatchContext) -> Result<(), StoreError> {
 }
 
 /// Returns free space to the file system.
-async fn give_back(shared: &DispatchContext) -> Result<(), StoreError> {
+async fn reclaim_space(shared: &DispatchContext) -> Result<(), StoreError> {
     while shared.host.store().reclaim_space().await? {
         tokio::time::sleep(REST).await;
     }

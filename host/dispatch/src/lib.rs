@@ -169,7 +169,7 @@ impl Dispatcher {
     ///
     /// Claiming, schedules, samples, upkeep, housekeeping, the removal of deleted apps and the
     /// comparison of the clock are separate tasks. One that fails or panics is restarted, and
-    /// shows in the host's [`Health`](crate::service::Health).
+    /// shows in the host's [`Health`](kvasm_service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
         let mut guard = Guard {

@@ -74,6 +74,7 @@ fn log(
         request_id,
         message,
         discarded: false,
+        cost: None,
     };
     shared.host.logs().push(app.id, [record]);
 }

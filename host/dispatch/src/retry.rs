@@ -27,7 +27,7 @@ pub fn backoff(attempts: u32, spread: f64) -> Duration {
 pub enum FailureKind {
     /// The next attempt may succeed.
     Transient,
-    /// The next attempt would fail the same way, as far as the host can tell.
+    /// The next attempt would presumably fail the same way.
     Deterministic,
     /// The handler reported that a retry would fail.
     Permanent,

@@ -127,7 +127,7 @@ async fn attempt(
     let handler = shared.host.deliver(app, delivery, receipt.clone());
     let renew = || renew(shared, receipt);
     match while_leased(handler, shared.lease() / 3, renew).await {
-        Some(Ok(())) => AttemptOutcome::Done,
+        Some(Ok(_cost)) => AttemptOutcome::Done,
         Some(Err(error)) if error.error.is_lease_lost() => AttemptOutcome::Lost,
         Some(Err(error)) => AttemptOutcome::Failed(Box::new(error)),
         // Its commit would be rejected.

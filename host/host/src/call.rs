@@ -4,7 +4,7 @@ use super::{Call, Host, Plugin};
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    App, AppId, Capability, Digest, Exports, Level, Pieces, PluginVersion, Timestamp,
+    App, AppId, Capability, Cost, Digest, Exports, Level, Pieces, PluginVersion, Timestamp,
 };
 use kvasm_runtime::GuestLog;
 use kvasm_runtime::{CallFailure, CompiledPlugin, LoadError, Response};
@@ -40,6 +40,16 @@ pub enum InvokeError {
     Call(#[from] CallFailure),
 }
 
+impl InvokeError {
+    /// Returns what the call used, if the plugin ran.
+    pub fn cost(&self) -> Option<&Cost> {
+        match self {
+            InvokeError::Call(failure) => Some(&failure.cost).filter(|cost| cost.runs > 0),
+            _ => None,
+        }
+    }
+}
+
 impl From<StoreError> for InvokeError {
     fn from(error: StoreError) -> InvokeError {
         InvokeError::Service(error.into())
@@ -57,7 +67,7 @@ pub enum DeployError {
     Service(#[from] ServiceError),
 }
 
-/// A call that was admitted by [`Host::enter`]. It counts against the app's limit until it has
+/// A call that was admitted by [`Host::admit`]. It counts against the app's limit until it has
 /// ended or this is dropped.
 pub struct AdmittedCall {
     host: Host,
@@ -77,7 +87,7 @@ impl AdmittedCall {
         self.call_unless(input, std::future::pending()).await
     }
 
-    /// Like [`call`](Entered::call), but a queued call is cancelled when `left` completes, as
+    /// Like [`call`](AdmittedCall::call), but a queued call is cancelled when `left` completes, as
     /// its caller has disconnected.
     ///
     /// # Errors
@@ -288,19 +298,22 @@ impl Host {
     }
 
     /// Adds the log lines of an invocation, and the reason of its failure, to the app's log.
-    /// Lines of discarded runs come first, and are marked.
+    /// Lines of discarded runs come first, and are marked. The last line has the cost.
     pub(super) fn keep_log(
         &self,
         app: AppId,
         function: Arc<str>,
         result: &Result<Response, CallFailure>,
     ) {
-        let (request_id, log, thrown, error) = match result {
-            Ok(done) => (done.request_id, &done.log, &done.discarded, None),
-            Err(failure) => {
-                let error = Some(&failure.error);
-                (failure.request_id, &failure.log, &failure.discarded, error)
-            }
+        let (request_id, cost, log, thrown, error) = match result {
+            Ok(done) => (done.request_id, done.cost, &done.log, &done.discarded, None),
+            Err(failed) => (
+                failed.request_id,
+                failed.cost,
+                &failed.log,
+                &failed.discarded,
+                Some(&failed.error),
+            ),
         };
         let at = Timestamp::now();
         let record = |level, source, message, discarded| LogRecord {
@@ -312,6 +325,7 @@ impl Host {
             request_id,
             message,
             discarded,
+            cost: None,
         };
         let lines = |log: &GuestLog, discarded| {
             let own = log.lines().iter();
@@ -333,6 +347,10 @@ impl Host {
         let failed =
             error.map(|error| record(Level::Error, LogSource::Host, error.to_string(), false));
         let all = thrown.chain(lines(log, false)).chain(failed);
+        let mut all: Vec<_> = all.collect();
+        if let Some(last) = all.last_mut().filter(|_| cost.runs > 0) {
+            last.cost = Some(Box::new(cost));
+        }
         self.logs().push(app, all);
     }
 

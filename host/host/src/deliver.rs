@@ -4,7 +4,9 @@ use super::transaction::Run;
 use super::{Host, InvokeError};
 use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
-use kvasm_core::{App, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, Value};
+use kvasm_core::{
+    App, Cost, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, Value,
+};
 use kvasm_runtime::DeliveryContext;
 use kvasm_runtime::{Blame, CallError, InvocationTarget};
 use kvasm_service::{CallContext, Caller, Deadline, ServiceError};
@@ -91,16 +93,18 @@ impl Host {
     /// nothing takes effect.
     ///
     /// The app's call limits do not apply: the caller bounds the number of concurrent
-    /// deliveries.
+    /// deliveries. Returns what the run used, as a failure does by [`InvokeError::cost`].
     ///
     /// # Errors
-    /// [`DeliverError`]; nothing was written, and the delivery is still outstanding.
+    /// [`DeliverError`]; nothing was written, and the delivery is still outstanding. Both may have
+    /// happened if the commit failed with [`ServiceError::Unavailable`]; the delivery's lease is
+    /// lost then.
     pub async fn deliver(
         &self,
         app: &App,
         delivery: &Arc<Delivery>,
         receipt: LeaseToken,
-    ) -> Result<(), DeliverError> {
+    ) -> Result<Cost, DeliverError> {
         let plugin = app.active.map(|active| (active.version, active.digest));
         let failed = |error| DeliverError { error, plugin };
         let Some((_, digest)) = plugin else {
@@ -128,7 +132,8 @@ impl Host {
         let run = Run::new(&plugin, context, target, input).of_delivery(delivered, receipt);
         let result = self.run_transaction(run).await;
         self.keep_log(app.id, name, &result);
-        result.map(drop).map_err(|error| failed(error.into()))
+        let done = result.map_err(|error| failed(error.into()))?;
+        Ok(done.cost)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs with a single commit: transactional functions, and handlers of deliveries.
 
 use super::{Host, Plugin};
-use kvasm_core::{LeaseToken, Pieces};
+use kvasm_core::{Cost, LeaseToken, Pieces};
 use kvasm_runtime::{CallError, CallFailure, InvocationRequest, InvocationTarget, Response};
 use kvasm_runtime::{DeliveryContext, GuestLog};
 use kvasm_service::{
@@ -67,12 +67,17 @@ impl<'p> Run<'p> {
         }
     }
 
-    fn failure(&self, error: CallError, log: GuestLog) -> CallFailure {
+    /// A failure after the guest's last run, or without one.
+    fn failure(&self, error: CallError) -> CallFailure {
+        CallFailure::before_the_run(error, self.context.request_id)
+    }
+
+    /// The failure of a run whose guest has succeeded.
+    fn uncommitted(&self, error: CallError, response: Response) -> CallFailure {
         CallFailure {
-            error,
-            request_id: self.context.request_id,
-            log,
-            discarded: Vec::new(),
+            cost: response.cost,
+            log: response.log,
+            ..self.failure(error)
         }
     }
 }
@@ -84,6 +89,7 @@ enum RunOutcome {
     Failed(CallFailure),
     /// A conflict: others changed what it read, or hold what it needs.
     Lost {
+        cost: Cost,
         log: GuestLog,
         touched: BTreeSet<Address>,
         kind: ConflictKind,
@@ -159,28 +165,39 @@ impl Host {
     pub(super) async fn run_transaction(&self, run: Run<'_>) -> Result<Response, CallFailure> {
         let deadline = &run.context.deadline;
         let place = self.0.runtime.acquire_slot(&run.context).await;
-        let place = place.map_err(|error| run.failure(error, GuestLog::new(0, 0)))?;
+        let place = place.map_err(|error| run.failure(error))?;
         let mut discarded = Vec::new();
+        let mut cost = Cost::default();
         let mut locks = Locks::new(&self.0.locks, &run.context);
         for runs in 1.. {
             let is_late = deadline.is_half_spent();
             let way = locks.way(&run.context);
             match self.run_once(&run, way, &place).await {
                 RunOutcome::Done(response) => {
+                    cost.add(&response.cost);
                     return Ok(Response {
+                        cost,
                         discarded,
                         ..response
                     });
                 }
                 RunOutcome::Failed(failure) => {
+                    cost.add(&failure.cost);
                     return Err(CallFailure {
+                        cost,
                         error: lost_time(failure.error, runs, is_late),
                         discarded,
                         ..failure
                     });
                 }
-                RunOutcome::Lost { log, touched, kind } => {
+                RunOutcome::Lost {
+                    cost: of_run,
+                    log,
+                    touched,
+                    kind,
+                } => {
                     self.0.metrics.transaction_rerun();
+                    cost.add(&of_run);
                     if discarded.len() < DISCARDED_MAX {
                         discarded.push(log);
                     }
@@ -191,13 +208,14 @@ impl Host {
                 let timeout = deadline.timeout(Stage::Other);
                 let error = CallError::Conflict { runs, timeout };
                 return Err(CallFailure {
+                    cost,
                     discarded,
-                    ..run.failure(error, GuestLog::new(0, 0))
+                    ..run.failure(error)
                 });
             }
         }
         // Unreachable: the counter does not overflow before the deadline.
-        Err(run.failure(deadline.timeout(Stage::Other).into(), GuestLog::new(0, 0)))
+        Err(run.failure(deadline.timeout(Stage::Other).into()))
     }
 
     async fn run_once(
@@ -223,13 +241,14 @@ impl Host {
         match self.0.runtime.call(compiled, request).await {
             Ok(response) => self.commit(run, &transaction, response).await,
             Err(failure) if transaction.gave_way() && failure.error.may_be_due_to_giving_way() => {
-                lost(&transaction, failure.log, ConflictKind::GaveWay)
+                let CallFailure { cost, log, .. } = failure;
+                lost(&transaction, cost, log, ConflictKind::GaveWay)
             }
             // A run that read an inconsistent state may have failed only because of that.
             Err(failure) if failure.error.may_be_due_to_stale_reads() => {
                 let current = transaction.is_current(caller);
                 match run.context.deadline.within(Stage::Commit, current).await {
-                    Ok(Ok(false)) => in_conflict(&transaction, failure.log),
+                    Ok(Ok(false)) => in_conflict(&transaction, failure.cost, failure.log),
                     Ok(Ok(true) | Err(_)) | Err(_) => RunOutcome::Failed(failure),
                 }
             }
@@ -248,7 +267,8 @@ impl Host {
             caller, deadline, ..
         } = &run.context;
         if transaction.gave_way() || !transaction.claim(receipt.is_some()) {
-            return lost(transaction, response.log, ConflictKind::GaveWay);
+            let Response { cost, log, .. } = response;
+            return lost(transaction, cost, log, ConflictKind::GaveWay);
         }
         let committed = match transaction.linked_batch(receipt) {
             Ok(None) => return RunOutcome::Done(response),
@@ -259,7 +279,7 @@ impl Host {
                 match deadline.within(Stage::Commit, commit).await {
                     Ok(committed) => committed,
                     Err(timeout) => {
-                        return RunOutcome::Failed(run.failure(timeout.into(), response.log));
+                        return RunOutcome::Failed(run.uncommitted(timeout.into(), response));
                     }
                 }
             }
@@ -267,22 +287,26 @@ impl Host {
         };
         match committed {
             Ok(_) => RunOutcome::Done(response),
-            Err(ServiceError::Conflict { .. }) => in_conflict(transaction, response.log),
-            Err(error) => RunOutcome::Failed(run.failure(CallError::Commit(error), response.log)),
+            Err(ServiceError::Conflict { .. }) => {
+                in_conflict(transaction, response.cost, response.log)
+            }
+            Err(error) => RunOutcome::Failed(run.uncommitted(CallError::Commit(error), response)),
         }
     }
 }
 
 /// The outcome of a run that lost by a conflict.
-fn in_conflict(transaction: &Transaction, log: GuestLog) -> RunOutcome {
-    match transaction.forget_followed() {
-        true => lost(transaction, log, ConflictKind::FollowedCommit),
-        false => lost(transaction, log, ConflictKind::Conflict),
-    }
+fn in_conflict(transaction: &Transaction, cost: Cost, log: GuestLog) -> RunOutcome {
+    let kind = match transaction.forget_followed() {
+        true => ConflictKind::FollowedCommit,
+        false => ConflictKind::Conflict,
+    };
+    lost(transaction, cost, log, kind)
 }
 
-fn lost(transaction: &Transaction, log: GuestLog, kind: ConflictKind) -> RunOutcome {
+fn lost(transaction: &Transaction, cost: Cost, log: GuestLog, kind: ConflictKind) -> RunOutcome {
     RunOutcome::Lost {
+        cost,
         log,
         touched: transaction.touched(),
         kind,

@@ -1,8 +1,8 @@
 //! Errors of plugins and calls, classified by blame.
 
 use crate::abi::GuestLog;
-use kvasm_core::Invalid;
 use kvasm_core::store::StoreError;
+use kvasm_core::{Cost, Invalid};
 use kvasm_service::{ServiceError, Timeout};
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,8 +169,9 @@ pub enum CallError {
     /// The plugin has no handler or function of this name.
     #[error("the active plugin version has no handler {0:?}; deploy one that has it, and replay")]
     NoHandler(String),
-    /// The writes of a transaction were rejected.
-    #[error("the transaction was not committed: {0}")]
+    /// The writes of a transaction were rejected, or the store did not answer: after
+    /// [`ServiceError::Unavailable`] they may have taken effect.
+    #[error("the transaction {maybe} committed: {0}", maybe = may_be(.0))]
     Commit(#[source] ServiceError),
     /// A transaction was in conflict with others, or waited for them, until its deadline.
     #[error(
@@ -240,6 +241,14 @@ fn names(names: &[String]) -> String {
     match names {
         [] => "none".to_owned(),
         names => names.join(", "),
+    }
+}
+
+/// Returns what is known of a failed commit.
+fn may_be(error: &ServiceError) -> &'static str {
+    match error {
+        ServiceError::Unavailable(_) => "may not have been",
+        _ => "was not",
     }
 }
 
@@ -397,6 +406,8 @@ pub struct CallFailure {
     pub error: CallError,
     /// The request id, which is also in the host's log.
     pub request_id: Uuid,
+    /// What it used, discarded runs included.
+    pub cost: Cost,
     /// The guest's log.
     pub log: GuestLog,
     /// The logs of discarded runs before this one.
@@ -409,6 +420,7 @@ impl CallFailure {
         CallFailure {
             error,
             request_id,
+            cost: Cost::default(),
             log: GuestLog::new(0, 0),
             discarded: Vec::new(),
         }

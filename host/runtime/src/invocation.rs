@@ -31,7 +31,7 @@ const KNOWN_MAX: usize = 32;
 const KNOWN_BYTES_MAX: usize = 128;
 
 impl CompiledPlugin {
-    /// Like [`Target::require`], for a plugin that is in memory.
+    /// Like [`InvocationTarget::require`], for a plugin that is in memory.
     pub fn require(&self, target: &InvocationTarget) -> Result<(), CallError> {
         match target {
             // The run itself checks that a handler exists.
@@ -221,6 +221,7 @@ impl Runtime {
         // Flushes the guest's standard output, which may hold a partial line.
         invocation.wasi = None;
         let log = invocation.guest.log.lock().take();
+        let cost = invocation.guest.cost(invocation.limiter.used());
         for (name, count) in invocation.guest.calls.counts() {
             self.metrics.host_calls(name, count.into());
         }
@@ -228,12 +229,14 @@ impl Runtime {
             Ok(()) => Ok(Response {
                 output: invocation.guest.output,
                 request_id,
+                cost,
                 log,
                 discarded: Vec::new(),
             }),
             Err(error) => Err(CallFailure {
                 error,
                 request_id,
+                cost,
                 log,
                 discarded: Vec::new(),
             }),

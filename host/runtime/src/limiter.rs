@@ -45,7 +45,7 @@ impl HostMemory {
         fits
     }
 
-    fn give_back(&self, app: AppId, bytes: u64) {
+    fn release(&self, app: AppId, bytes: u64) {
         let mut held = self.state.lock();
         held.all -= bytes;
         if let Some(own) = held.apps.get_mut(&app) {
@@ -86,6 +86,12 @@ impl MemoryLimiter {
         }
     }
 
+    /// Returns the size of the instance's memories, in bytes. It is also their peak: a memory
+    /// never shrinks.
+    pub(super) fn used(&self) -> u64 {
+        self.used as u64
+    }
+
     /// Whether the guest requested more than its limit.
     pub(super) fn refused(&self) -> bool {
         self.refused
@@ -95,7 +101,7 @@ impl MemoryLimiter {
 impl Drop for MemoryLimiter {
     fn drop(&mut self) {
         if self.used > 0 {
-            self.host.give_back(self.app, self.used as u64);
+            self.host.release(self.app, self.used as u64);
         }
     }
 }
@@ -127,7 +133,7 @@ impl ResourceLimiter for MemoryLimiter {
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         // Growth that was allowed can still fail, at the module's own maximum.
-        self.host.give_back(self.app, self.last_growth as u64);
+        self.host.release(self.app, self.last_growth as u64);
         self.used -= self.last_growth;
         self.last_growth = 0;
         Ok(())

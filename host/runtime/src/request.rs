@@ -4,7 +4,7 @@ use super::error::CallError;
 use super::invocation::unknown_function;
 use super::module::CompiledPlugin;
 use crate::abi::{DeliveryContext, GuestLog};
-use kvasm_core::{Exports, Pieces};
+use kvasm_core::{Cost, Exports, Pieces};
 use kvasm_service::{CallContext, FairPermit, Services};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -80,6 +80,8 @@ pub struct Response {
     pub output: Vec<u8>,
     /// The request id, which is also in the host's log.
     pub request_id: Uuid,
+    /// What it used, discarded runs included.
+    pub cost: Cost,
     /// The guest's log.
     pub log: GuestLog,
     /// The logs of discarded runs before this one.

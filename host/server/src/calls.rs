@@ -4,6 +4,7 @@ use super::SharedServer;
 use super::access_log::note_app;
 use super::auth::{self, OptionalAuth, token_required};
 use super::body;
+use super::cost;
 use super::layer::RequestId;
 use super::params::Segments;
 use super::plugin_headers;
@@ -12,14 +13,15 @@ use super::stream::Peer;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_abi::http::{STATUSES, prefix, split};
-use kvasm_core::{App, AppName, Principal, display_truncated};
-use kvasm_host::Call;
+use kvasm_core::{App, AppName, Cost, Principal, display_truncated};
+use kvasm_host::{Call, InvokeError};
+use kvasm_runtime::Response as Answer;
 use kvasm_service::{Actor, SeenGeneration, ServiceError};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -69,9 +71,13 @@ async fn authorise_call(
 /// token, the plugin can access entries as permitted by the token's scopes. Without a token, which
 /// the app must allow, the plugin itself decides what is permitted.
 #[utoipa::path(post, path = "/v1/apps/{app}/call/{function}", tag = "calls",
-    params(("app" = String, Path), ("function" = String, Path)),
+    params(("app" = String, Path), ("function" = String, Path),
+        ("Kvasm-Cost" = Option<String>, Header, description = "`?1` asks for the cost of the call, which requires a token with `log:read`")),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
-    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream")),
+    responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream",
+        headers(
+            ("Kvasm-Cost" = String, description = "Runs, memory, reads, writes and host calls, as a dictionary (RFC 9651); if asked for"),
+            ("Server-Timing" = String, description = "CPU time, as `cpu`; if asked for")))),
     security((), ("token" = [])))]
 pub(super) async fn call(
     State(shared): State<SharedServer>,
@@ -79,22 +85,41 @@ pub(super) async fn call(
     Segments((name, function)): Segments<(String, String)>,
     Extension(RequestId(id)): Extension<RequestId>,
     peer: Option<Extension<Peer>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), &name).await?;
+    let shows_cost = cost::is_shown(&headers, &app, principal.as_ref());
     let call = with(Call::function(function).request_id(id), principal);
     // Before the body is read, since the body of most refused calls need not be sent.
     let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
     let input = body::read_pieces(&shared, Vec::new(), body, limit).await?;
     let left = client_disconnected(peer.map(|Extension(peer)| peer));
-    let response = entered.call_unless(input, left).await?;
+    let answer = entered.call_unless(input, left).await;
+    let used = shows_cost.then(|| cost_of(&answer)).flatten();
+    let answer = answer.map_err(|error| Problem::from(error).with_cost(used))?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
         // Plugins are untrusted: a browser must not render their output as a page.
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    Ok((headers, response.output).into_response())
+    Ok(with_cost((headers, answer.output).into_response(), used))
+}
+
+/// Returns what a call used, if the plugin ran.
+fn cost_of(answer: &Result<Answer, InvokeError>) -> Option<Cost> {
+    match answer {
+        Ok(answer) => Some(answer.cost),
+        Err(error) => error.cost().copied(),
+    }
+}
+
+fn with_cost(mut response: Response, used: Option<Cost>) -> Response {
+    if let Some(used) = used {
+        cost::add(response.headers_mut(), &used);
+    }
+    response
 }
 
 /// Waits until the client has disconnected; indefinitely, if its connection is unknown.
@@ -132,8 +157,12 @@ struct ResponseHead {
 /// The plugin receives the path after the app's name, and an Authorization header unless it
 /// contains a token of the host.
 #[utoipa::path(method(get, head, post, put, patch, delete, options), path = "/a/{app}/{path}",
-    tag = "calls", params(("app" = String, Path), ("path" = String, Path)),
-    responses((status = "default", description = "The plugin's response")),
+    tag = "calls", params(("app" = String, Path), ("path" = String, Path),
+        ("Kvasm-Cost" = Option<String>, Header, description = "`?1` asks for the cost of the call, which requires a token with `log:read`")),
+    responses((status = "default", description = "The plugin's response",
+        headers(
+            ("Kvasm-Cost" = String, description = "Runs, memory, reads, writes and host calls, as a dictionary (RFC 9651); if asked for"),
+            ("Server-Timing" = String, description = "CPU time, as `cpu`; if asked for")))),
     security((), ("token" = [])))]
 pub(super) async fn handle(
     State(shared): State<SharedServer>,
@@ -150,6 +179,7 @@ pub(super) async fn handle(
     }
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), name).await?;
     let (id_of_app, name) = (app.id, app.name.clone());
+    let shows_cost = cost::is_shown(&parts.headers, &app, principal.as_ref());
     let call = with(Call::http().request_id(id), principal);
     let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
@@ -163,14 +193,18 @@ pub(super) async fn handle(
     // The limit applies to the guest's whole input.
     let input = body::read_pieces(&shared, head, body, limit).await?;
     let left = client_disconnected(parts.extensions.get().cloned());
-    let response = entered.call_unless(input, left).await;
-    let response = response.map_err(Problem::of_handler)?;
-    let output = Bytes::from(response.output);
+    let answer = entered.call_unless(input, left).await;
+    let used = shows_cost.then(|| cost_of(&answer)).flatten();
+    let answer = answer.map_err(|error| Problem::of_handler(error).with_cost(used))?;
+    let output = Bytes::from(answer.output);
     // The body is not interpreted.
     let head = split(&output).map_or(0, |(head, _)| head.len());
-    let answer =
+    let parse =
         move || parse_response(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
-    shared.aside.by_size(id_of_app, head, answer).await
+    match shared.aside.by_size(id_of_app, head, parse).await {
+        Ok(response) => Ok(with_cost(response, used)),
+        Err(problem) => Err(problem.with_cost(used)),
+    }
 }
 
 /// Splits `/a/{app}/{rest}` into the app's name and the rest, both still encoded. Names never need

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
 use kvasm_api::present;
 use kvasm_core::{
     AppId, Capability, Collection, Entry, Invalid, Key, Op, Subject, Timestamp, Value,
@@ -160,8 +161,8 @@ pub(super) struct ExportParams {
 
 /// Streams an app's entries, page by page.
 ///
-/// Each page is a consistent snapshot, but the whole is not. If the store fails meanwhile, the
-/// response is aborted.
+/// Each page is a consistent snapshot, but the whole is not. If the store fails after the first
+/// page, the response is aborted.
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/export", tag = "kv",
     params(("app" = String, Path), ExportParams),
     responses((status = 200, body = EntryLine, content_type = "application/jsonl")),
@@ -182,9 +183,24 @@ pub(super) async fn export(
         last: None,
         shared,
     };
-    let pages = futures_util::stream::try_unfold(export, Export::next);
-    Ok(([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(pages)).into_response())
+    // Read before the response begins, so that the client learns why a store fails.
+    let (first, rest) = export.next().await?.unzip();
+    let first = stream::iter(first.map(Ok));
+    let rest = stream::try_unfold(rest, async |export| match export {
+        Some(export) => match export.next().await {
+            Ok(page) => Ok(page.map(|(lines, rest)| (lines, Some(rest)))),
+            Err(_) => Err(Aborted),
+        },
+        None => Ok(None),
+    });
+    let pages = Body::from_stream(first.chain(rest));
+    Ok(([(CONTENT_TYPE, JSON_LINES)], pages).into_response())
 }
+
+/// The cause is in the host's log.
+#[derive(Debug, thiserror::Error)]
+#[error("the export was aborted")]
+struct Aborted;
 
 fn list_of(collection: Collection) -> List {
     List {
@@ -205,11 +221,9 @@ struct Export {
     last: Option<Collection>,
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 impl Export {
     /// Returns the next page that is not empty.
-    async fn next(mut self) -> Result<Option<(Bytes, Export)>, BoxError> {
+    async fn next(mut self) -> Result<Option<(Bytes, Export)>, Problem> {
         loop {
             let Some(mut list) = self.list.take() else {
                 if !self.rest {
@@ -233,7 +247,9 @@ impl Export {
             let collection = list.collection.clone();
             // A page can be megabytes of text, which server threads leave to others.
             let lines = move || lines(&collection, &page.entries);
-            let out = self.shared.aside.run(self.app, lines).await??;
+            let out = self.shared.aside.run(self.app, lines).await;
+            let out = out.map_err(|error| Problem::internal(&error))?;
+            let out = out.map_err(|error| Problem::internal(&error))?;
             match cursor {
                 Some(cursor) => {
                     list.cursor = Some(cursor);

@@ -13,6 +13,7 @@ mod body;
 mod budget;
 mod calls;
 mod client_address;
+mod cost;
 mod counted;
 mod dead_letters;
 mod deliveries;

@@ -35,11 +35,11 @@ impl Offload {
         }
     }
 
-    /// Runs work on about this many bytes for an app: on this thread, or as [`run`](Aside::run) if
+    /// Runs work on about this many bytes for an app: on this thread, or as [`run`](Offload::run) if
     /// they are many.
     ///
     /// # Errors
-    /// Errors of the work, and those of [`run`](Aside::run).
+    /// Errors of the work, and those of [`run`](Offload::run).
     pub(super) async fn by_size<T, E>(
         &self,
         app: AppId,
@@ -225,6 +225,7 @@ mod tests {
                 request_id: uuid::Uuid::nil(),
                 message: "x".repeat(100),
                 discarded: false,
+                cost: None,
             });
             scene.shared.host.logs().push(scene.app, lines);
             let logs = "/v1/apps/shop/logs?limit=1000";

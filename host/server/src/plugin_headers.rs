@@ -2,6 +2,7 @@
 //! browser, so a plugin's response must not affect anything outside its own path.
 
 use super::auth;
+use super::cost::{KVASM_COST, SERVER_TIMING};
 use super::layer::REQUEST_ID;
 use axum::http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
@@ -22,6 +23,7 @@ fn is_hop_or_host_header(name: &HeaderName) -> bool {
         CONNECTION,
         CONTENT_LENGTH,
         KEEP_ALIVE,
+        KVASM_COST,
         PROXY_AUTHENTICATE,
         PROXY_AUTHORIZATION,
         PROXY_CONNECTION,
@@ -90,7 +92,9 @@ pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<H
         let name = HeaderName::try_from(name).map_err(|_| "invalid header name")?;
         let invalid = |_| format!("invalid value of the header {name}");
         let mut header = HeaderValue::try_from(value).map_err(invalid)?;
-        if is_hop_or_host_header(&name) || affects_origin(&name) {
+        // The figures of the host must not be mistaken for those of a plugin, or vice versa.
+        let is_of_host = is_hop_or_host_header(&name) || name == SERVER_TIMING;
+        if is_of_host || affects_origin(&name) {
             continue;
         }
         if name == SET_COOKIE {
@@ -185,6 +189,8 @@ mod tests {
             ("Alt-Svc", "h2=\"evil.example:443\""),
             ("X-Accel-Redirect", "/internal"),
             ("X-Request-Id", "mine"),
+            ("Kvasm-Cost", "runs=1"),
+            ("Server-Timing", "cpu;dur=0"),
             ("Set-Cookie", "a=1; Path=/"),
             ("Set-Cookie", "b=2"),
             ("X-Own", "1"),

@@ -1,13 +1,14 @@
 //! Errors as RFC 9457 problem details. Each case has a stable `type`.
 
 use super::budget::NoRoom;
+use super::cost;
 use crate::PROBLEMS;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvasm_abi::EXIT_REFUSED;
 use kvasm_api::ProblemView;
-use kvasm_core::{Invalid, SettingKind, truncate};
+use kvasm_core::{Cost, Invalid, SettingKind, truncate};
 use kvasm_host::{DeployError, InvokeError};
 use kvasm_runtime::{CallError, LoadError};
 use kvasm_service::{Refusal, ServiceError, Stage, Unauthenticated, admit_failed_request_line};
@@ -102,6 +103,8 @@ pub(super) struct Problem {
     kind: Kind,
     detail: String,
     retry_after: Option<Duration>,
+    /// What the call used, if the caller may see it.
+    cost: Option<Box<Cost>>,
     /// Fields of certain kinds only.
     failed: Option<Box<serde_json::Value>>,
     failing: Option<Box<serde_json::Value>>,
@@ -113,6 +116,7 @@ impl Problem {
             kind,
             detail: truncate(&detail.into(), DETAIL_BYTES_MAX).to_owned(),
             retry_after: None,
+            cost: None,
             failed: None,
             failing: None,
         }
@@ -133,6 +137,12 @@ impl Problem {
     /// Adds the failing components of a server that is not ready.
     pub(super) fn with_failing_components(mut self, parts: serde_json::Value) -> Problem {
         self.failing = Some(Box::new(parts));
+        self
+    }
+
+    /// Adds what the call used.
+    pub(super) fn with_cost(mut self, cost: Option<Cost>) -> Problem {
+        self.cost = cost.map(Box::new);
         self
     }
 
@@ -197,6 +207,9 @@ impl Problem {
             // Whole seconds, and at least 1, since 0 would mean immediately.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(used) = &self.cost {
+            cost::add(&mut headers, used);
         }
         if self.kind == Kind::UnsupportedEncoding {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -117,7 +117,7 @@ async fn handle(
     let answered = service.call(Request::from_parts(parts, body));
     let mut response = answered.await?;
     let is_kept = match waits {
-        true => rest.is_finished(),
+        true => rest.abandon(),
         false => rest.discard().await,
     };
     if !is_kept {

@@ -308,7 +308,7 @@ impl<B: Body + Unpin> UnreadBody<B> {
     }
 
     /// Leaves the rest unread. Returns whether there was none.
-    pub(super) fn is_finished(self) -> bool {
+    pub(super) fn abandon(self) -> bool {
         self.rest.lock().take().is_none()
     }
 }

@@ -72,7 +72,7 @@ impl AppTokenCache {
     /// Returns the app of an id, if it exists.
     ///
     /// # Errors
-    /// As [`app`](Access::app).
+    /// As [`app`](AppTokenCache::app).
     pub async fn app_by_id(
         &self,
         seen: &mut SeenGeneration,
@@ -85,7 +85,7 @@ impl AppTokenCache {
     /// Returns a token, if it exists, valid or not.
     ///
     /// # Errors
-    /// As [`app`](Access::app).
+    /// As [`app`](AppTokenCache::app).
     pub async fn token(
         &self,
         seen: &mut SeenGeneration,

@@ -220,7 +220,7 @@ impl Ticket {
     /// dropped.
     ///
     /// # Errors
-    /// [`Refusal::Waited`].
+    /// [`Refusal::QueueTimeout`].
     pub async fn admit(&self, deadline: &Deadline) -> Result<Pass, Refusal> {
         let next = match self.gate.admit() {
             Ok(pass) => return Ok(pass),

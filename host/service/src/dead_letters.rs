@@ -28,7 +28,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `script:read` of the app, because they contain values;
-    /// [`ServiceError::Invalid`] for more than [`LETTERS_MAX`].
+    /// [`ServiceError::Invalid`] for more than [`DEAD_LETTERS_MAX`].
     pub async fn dead_letters(
         &self,
         actor: &Actor,
@@ -84,7 +84,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `script:write` of the app, whose entries
-    /// the handlers write; [`ServiceError::Invalid`] for more than [`LETTERS_MAX`].
+    /// the handlers write; [`ServiceError::Invalid`] for more than [`DEAD_LETTERS_MAX`].
     pub async fn replay(
         &self,
         actor: &Actor,

@@ -44,7 +44,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `script:write` of the app;
-    /// [`ServiceError::Invalid`] for more than [`LETTERS_MAX`].
+    /// [`ServiceError::Invalid`] for more than [`DEAD_LETTERS_MAX`].
     pub async fn discard_deliveries(
         &self,
         actor: &Actor,

@@ -53,7 +53,7 @@ struct Waiter {
 }
 
 impl FairSemaphore {
-    /// A resource of so many units, shared as `share` says.
+    /// Creates a resource of this many units, shared as `share` says.
     pub fn new(units: u32, share: Share) -> Arc<FairSemaphore> {
         Arc::new(FairSemaphore {
             share,
@@ -145,7 +145,7 @@ impl FairSemaphore {
         }
     }
 
-    fn give_back(self: &Arc<FairSemaphore>, app: AppId, units: u32) {
+    fn release(self: &Arc<FairSemaphore>, app: AppId, units: u32) {
         let mut state = self.state.lock();
         state.take_back(app, units);
         self.serve(&mut state);
@@ -220,7 +220,7 @@ impl FairPermit {
 impl Drop for FairPermit {
     fn drop(&mut self) {
         if let Some(fair) = self.fair.take() {
-            fair.give_back(self.app, self.units);
+            fair.release(self.app, self.units);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The logs of apps: recent lines of their plugins, and of the host about them.
 
-use kvasm_core::{AppId, Level, Timestamp, truncate};
+use kvasm_core::{AppId, Cost, Level, Timestamp, truncate};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -59,11 +59,14 @@ pub struct LogRecord {
     pub message: String,
     /// Whether the run that wrote it was discarded and rerun.
     pub discarded: bool,
+    /// What the call used, in its last line.
+    pub cost: Option<Box<Cost>>,
 }
 
 impl LogRecord {
     fn bytes(&self) -> usize {
-        self.message.len() + self.function.len() + LINE_OVERHEAD
+        let cost = self.cost.as_ref().map_or(0, |_| size_of::<Cost>());
+        self.message.len() + self.function.len() + cost + LINE_OVERHEAD
     }
 }
 
@@ -276,6 +279,7 @@ mod tests {
             request_id: Uuid::nil(),
             message: message.to_owned(),
             discarded: false,
+            cost: None,
         }
     }
 

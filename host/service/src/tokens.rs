@@ -106,7 +106,7 @@ impl Admin {
     /// `app:admin` of its app. In the latter case the token can only grant the actor's own
     /// scopes ([`ServiceError::ScopeExceeded`]), and must not outlive the actor's own token
     /// ([`ServiceError::LifetimeExceeded`]). [`ServiceError::Quota`] if the app has
-    /// [`TOKENS_MAX`](crate::model::TOKENS_MAX) tokens that are neither revoked nor expired.
+    /// [`TOKENS_MAX`](kvasm_core::TOKENS_MAX) tokens that are neither revoked nor expired.
     pub async fn create_token(
         &self,
         actor: &Actor,

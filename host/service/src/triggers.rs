@@ -50,10 +50,13 @@ impl Admin {
     /// Deletes a trigger, and handles its outstanding deliveries according to `fate`. Returns
     /// how many were discarded. Deliveries whose handlers are running may complete instead.
     ///
+    /// The deliveries are discarded after the deletion. If that fails, another call discards the
+    /// rest, although the trigger is gone by then.
+    ///
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app, or without `script:write` to
-    /// discard deliveries; [`ServiceError::TriggerNotFound`];
-    /// [`ServiceError::TriggerHasDeliveries`] if `fate` is [`Fate::Refuse`] and there are
+    /// discard deliveries; [`ServiceError::TriggerNotFound`], also if there is nothing to discard;
+    /// [`ServiceError::TriggerHasDeliveries`] if `fate` is [`OnTriggerDelete::Refuse`] and there are
     /// deliveries.
     pub async fn delete_trigger(
         &self,
@@ -73,8 +76,8 @@ impl Admin {
             .store
             .delete_trigger(app.id, trigger.clone(), must_be_idle, audit);
         let its_own = DeliveryFilter::of(trigger);
-        match deleted.await? {
-            TriggerDeletion::Absent => return Err(ServiceError::TriggerNotFound),
+        let is_absent = match deleted.await? {
+            TriggerDeletion::Absent => true,
             TriggerDeletion::Outstanding => {
                 let count = self
                     .store
@@ -82,11 +85,15 @@ impl Admin {
                 let count = count.await?;
                 return Err(ServiceError::TriggerHasDeliveries { count });
             }
-            TriggerDeletion::Deleted => {}
-        }
-        match fate {
-            OnTriggerDelete::Discard => self.discard_all(actor, app, its_own).await,
-            OnTriggerDelete::Refuse | OnTriggerDelete::Keep => Ok(0),
+            TriggerDeletion::Deleted => false,
+        };
+        let discarded = match fate {
+            OnTriggerDelete::Discard => self.discard_all(actor, app, its_own).await?,
+            OnTriggerDelete::Refuse | OnTriggerDelete::Keep => 0,
+        };
+        match is_absent && discarded == 0 {
+            true => Err(ServiceError::TriggerNotFound),
+            false => Ok(discarded),
         }
     }
 

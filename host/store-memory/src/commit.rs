@@ -1,15 +1,16 @@
 //! Commits.
 
+use super::entries::{find, live};
 use super::triggers::QueuedDelivery;
-use super::{AppData, Collections, MemoryState, find, live};
+use super::usage::{uncount_delivery, usage_after};
+use super::{AppData, Collections, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    Applied, Check, Collection, Commit, Committed, DELIVERIES_MAX, DeliveryKey, ENTRY_BYTES, Entry,
-    Event, EventKind, JsonText, Key, LeaseToken, Op, Quota, Resource, Timestamp, TriggerName,
-    Usage, Value, Version, Watch, ordering_key_of, share,
+    Applied, Check, Collection, Commit, Committed, DeliveryKey, Entry, Event, EventKind, JsonText,
+    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, ordering_key_of, share,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committed, StoreError> {
@@ -62,12 +63,12 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
 }
 
 /// The effect of one operation.
-struct EntryChange {
-    collection: Collection,
-    key: Key,
-    after: Option<Entry>,
-    applied: Applied,
-    deliveries: Vec<(TriggerName, String, Event)>,
+pub(super) struct EntryChange {
+    pub(super) collection: Collection,
+    pub(super) key: Key,
+    pub(super) after: Option<Entry>,
+    pub(super) applied: Applied,
+    pub(super) deliveries: Vec<(TriggerName, String, Event)>,
 }
 
 /// Computes the effect of each operation, and the last assigned version.
@@ -284,67 +285,6 @@ fn failed_checks(collections: &Collections, checks: &[Check], now: Timestamp) ->
     };
     let failed = checks.iter().enumerate().filter(|(_, check)| !holds(check));
     failed.map(|(position, _)| position).collect()
-}
-
-/// Returns the app's usage after the changes, if its quota allows it. A write that does not
-/// increase the usage of an exhausted resource is always allowed. `after` is the usage without the
-/// acknowledged delivery.
-fn usage_after(
-    tenant: &AppData,
-    changes: &[EntryChange],
-    mut after: Usage,
-) -> Result<Usage, StoreError> {
-    let before = tenant.usage;
-    // The sizes after the operations so far.
-    let mut sizes: HashMap<(&Collection, &Key), u64> = HashMap::new();
-    for change in changes {
-        let EntryChange {
-            collection, key, ..
-        } = change;
-        let size = |entry: &Entry| size(collection, key, &entry.value);
-        let stored = tenant
-            .entries
-            .get(collection)
-            .and_then(|keys| keys.get(key));
-        let now = change.after.as_ref().map_or(0, size);
-        let last = sizes.insert((collection, key), now);
-        let last = last.unwrap_or_else(|| stored.map_or(0, size));
-        after.entries = after.entries + u64::from(now > 0) - u64::from(last > 0);
-        after.bytes = after.bytes + now - last;
-        for (_, _, event) in &change.deliveries {
-            count_delivery(&mut after, &event.kind);
-        }
-    }
-    let Quota { entries, bytes } = tenant.app.limits.quota;
-    let fits = |resource, before, after, limit: Option<u64>| match limit {
-        Some(limit) if after > limit && after > before => {
-            Err(StoreError::Quota { resource, limit })
-        }
-        _ => Ok(()),
-    };
-    fits(Resource::Entries, before.entries, after.entries, entries)?;
-    fits(Resource::Bytes, before.bytes, after.bytes, bytes)?;
-    let (queued, queue_max) = (after.deliveries, Some(DELIVERIES_MAX));
-    fits(Resource::Deliveries, before.deliveries, queued, queue_max)?;
-    Ok(after)
-}
-
-/// Adds a delivery to what its app uses. Runs of schedules are not counted.
-pub(super) fn count_delivery(usage: &mut Usage, what: &EventKind) {
-    usage.bytes += what.bytes();
-    usage.deliveries += u64::from(*what != EventKind::Due);
-}
-
-/// Removes a delivery from what its app uses.
-pub(super) fn uncount_delivery(usage: &mut Usage, what: &EventKind) {
-    usage.bytes -= what.bytes();
-    usage.deliveries -= u64::from(*what != EventKind::Due);
-}
-
-/// Returns the size of an entry as counted in quotas; never 0.
-pub(super) fn size(collection: &Collection, key: &Key, value: &Value) -> u64 {
-    let names = collection.as_str().len() + key.as_str().len();
-    (names + value.as_bytes().len()) as u64 + ENTRY_BYTES
 }
 
 fn apply(collections: &mut Collections, collection: Collection, key: Key, after: Option<Entry>) {

@@ -2,20 +2,23 @@
 #![deny(missing_docs)]
 
 mod commit;
+mod entries;
 mod outbox;
 mod registry;
 mod settings;
 mod survey;
 mod triggers;
 mod upkeep;
+mod usage;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry, Key,
-    KeyId, KeyRange, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId,
-    Trigger, TriggerName, Usage,
+    KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
+    TriggerName, Usage,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
@@ -69,20 +72,6 @@ impl MemoryStore {
     pub fn new() -> MemoryStore {
         MemoryStore::default()
     }
-}
-
-fn live(entry: &Entry, now: Timestamp) -> bool {
-    entry.expires_at.is_none_or(|at| at > now)
-}
-
-fn find<'a>(
-    collections: &'a Collections,
-    collection: &Collection,
-    key: &Key,
-    now: Timestamp,
-) -> Option<&'a Entry> {
-    let entry = collections.get(collection)?.get(key)?;
-    live(entry, now).then_some(entry)
 }
 
 #[async_trait]
@@ -162,24 +151,8 @@ impl Store for MemoryStore {
         now: Timestamp,
     ) -> Result<ListPage, StoreError> {
         let state = self.state.read();
-        let keys = state
-            .apps
-            .get(&app)
-            .and_then(|tenant| tenant.entries.get(&query.collection));
-        let (Some(keys), false) = (keys, query.range.is_empty()) else {
-            return Ok(ListPage {
-                entries: Vec::new(),
-                more: false,
-            });
-        };
-        let in_range = keys
-            .range(key_bounds(&query.range))
-            .filter(|(_, entry)| live(entry, now));
-        Ok(if query.reverse {
-            page(in_range.rev(), query)
-        } else {
-            page(in_range, query)
-        })
+        let collections = state.apps.get(&app).map(|tenant| &tenant.entries);
+        Ok(collections.map_or_else(ListPage::default, |all| entries::list(all, query, now)))
     }
 
     async fn collections(
@@ -210,27 +183,4 @@ impl Store for MemoryStore {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
-}
-
-fn key_bounds(range: &KeyRange) -> (Bound<Key>, Bound<Key>) {
-    let key = |bound: &Bound<String>| bound.as_ref().map(|text| Key::stored(text.clone()));
-    (key(&range.lower), key(&range.upper))
-}
-
-/// Takes entries up to the query's limits, and peeks at the next one for `more`.
-fn page<'a>(mut rest: impl Iterator<Item = (&'a Key, &'a Entry)>, query: &ListQuery) -> ListPage {
-    let mut entries = Vec::new();
-    let mut bytes = 0;
-    for (key, entry) in rest.by_ref() {
-        bytes += key.as_str().len();
-        if query.with_values {
-            bytes += entry.value.as_bytes().len();
-        }
-        entries.push((key.clone(), query.with_values.then(|| entry.clone())));
-        if entries.len() >= query.limit as usize || bytes >= query.bytes_max {
-            break;
-        }
-    }
-    let more = rest.next().is_some();
-    ListPage { entries, more }
 }

@@ -1,7 +1,9 @@
 //! The outbox: triggers and deliveries.
 
-use super::commit::{key_of, size, uncount_delivery};
-use super::{MemoryStore, live};
+use super::MemoryStore;
+use super::commit::key_of;
+use super::entries::live;
+use super::usage::{size, uncount_delivery};
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{

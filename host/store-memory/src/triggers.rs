@@ -1,6 +1,6 @@
 //! Triggers, deliveries and dead letters: operations of administrators, and the stored rows.
 
-use super::commit::{count_delivery, uncount_delivery};
+use super::usage::{count_delivery, uncount_delivery};
 use super::{AppData, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;

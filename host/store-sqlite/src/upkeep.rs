@@ -70,13 +70,13 @@ impl Upkeep for SqliteStore {
         if self.read_short(None, spare, || spare).await? == 0 {
             return Ok(false);
         }
-        let give_back = |transaction: &mut WriteTransaction<'_>| {
+        let reclaim = |transaction: &mut WriteTransaction<'_>| {
             let connection = transaction.connection;
             let kept = kept_pages(connection).map_err(error::store)?;
             vacuum(connection, kept).map_err(error::store)
         };
         self.writer
-            .run(WriteCost::NONE.freeing_space(), give_back)
+            .run(WriteCost::NONE.freeing_space(), reclaim)
             .await
     }
 

@@ -2,10 +2,10 @@
 //!
 //! The writer is the only one that counts. It reads an app's row once in a transaction, counts in
 //! memory, and writes the row once before the commit. The counters always match the transaction: a
-//! savepoint that is rolled back undoes what was counted and read since ([`Transaction::whole`] has
+//! savepoint that is rolled back undoes what was counted and read since ([`WriteTransaction::atomically`] has
 //! the only one), and counters that could not be written are kept and written again.
 //!
-//! [`Transaction::whole`]: super::writer::Transaction::whole
+//! [`WriteTransaction::atomically`]: super::writer::WriteTransaction::atomically
 
 use super::error;
 use kvasm_core::store::StoreError;

@@ -27,9 +27,9 @@ pub struct Call<S> {
     /// The caller, for messages.
     pub client: usize,
     /// The moment before its invocation.
-    pub made: u64,
+    pub invoked: u64,
     /// The moment after its return.
-    pub answered: u64,
+    pub returned: u64,
     /// The call and its result.
     pub step: S,
 }
@@ -51,8 +51,8 @@ impl LogicalClock {
         let step = call.await;
         Call {
             client,
-            made,
-            answered: self.next(),
+            invoked: made,
+            returned: self.next(),
             step,
         }
     }
@@ -68,13 +68,13 @@ pub struct NotLinearizable<S: Step> {
 
 impl<S: Step> NotLinearizable<S> {
     /// The candidates for the next call.
-    fn stuck(&self) -> impl Iterator<Item = &Call<S>> {
+    fn candidates(&self) -> impl Iterator<Item = &Call<S>> {
         let left = || {
             let calls = self.history.iter().enumerate();
             calls.filter(|(at, _)| !self.best.contains(at))
         };
-        let first_answer = left().map(|(_, call)| call.answered).min();
-        let next = left().filter(move |(_, call)| Some(call.made) < first_answer);
+        let first_answer = left().map(|(_, call)| call.returned).min();
+        let next = left().filter(move |(_, call)| Some(call.invoked) < first_answer);
         next.map(|(_, call)| call)
     }
 }
@@ -84,8 +84,8 @@ impl<S: Step> Debug for NotLinearizable<S> {
         let line = |f: &mut fmt::Formatter<'_>, call: &Call<S>| {
             let Call {
                 client,
-                made,
-                answered,
+                invoked: made,
+                returned: answered,
                 step,
             } = call;
             writeln!(f, "  {made:>5} to {answered:>5}, client {client}: {step:?}")
@@ -97,7 +97,7 @@ impl<S: Step> Debug for NotLinearizable<S> {
             line(f, &self.history[*at])?;
         }
         writeln!(f, "it leads to {:?}, where none of these fits:", self.state)?;
-        self.stuck().try_for_each(|call| line(f, call))?;
+        self.candidates().try_for_each(|call| line(f, call))?;
         writeln!(f, "the history:")?;
         self.history.iter().try_for_each(|call| line(f, call))
     }
@@ -112,7 +112,7 @@ pub fn check<S: Step>(
     first: S::State,
     mut history: Vec<Call<S>>,
 ) -> Result<Vec<usize>, Box<NotLinearizable<S>>> {
-    history.sort_by_key(|call| call.made);
+    history.sort_by_key(|call| call.invoked);
     let mut search = Search::new(&history);
     let mut seen = HashSet::new();
     let mut state = first.clone();
@@ -144,7 +144,7 @@ pub fn check<S: Step>(
             Event::Answered => match order.pop() {
                 Some((call, before)) => {
                     state = before;
-                    at = search.give_back(call);
+                    at = search.backtrack(call);
                 }
                 None => {
                     let (best, state) = best;
@@ -184,7 +184,7 @@ impl Search {
     fn new<S>(history: &[Call<S>]) -> Search {
         let calls = history.iter().enumerate();
         let mut events: Vec<_> = calls
-            .flat_map(|(at, call)| [(call.made, at, true), (call.answered, at, false)])
+            .flat_map(|(at, call)| [(call.invoked, at, true), (call.returned, at, false)])
             .collect();
         events.sort_unstable();
         let mut of_call = vec![(0, 0); history.len()];
@@ -237,7 +237,7 @@ impl Search {
     }
 
     /// Removes a call from the order. Returns the event that follows its invocation.
-    fn give_back(&mut self, call: usize) -> usize {
+    fn backtrack(&mut self, call: usize) -> usize {
         self.done[call / 64] &= !(1 << (call % 64));
         let (made, answered) = self.of_call[call];
         for at in [answered, made] {
@@ -284,8 +284,8 @@ mod tests {
     fn is_linearizable(calls: &[(u64, u64, Register)]) -> bool {
         let call = |(client, (made, answered, step)): (usize, &(u64, u64, Register))| Call {
             client,
-            made: *made,
-            answered: *answered,
+            invoked: *made,
+            returned: *answered,
             step: step.clone(),
         };
         check(0, calls.iter().enumerate().map(call).collect()).is_ok()
@@ -365,8 +365,8 @@ mod tests {
     fn failure_message_shows_the_history_and_the_dead_end() {
         let call = |made, step| Call {
             client: 7,
-            made,
-            answered: made + 1,
+            invoked: made,
+            returned: made + 1,
             step,
         };
         let history = vec![call(0, Set(1)), call(2, Read(1)), call(4, Read(5))];

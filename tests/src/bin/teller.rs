@@ -38,7 +38,7 @@ async fn write(tally: Arc<CrashApp>, name: String) {
         let [(last, left), (_, right)] = tally.last(&name).await;
         let mut expected = [left, right].map(|v| v.map_or(Expect::Absent, Expect::Version));
         for number in last + 1.. {
-            while tally.told(&name).await + AHEAD_MAX < number {
+            while tally.delivered(&name).await + AHEAD_MAX < number {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             match commit(&tally, &name, number, expected).await {

@@ -40,7 +40,7 @@ fn killed_cluster_recovers_acknowledged_commits() {
         cluster
             .psql("postgres", &format!("INSERT INTO t VALUES ({n})"))
             .unwrap();
-        cluster.kill9().unwrap();
+        cluster.kill().unwrap();
         assert!(!cluster.is_running());
         cluster.restart().unwrap();
     }

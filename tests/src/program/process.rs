@@ -102,14 +102,14 @@ impl Home {
 
     /// Starts a server on a free port.
     pub fn start(&self, arguments: &[&str]) -> Server {
-        let mut command = self.command(&SERVE);
+        let mut command = self.command(&SERVE_ARGUMENTS);
         command.args(arguments);
         self.spawn(command)
     }
 
     /// Starts a server with this pipe as its standard error.
     pub fn start_logging_to(&self, pipe: PipeWriter, arguments: &[&str]) -> Server {
-        let mut command = self.command(&SERVE);
+        let mut command = self.command(&SERVE_ARGUMENTS);
         command.args(arguments).stderr(pipe);
         self.spawn(command)
     }
@@ -126,11 +126,13 @@ impl Home {
             token: String::new(),
             stdout,
             stderr,
-            heard: ReceivedBytes::default(),
+            received: ReceivedBytes::default(),
         };
         server.address = server.wait_for_address();
         let printed = server.stdout();
-        let token = printed.lines().find_map(|line| line.strip_prefix(TOKEN));
+        let token = printed
+            .lines()
+            .find_map(|line| line.strip_prefix(TOKEN_PREFIX));
         if let Some(token) = token {
             let _ = self.token.set(token.to_owned());
         }
@@ -140,10 +142,10 @@ impl Home {
 }
 
 /// Printed before the token at the first start.
-pub const TOKEN: &str = "Admin token, shown this once: ";
+pub const TOKEN_PREFIX: &str = "Admin token, shown this once: ";
 
 /// Arguments to serve on a free port with few instances, as many servers run at the same time.
-pub const SERVE: [&str; 5] = [
+pub const SERVE_ARGUMENTS: [&str; 5] = [
     "serve",
     "--listen",
     "127.0.0.1:0",
@@ -210,7 +212,7 @@ pub struct Server {
     stdout: Output,
     stderr: Output,
     /// All bytes that clients have received.
-    pub heard: ReceivedBytes,
+    pub received: ReceivedBytes,
 }
 
 impl Server {
@@ -245,7 +247,7 @@ impl Server {
 
     /// The peak memory of the process, in bytes.
     #[track_caller]
-    pub fn most_memory(&self) -> u64 {
+    pub fn peak_memory(&self) -> u64 {
         self.status("VmHWM:")
     }
 
@@ -286,7 +288,7 @@ impl Server {
     }
 
     /// Stops the server and inspects its whole log.
-    pub fn stop_and(mut self, look: impl FnOnce(&str)) {
+    pub fn stop_and_inspect_log(mut self, look: impl FnOnce(&str)) {
         self.signal("TERM");
         assert_eq!(self.code(), Some(0), "{}", self.stderr());
         let log = eventually("the end of the log", || {
@@ -303,7 +305,7 @@ impl Server {
 
     /// Opens a connection.
     pub fn open(&self) -> RawConnection {
-        RawConnection::open(self.address, Arc::clone(&self.heard))
+        RawConnection::open(self.address, Arc::clone(&self.received))
     }
 
     /// The authorization header of an administrator.
@@ -312,14 +314,14 @@ impl Server {
     }
 
     /// Sends a request on a new connection. Returns none if there is no response.
-    pub fn try_ask(
+    pub fn try_request(
         &self,
         method: &str,
         path: &str,
         headers: &str,
         body: &[u8],
     ) -> Option<Response> {
-        let mut line = RawConnection::try_open(self.address, Arc::clone(&self.heard)).ok()?;
+        let mut line = RawConnection::try_open(self.address, Arc::clone(&self.received)).ok()?;
         let headers = format!("Connection: close\r\n{headers}");
         line.try_send(request(method, path, &headers, body));
         line.answer()
@@ -329,21 +331,22 @@ impl Server {
     #[track_caller]
     pub fn admin(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Response {
         let headers = format!("Content-Type: {kind}\r\n{}", self.authorization());
-        self.try_ask(method, path, &headers, body)
+        self.try_request(method, path, &headers, body)
             .expect("an answer")
     }
 
     /// Sends a GET request without a token.
     #[track_caller]
     pub fn get(&self, path: &str) -> Response {
-        self.try_ask("GET", path, "", b"").expect("an answer")
+        self.try_request("GET", path, "", b"").expect("an answer")
     }
 
     /// Calls a function without a token.
     #[track_caller]
     pub fn call(&self, app: &str, function: &str, input: &[u8]) -> Response {
         let path = format!("/v1/apps/{app}/call/{function}");
-        self.try_ask("POST", &path, "", input).expect("an answer")
+        self.try_request("POST", &path, "", input)
+            .expect("an answer")
     }
 
     /// Writes an entry of the collection `c`.
@@ -372,7 +375,7 @@ impl Server {
 
     /// Creates an app with the plugin of `guest`.
     #[track_caller]
-    pub fn with_guest(&self, app: &str) {
+    pub fn deploy_guest(&self, app: &str) {
         self.create_app(app);
         let path = format!("/v1/apps/{app}/plugins");
         self.admin("POST", &path, "application/wasm", &guest::wasm())

@@ -108,7 +108,7 @@ impl RawConnection {
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         match self.stream.write_all(bytes.as_ref()) {
             Ok(()) => true,
-            Err(e) if is_hung_up(&e) => false,
+            Err(e) if is_closed(&e) => false,
             Err(e) => panic!("{e}"),
         }
     }
@@ -119,14 +119,14 @@ impl RawConnection {
     }
 
     /// Reads up to `len` available bytes, if there are any.
-    pub fn sip(&mut self, len: usize) {
+    pub fn read_some(&mut self, len: usize) {
         self.stream.set_nonblocking(true).unwrap();
         let _ = self.stream.read(&mut vec![0; len]);
         self.stream.set_nonblocking(false).unwrap();
     }
 
     /// Reports whether data or the end of the stream arrives within `moment`.
-    pub fn is_answering(&mut self, moment: Duration) -> bool {
+    pub fn has_data(&mut self, moment: Duration) -> bool {
         self.stream.set_read_timeout(Some(moment)).unwrap();
         let peeked = uninterrupted(|| self.stream.peek(&mut [0]));
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -144,7 +144,7 @@ impl RawConnection {
                 self.heard.lock().unwrap().extend_from_slice(&part[..len]);
                 true
             }
-            Err(e) if is_hung_up(&e) => false,
+            Err(e) if is_closed(&e) => false,
             Err(e) => panic!("the server neither responds nor closes the connection: {e}"),
         }
     }
@@ -234,7 +234,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|part| part == what)
 }
 
-fn is_hung_up(error: &std::io::Error) -> bool {
+fn is_closed(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted

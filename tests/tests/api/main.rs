@@ -26,7 +26,7 @@ fn differences<'a>(stored: &'a str, built: &'a str) -> [Vec<&'a str>; 2] {
     [only(&stored, &built), only(&built, &stored)]
 }
 
-fn hold(package: &str, folder: &str) {
+fn check_snapshot(package: &str, folder: &str) {
     let built = items::public(
         &package.replace('-', "_"),
         &root().join(folder).join("src/lib.rs"),
@@ -52,12 +52,12 @@ fn hold(package: &str, folder: &str) {
 
 #[test]
 fn kvasm_guest_public_api_matches_the_snapshot() {
-    hold("kvasm-guest", "guest-sdk");
+    check_snapshot("kvasm-guest", "guest-sdk");
 }
 
 #[test]
 fn kvasm_abi_public_api_matches_the_snapshot() {
-    hold("kvasm-abi", "guest-sdk/abi");
+    check_snapshot("kvasm-abi", "guest-sdk/abi");
 }
 
 #[test]

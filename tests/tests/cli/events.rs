@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 impl User {
     /// Moves the due deliveries of a trigger of `demo` to the dead letters, as a server would.
-    fn give_up(&self, trigger: &str, reason: DeadReason) {
+    fn dead_letter(&self, trigger: &str, reason: DeadReason) {
         let path = self.home.path().join(".local/share/kvasm/kvasm.db");
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
@@ -40,7 +40,7 @@ impl User {
     }
 
     /// The ids of the dead letters of `demo`, newest first.
-    fn letters(&self) -> Vec<String> {
+    fn dead_letter_ids(&self) -> Vec<String> {
         let page = self.json(&["dead-letter", "list", "demo"]);
         let letters = page["dead_letters"].as_array().unwrap().iter();
         letters
@@ -254,7 +254,7 @@ fn dead_letters_are_shown_and_replayed() {
     let outstanding = || user.json(&["delivery", "list", "demo", "--trigger", "index"]);
     assert_eq!(outstanding()["deliveries"][0]["attempts"], 0);
 
-    user.give_up("index", DeadReason::Attempts);
+    user.dead_letter("index", DeadReason::Attempts);
     assert_eq!(outstanding()["deliveries"], json!([]));
     let table = user.ok(&["dead-letter", "list", "demo", "--from", "1h"]);
     assert!(
@@ -266,7 +266,7 @@ fn dead_letters_are_shown_and_replayed() {
             .ok(&["dead-letter", "list", "demo", "--until", "1h"])
             .contains("it failed")
     );
-    let id = user.letters().remove(0);
+    let id = user.dead_letter_ids().remove(0);
     let shown = user.ok(&["dead-letter", "show", "demo", &id]);
     assert!(shown.contains("12345678901234567890123"), "{shown}");
     assert!(
@@ -310,7 +310,7 @@ fn dead_letters_are_shown_and_replayed() {
     );
 }
 
-fn on_letters<'a>(verb: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
+fn dead_letter_command<'a>(verb: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
     [&["dead-letter", verb, "demo"], rest].concat()
 }
 
@@ -321,8 +321,8 @@ fn discarding_dead_letters_requires_a_selection() {
     for key in ["1", "2", "3"] {
         user.ok(&["kv", "set", "demo", "orders", key, "1"]);
     }
-    user.give_up("index", DeadReason::Deterministic);
-    let discard = |rest| on_letters("discard", rest);
+    user.dead_letter("index", DeadReason::Deterministic);
+    let discard = |rest| dead_letter_command("discard", rest);
     for (bad, words) in [
         (&[][..], "--all"),
         (&["--limit", "2"], "--all"),
@@ -338,14 +338,14 @@ fn discarding_dead_letters_requires_a_selection() {
         (&["--all", "--limit", "1001"], "from 1 to 1000"),
     ] {
         user.fails(&discard(bad), 2, words);
-        user.fails(&on_letters("replay", bad), 2, words);
+        user.fails(&dead_letter_command("replay", bad), 2, words);
     }
-    let all = user.letters();
+    let all = user.dead_letter_ids();
     assert_eq!(all.len(), 3);
     let two = user.run(&discard(&["--all", "--limit", "2"]));
     assert_eq!(two.stdout, "Discarded 2 dead letters.\n");
     assert!(two.stderr.contains("there may be more"), "{}", two.stderr);
-    assert_eq!(user.letters(), all[..1]);
+    assert_eq!(user.dead_letter_ids(), all[..1]);
     let none = user.run(&discard(&["--reason", "age", "--json"]));
     assert_eq!(
         (none.code, none.json()),
@@ -353,7 +353,7 @@ fn discarding_dead_letters_requires_a_selection() {
     );
     let from = ["--from", "2026-01-31T12:00:00Z", "--json"];
     assert_eq!(user.run(&discard(&from)).json()["letters"], 1);
-    assert!(user.letters().is_empty());
+    assert!(user.dead_letter_ids().is_empty());
     user.fails(
         &["dead-letter", "discard", "nope", "--all"],
         2,

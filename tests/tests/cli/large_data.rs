@@ -138,7 +138,7 @@ fn import_over_a_limit_names_the_limit() {
 fn call_inputs_and_modules_are_sent_complete() {
     let home = Home::new();
     let server = server(&home, &["--set", "limits.module=1MiB"]);
-    server.with_guest("shop");
+    server.deploy_guest("shop");
     // The guest reads 32 KiB of its input; the server accepts 8 MiB.
     let over = home.file("over", &vec![b'x'; 8 * 1024 * 1024 + 1]);
     let input = format!("@{over}");

@@ -23,15 +23,15 @@ fn row(words: &str) -> Row {
 }
 
 impl Row {
-    fn reads(self, input: &'static [u8]) -> Row {
+    fn with_input(self, input: &'static [u8]) -> Row {
         Row { input, ..self }
     }
 
-    fn prints(self, prints: &'static str) -> Row {
+    fn expect_output(self, prints: &'static str) -> Row {
         Row { prints, ..self }
     }
 
-    fn ends_with(self, code: i32) -> Row {
+    fn expect_code(self, code: i32) -> Row {
         Row { code, ..self }
     }
 }
@@ -47,48 +47,54 @@ fn rows() -> Vec<Row> {
     let letter = "0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02";
     vec![
         row("app create shop --public"),
-        row("app list").prints("shop"),
-        row("app show shop").prints("shop"),
-        row("app public shop false").prints("no"),
-        row("app limits shop --entries 100").prints("100"),
-        row("usage shop").prints("100"),
-        row("plugin deploy shop MODULE").prints("Version 1"),
-        row("plugin deploy shop MODULE").prints("Version 2"),
-        row("plugin versions shop").prints("active"),
-        row("plugin functions shop").prints("hello"),
-        row("plugin activate shop 1").prints("Version 1"),
-        row("plugin activate shop 2").prints("Version 2"),
-        row("plugin rollback shop").prints("Version 1"),
-        row("plugin delete shop 2").prints("Deleted"),
-        row("call shop echo --input -").reads(b"hi").prints("hi"),
-        row("kv set shop c k 1").prints("Version"),
-        row("kv get shop c k").prints("1"),
-        row("kv has shop c k").prints("true"),
-        row("kv increment shop c k").prints("Now 2"),
-        row("kv commit shop").reads(BATCH).prints("version"),
-        row("kv get-many shop").reads(KEYS).prints("2"),
-        row("kv list shop c --values --all").prints("VALUE"),
-        row("kv collections shop").prints("c"),
-        row("kv export shop").prints("\"key\":\"k\""),
-        row("kv import shop").reads(LINE).prints("Imported 1"),
-        row("kv delete shop c k").prints("Deleted"),
-        row("trigger set shop hello --collection other").prints("hello"),
-        row("trigger list shop").prints("hello"),
-        row("trigger pause shop hello").prints("Paused"),
+        row("app list").expect_output("shop"),
+        row("app show shop").expect_output("shop"),
+        row("app public shop false").expect_output("no"),
+        row("app limits shop --entries 100").expect_output("100"),
+        row("usage shop").expect_output("100"),
+        row("plugin deploy shop MODULE").expect_output("Version 1"),
+        row("plugin deploy shop MODULE").expect_output("Version 2"),
+        row("plugin versions shop").expect_output("active"),
+        row("plugin functions shop").expect_output("hello"),
+        row("plugin activate shop 1").expect_output("Version 1"),
+        row("plugin activate shop 2").expect_output("Version 2"),
+        row("plugin rollback shop").expect_output("Version 1"),
+        row("plugin delete shop 2").expect_output("Deleted"),
+        row("call shop echo --input -")
+            .with_input(b"hi")
+            .expect_output("hi"),
+        row("kv set shop c k 1").expect_output("Version"),
+        row("kv get shop c k").expect_output("1"),
+        row("kv has shop c k").expect_output("true"),
+        row("kv increment shop c k").expect_output("Now 2"),
+        row("kv commit shop")
+            .with_input(BATCH)
+            .expect_output("version"),
+        row("kv get-many shop").with_input(KEYS).expect_output("2"),
+        row("kv list shop c --values --all").expect_output("VALUE"),
+        row("kv collections shop").expect_output("c"),
+        row("kv export shop").expect_output("\"key\":\"k\""),
+        row("kv import shop")
+            .with_input(LINE)
+            .expect_output("Imported 1"),
+        row("kv delete shop c k").expect_output("Deleted"),
+        row("trigger set shop hello --collection other").expect_output("hello"),
+        row("trigger list shop").expect_output("hello"),
+        row("trigger pause shop hello").expect_output("Paused"),
         row("trigger resume shop hello"),
-        row("trigger delete shop hello").prints("Deleted"),
-        row("delivery list shop").prints("TRIGGER"),
-        row("delivery discard shop --all").ends_with(1),
-        row("dead-letter list shop").prints("REASON"),
-        row(&format!("dead-letter show shop {letter}")).ends_with(1),
-        row("dead-letter replay shop --all").ends_with(1),
-        row("dead-letter discard shop --all").ends_with(1),
-        row("token create ci --scope app:read --app shop --expires 90d").prints("kvasm_"),
-        row("token list --app shop").prints("until"),
-        row("token revoke TOKEN").prints("Revoked"),
-        row("token list").prints("revoked"),
-        row("audit shop").prints("token.create"),
-        row("app delete shop --yes").prints("Deleted"),
+        row("trigger delete shop hello").expect_output("Deleted"),
+        row("delivery list shop").expect_output("TRIGGER"),
+        row("delivery discard shop --all").expect_code(1),
+        row("dead-letter list shop").expect_output("REASON"),
+        row(&format!("dead-letter show shop {letter}")).expect_code(1),
+        row("dead-letter replay shop --all").expect_code(1),
+        row("dead-letter discard shop --all").expect_code(1),
+        row("token create ci --scope app:read --app shop --expires 90d").expect_output("kvasm_"),
+        row("token list --app shop").expect_output("until"),
+        row("token revoke TOKEN").expect_output("Revoked"),
+        row("token list").expect_output("revoked"),
+        row("audit shop").expect_output("token.create"),
+        row("app delete shop --yes").expect_output("Deleted"),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Copies in calls over HTTP.
 
-use super::{ALONE, AT, LARGE, MIB, elsewhere, made, patient, read_input};
+use super::{AT, LARGE, MIB, SERIAL, allocated_during, blocking, patient, read_input};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::server::Server;
 use std::io::{Read, Write};
@@ -69,12 +69,12 @@ fn exchange(address: SocketAddr, head: &str, len: usize) -> String {
 
 async fn measured(server: &Server, head: &'static str, len: usize) -> (usize, String) {
     let address = server.address;
-    made(elsewhere(move || exchange(address, head, len))).await
+    allocated_during(blocking(move || exchange(address, head, len))).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn call_copies_input_and_output_once_each() {
-    let _alone = ALONE.lock().await;
+    let _alone = SERIAL.lock().await;
     let server = Server::with(patient).await;
     let body = [&read_input(), &write_input(), "(i32.const 0)"].join(" ");
     server.deployed("app", module_with("", "", &body)).await;
@@ -96,7 +96,7 @@ async fn call_copies_input_and_output_once_each() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_handler_request_is_copied_once_with_its_head() {
     const BODY: usize = 7 * MIB;
-    let _alone = ALONE.lock().await;
+    let _alone = SERIAL.lock().await;
     let server = Server::with(patient).await;
     let head = r#"{"status":200}"#;
     let data: String = head.bytes().map(|byte| format!("\\{byte:02x}")).collect();

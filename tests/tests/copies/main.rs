@@ -23,15 +23,15 @@ const MIB: usize = 1 << 20;
 const LARGE: usize = MIB / 4;
 
 /// The total size of all large buffers allocated so far.
-static MADE: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
 /// One test at a time, as they count the allocations of the process.
-static ALONE: Mutex<()> = Mutex::const_new(());
+static SERIAL: Mutex<()> = Mutex::const_new(());
 
 struct Counting;
 
 fn count(size: usize) {
     if size >= LARGE {
-        MADE.fetch_add(size, Ordering::SeqCst);
+        ALLOCATED.fetch_add(size, Ordering::SeqCst);
     }
 }
 
@@ -66,14 +66,14 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// The total size of the large buffers allocated during `work`.
-async fn made<T>(work: impl Future<Output = T>) -> (usize, T) {
-    let before = MADE.load(Ordering::SeqCst);
+async fn allocated_during<T>(work: impl Future<Output = T>) -> (usize, T) {
+    let before = ALLOCATED.load(Ordering::SeqCst);
     let done = work.await;
-    (MADE.load(Ordering::SeqCst) - before, done)
+    (ALLOCATED.load(Ordering::SeqCst) - before, done)
 }
 
 /// Runs blocking work, which starts only when this is awaited.
-async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 

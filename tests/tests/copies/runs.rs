@@ -1,6 +1,6 @@
 //! Copies in runs of transactions and event handlers.
 
-use super::{ALONE, AT, MIB, made, patient, read_input};
+use super::{AT, MIB, SERIAL, allocated_during, patient, read_input};
 use kvasm::model::{Claim, Collection, Delivery, Key, LeaseToken, Op, Timestamp, Value};
 use kvasm::service::Caller as ServiceCaller;
 use kvasm::store::{MemoryStore, Store};
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use uuid::Uuid;
 
 /// A host on which "meanwhile" changes what a run has read, in the first `times` runs.
-async fn losing(times: u32) -> TestHost {
+async fn conflicting(times: u32) -> TestHost {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let (of_guest, left) = (Arc::clone(&store), Arc::new(AtomicU32::new(times)));
     let extend = |builder| {
@@ -29,7 +29,7 @@ async fn losing(times: u32) -> TestHost {
                     value: Value::json(left.to_string(), 100).unwrap(),
                     expires_at: None,
                 };
-                guests::write_past(&store, app, vec![op]).await;
+                guests::write_directly(&store, app, vec![op]).await;
             }
         })
     };
@@ -39,8 +39,8 @@ async fn losing(times: u32) -> TestHost {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transaction_reruns_share_the_input() {
     const LOST: u32 = 3;
-    let _alone = ALONE.lock().await;
-    let bench = losing(LOST).await;
+    let _alone = SERIAL.lock().await;
+    let bench = conflicting(LOST).await;
     let transaction = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let key = "(i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)";
     let text = format!(
@@ -63,7 +63,7 @@ async fn transaction_reruns_share_the_input() {
     let plugin = bench.load(wat::parse_str(text).unwrap()).await;
     let input = vec![7; 8 * MIB];
     let call = Call::function("run").input(input);
-    let (made, response) = made(bench.host.call(&plugin, call)).await;
+    let (made, response) = allocated_during(bench.host.call(&plugin, call)).await;
     let lost = response.unwrap().discarded.len();
     assert_eq!(lost, LOST as usize, "the runs with a conflict");
     assert_eq!(made, 0, "an owned input is not copied");
@@ -92,7 +92,7 @@ async fn claimed(host: &Host) -> (Delivery, LeaseToken) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn event_handler_reads_the_delivery_value_without_a_copy() {
-    let _alone = ALONE.lock().await;
+    let _alone = SERIAL.lock().await;
     let bench = TestHost::with(patient).await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     // Its last bytes, which show that the value was complete.
@@ -117,7 +117,7 @@ async fn event_handler_reads_the_delivery_value_without_a_copy() {
     host.kv().apply(&caller, write, None).await.unwrap();
     let (delivery, receipt) = claimed(host).await;
     let delivery = Arc::new(delivery);
-    let (made, done) = made(host.deliver(&app, &delivery, receipt)).await;
+    let (made, done) = allocated_during(host.deliver(&app, &delivery, receipt)).await;
     done.unwrap();
     assert_eq!(made, 0, "its value is not copied outside wasm");
 }

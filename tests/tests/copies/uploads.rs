@@ -1,6 +1,6 @@
 //! Copies in uploads of modules, and of modules loaded from a store.
 
-use super::{ALONE, LARGE, MIB, elsewhere, made, patient};
+use super::{LARGE, MIB, SERIAL, allocated_during, blocking, patient};
 use kvasm_tests::guests::module;
 use kvasm_tests::server::Server;
 use std::io::{Read, Write};
@@ -44,7 +44,7 @@ fn upload(address: SocketAddr, secret: &str, mut wasm: Vec<u8>) -> String {
 async fn measured(server: &Server, wasm: Vec<u8>) -> usize {
     let (address, secret) = (server.address, server.root.secret().to_owned());
     let upload = move || upload(address, &secret, wasm);
-    let (made, answer) = made(elsewhere(upload)).await;
+    let (made, answer) = allocated_during(blocking(upload)).await;
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     made
 }
@@ -59,7 +59,7 @@ const MOST: usize = PAD + PAD / 8 + LARGE;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploaded_module_is_copied_once() {
-    let _alone = ALONE.lock().await;
+    let _alone = SERIAL.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("kvasm.db");
     let servers = [
@@ -81,7 +81,7 @@ async fn uploaded_module_is_copied_once() {
     let second = Server::sqlite(&file, Some(secret), patient).await;
     second.deployed("another", answering('2')).await;
     second.root.call("another", "run", "").await.expect(200);
-    let (made, answer) = made(second.root.call("app", "run", "")).await;
+    let (made, answer) = allocated_during(second.root.call("app", "run", "")).await;
     assert_eq!(answer.expect(200).text(), "1");
     assert!(made <= MOST, "{made} bytes to load {PAD} from the store");
     assert!(made >= PAD, "{made} bytes: the copy was not counted");

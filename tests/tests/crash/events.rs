@@ -43,7 +43,7 @@ impl EventWriter {
     }
 
     /// Receives `count` changes.
-    fn hear(&self, count: usize, acknowledged: &mut Acknowledged) {
+    fn receive(&self, count: usize, acknowledged: &mut Acknowledged) {
         for _ in 0..count {
             let line = self.lines.recv_timeout(PATIENCE);
             note(&line.expect("a change"), acknowledged);
@@ -84,7 +84,7 @@ async fn assert_whole(tally: &CrashApp, acknowledged: &Acknowledged) -> usize {
 }
 
 /// Once all writers have ended, waits until everything is delivered and checks it.
-async fn assert_all_told(tally: &CrashApp, acknowledged: &Acknowledged) {
+async fn assert_all_delivered(tally: &CrashApp, acknowledged: &Acknowledged) {
     let dispatcher = Dispatcher::new(tally.host.clone(), options());
     let (stop, stopped) = oneshot::channel::<()>();
     let dispatcher = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
@@ -101,7 +101,11 @@ async fn assert_all_told(tally: &CrashApp, acknowledged: &Acknowledged) {
     }
     drop(stop);
     dispatcher.await.unwrap();
-    assert_eq!(tally.letters().await, 0, "a delivery was dead-lettered");
+    assert_eq!(
+        tally.dead_letters().await,
+        0,
+        "a delivery was dead-lettered"
+    );
     assert_eq!(
         tally.keys("odd").await,
         [""; 0],
@@ -112,7 +116,7 @@ async fn assert_all_told(tally: &CrashApp, acknowledged: &Acknowledged) {
     for key in tally.keys("left").await {
         let [(last, _), _] = tally.last(&key).await;
         assert_eq!(
-            tally.of_handlers("told", &key).await,
+            tally.of_handlers("seen", &key).await,
             [last; 2],
             "the last of {key}"
         );
@@ -142,7 +146,7 @@ async fn changes_are_delivered_after_the_host_is_killed() {
     let (mut acknowledged, mut leased) = (Acknowledged::new(), 0);
     for _ in 0..KILLS {
         let teller = EventWriter::start(place, "a");
-        teller.hear(1 + rng.below(80), &mut acknowledged);
+        teller.receive(1 + rng.below(80), &mut acknowledged);
         // Kills the host at a random moment of what follows.
         std::thread::sleep(Duration::from_micros(rng.below(20_000) as u64));
         teller.kill(&mut acknowledged);
@@ -155,7 +159,7 @@ async fn changes_are_delivered_after_the_host_is_killed() {
     );
     println!("{leased} deliveries were leased when the host was killed");
     let tally = CrashApp::over(open(place).await).await;
-    assert_all_told(&tally, &acknowledged).await;
+    assert_all_delivered(&tally, &acknowledged).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,16 +172,16 @@ async fn changes_are_delivered_after_one_of_two_hosts_is_killed() {
     let mut tellers = vec![("a", start("a")), ("b", start("b"))];
     for _ in 0..KILLS {
         let (letter, teller) = tellers.swap_remove(rng.below(2));
-        teller.hear(1 + rng.below(60), &mut acknowledged);
+        teller.receive(1 + rng.below(60), &mut acknowledged);
         std::thread::sleep(Duration::from_micros(rng.below(20_000) as u64));
         teller.kill(&mut acknowledged);
         leased += assert_whole(&tally, &acknowledged).await;
         tellers.push((letter, start(letter)));
     }
     for (_, teller) in tellers {
-        teller.hear(1, &mut acknowledged);
+        teller.receive(1, &mut acknowledged);
         teller.kill(&mut acknowledged);
     }
     assert!(leased > 0, "no handler was running when a host was killed");
-    assert_all_told(&tally, &acknowledged).await;
+    assert_all_delivered(&tally, &acknowledged).await;
 }

@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// Long enough for a slow machine.
-pub const AGES: Duration = Duration::from_secs(120);
+pub const LONG: Duration = Duration::from_secs(120);
 const CALLERS: u64 = 64;
 const EACH: i64 = 1_000;
 
 async fn patient(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> EventHost {
     let builder = Host::builder().limits(Limits {
-        cpu_time: AGES,
-        wall_time: AGES,
+        cpu_time: LONG,
+        wall_time: LONG,
         ..Limits::default()
     });
-    EventHost::of(builder, store, keep).await
+    EventHost::with_builder(builder, store, keep).await
 }
 
 async fn on_sqlite() -> EventHost {
@@ -49,8 +49,8 @@ async fn on_postgres() -> Vec<EventHost> {
     let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
     let mut options = PostgresOptions::new(url.await.unwrap());
     options.max_connections = 8;
-    options.acquire_timeout = AGES;
-    options.statement_timeout = AGES;
+    options.acquire_timeout = LONG;
+    options.statement_timeout = LONG;
     let mut stages = Vec::new();
     for _ in 0..2 {
         let store = PostgresStore::connect(options.clone()).await.unwrap();
@@ -186,7 +186,7 @@ async fn agrees_with_ledger(stage: &EventHost, accounts: usize, acknowledged: &[
 
 /// Transfers on several hosts whose callers are cancelled midway: each transfer is done
 /// completely or not at all, all other callers succeed, and no lock is leaked.
-async fn callers_that_leave(stages: Vec<EventHost>, transfers: u64) {
+async fn cancelled_callers(stages: Vec<EventHost>, transfers: u64) {
     const ACCOUNTS: usize = 4;
     let seed = seed();
     open_accounts(&stages[0], ACCOUNTS).await;
@@ -207,7 +207,7 @@ async fn callers_that_leave(stages: Vec<EventHost>, transfers: u64) {
                 let call = stage.try_call("run", format!("{from:02}{to:02}{trap}{id}"));
                 let leaves = match rng.chance(1, 3) {
                     true => Duration::from_micros(rng.below(20_000) as u64),
-                    false => AGES,
+                    false => LONG,
                 };
                 match tokio::time::timeout(leaves, call).await {
                     Err(_) => drop(left.fetch_add(1, Ordering::Relaxed)),
@@ -249,17 +249,17 @@ async fn callers_that_leave(stages: Vec<EventHost>, transfers: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_callers_leave_no_locks_or_partial_writes_in_memory() {
-    callers_that_leave(on_memory(3).await, 40).await;
+    cancelled_callers(on_memory(3).await, 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_callers_leave_no_locks_or_partial_writes_on_sqlite() {
-    callers_that_leave(vec![on_sqlite().await], 40).await;
+    cancelled_callers(vec![on_sqlite().await], 40).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_callers_leave_no_locks_or_partial_writes_on_postgres() {
-    callers_that_leave(on_postgres().await, 12).await;
+    cancelled_callers(on_postgres().await, 12).await;
 }
 
 /// Two runs that repeatedly take two keys in opposite order.
@@ -362,7 +362,7 @@ async fn looping_lock_holder_blocks_only_its_entry_until_its_deadline() {
     let (of_guest, runs) = (Arc::clone(&store), Arc::new(AtomicU64::new(0)));
     let counted = Arc::clone(&runs);
     let limits = Limits {
-        cpu_time: AGES,
+        cpu_time: LONG,
         wall_time: Duration::from_secs(10),
         ..Limits::default()
     };
@@ -376,12 +376,12 @@ async fn looping_lock_holder_blocks_only_its_entry_until_its_deadline() {
                     key: Key::parse("k").unwrap(),
                     delta: 10,
                 };
-                guests::write_past(&store, app, vec![op]).await;
+                guests::write_directly(&store, app, vec![op]).await;
             }
             i32::from(before > 0)
         }
     });
-    let stage = Arc::new(EventHost::of(builder, store, Box::new(())).await);
+    let stage = Arc::new(EventHost::with_builder(builder, store, Box::new(())).await);
     stage.deploy(hostile()).await;
     let call = tokio::spawn({
         let stage = Arc::clone(&stage);

@@ -42,7 +42,7 @@ async fn missed_cron_run_is_made_up_once_and_the_next_planned() {
     stage.host.store().tick(&tick).await.unwrap();
     stage.start();
     until("it has run", async || stage.get("d", "k").await.is_some()).await;
-    stage.settle().await;
+    stage.wait_until_idle().await;
     until("it is planned again", async || {
         stage.triggers().await[0]
             .next_at

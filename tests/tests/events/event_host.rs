@@ -36,14 +36,14 @@ impl EventHost {
     }
 
     /// Over a store in memory, with a host that lets handlers run for minutes.
-    pub async fn patient() -> EventHost {
+    pub async fn with_long_timeouts() -> EventHost {
         let ages = Duration::from_secs(600);
         let builder = Host::builder().limits(Limits {
             cpu_time: ages,
             wall_time: ages,
             ..Limits::default()
         });
-        EventHost::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await
+        EventHost::with_builder(builder, Arc::new(MemoryStore::new()), Box::new(())).await
     }
 
     /// On a SQLite file, with a dispatcher.
@@ -74,11 +74,11 @@ impl EventHost {
 
     /// Over a store, without a dispatcher yet.
     pub async fn over(store: Arc<dyn Store>, keep: Box<dyn Any + Send + Sync>) -> EventHost {
-        EventHost::of(Host::builder(), store, keep).await
+        EventHost::with_builder(Host::builder(), store, keep).await
     }
 
-    /// Like [`over`](Stage::over), with a given host builder.
-    pub async fn of(
+    /// Like [`over`](EventHost::over), with a given host builder.
+    pub async fn with_builder(
         builder: HostBuilder,
         store: Arc<dyn Store>,
         keep: Box<dyn Any + Send + Sync>,
@@ -94,6 +94,18 @@ impl EventHost {
             name,
             dispatcher: None,
             _keep: keep,
+        }
+    }
+
+    /// Another app of the same host, whose dispatcher serves both.
+    pub async fn neighbour(&self, name: &str) -> EventHost {
+        let name = AppName::parse(name).unwrap();
+        self.host.create_app(name.clone()).await.unwrap();
+        EventHost {
+            host: self.host.clone(),
+            name,
+            dispatcher: None,
+            _keep: Box::new(()),
         }
     }
 
@@ -190,7 +202,7 @@ impl EventHost {
         all.unwrap()
     }
 
-    pub async fn letters(&self) -> Vec<DeadLetter> {
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
         let app = self.app().await;
         let all = DeadLetterFilter::default();
         let letters = self.host.store().dead_letters(app.id, &all, None, 1_000);
@@ -223,7 +235,7 @@ impl EventHost {
     }
 
     /// Waits until nothing is outstanding.
-    pub async fn settle(&self) {
+    pub async fn wait_until_idle(&self) {
         let start = Instant::now();
         loop {
             let left = self.outstanding().await;

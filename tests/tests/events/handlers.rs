@@ -29,17 +29,18 @@ async fn changed(body: &str) -> EventHost {
         wall_time: Duration::from_secs(60),
         ..Limits::default()
     });
-    let mut stage = EventHost::of(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
+    let mut stage =
+        EventHost::with_builder(builder, Arc::new(MemoryStore::new()), Box::new(())).await;
     stage.start();
     stage.deploy(handler(&format!("{WRITE} {body}"))).await;
     stage.set("c", "k", "7").await;
     stage
 }
 
-async fn buried(body: &str) -> (DeadReason, u32, String) {
+async fn dead_letter_of(body: &str) -> (DeadReason, u32, String) {
     let stage = changed(body).await;
     until("the delivery is dead", async || {
-        !stage.letters().await.is_empty()
+        !stage.dead_letters().await.is_empty()
     })
     .await;
     assert_eq!(
@@ -48,28 +49,50 @@ async fn buried(body: &str) -> (DeadReason, u32, String) {
         "a failed handler has written"
     );
     assert!(stage.outstanding().await.is_empty());
-    let [letter] = stage.letters().await.try_into().unwrap();
+    let [letter] = stage.dead_letters().await.try_into().unwrap();
     (letter.reason, letter.attempts, letter.error)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn successful_handler_commits_and_is_acknowledged() {
     let stage = changed("(i32.const 0)").await;
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
-    assert!(stage.letters().await.is_empty());
+    assert!(stage.dead_letters().await.is_empty());
+}
+
+/// A handler that succeeds and one that traps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cost_of_a_delivery_is_in_the_log() {
+    let log = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 4)))";
+    for end in ["(i32.const 0)", "unreachable"] {
+        let stage = changed(&format!("{log} {end}")).await;
+        let app = stage.app().await;
+        let costs = || {
+            let lines = stage.host.logs().read(app.id, 0, usize::MAX).into_iter();
+            lines.filter_map(|line| line.cost).collect::<Vec<_>>()
+        };
+        until("the handler has run", async || !costs().is_empty()).await;
+        let cost = &costs()[0];
+        let written = (cost.entries_written, cost.bytes_written);
+        assert_eq!(
+            (cost.runs, written, cost.host_calls),
+            (1, (1, 1), 2),
+            "{end}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trapping_handler_is_tried_three_times() {
-    let (reason, attempts, error) = buried("unreachable").await;
+    let (reason, attempts, error) = dead_letter_of("unreachable").await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
     assert!(error.contains("unreachable"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn looping_handler_hits_the_cpu_limit() {
-    let (reason, attempts, error) = buried("(loop (br 0)) unreachable").await;
+    let (reason, attempts, error) = dead_letter_of("(loop (br 0)) unreachable").await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
     assert!(error.contains("CPU limit exceeded"), "{error}");
 }
@@ -77,7 +100,7 @@ async fn looping_handler_hits_the_cpu_limit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handler_over_the_memory_limit_is_reported() {
     let grow = "(if (i32.eq (memory.grow (i32.const 60000)) (i32.const -1)) (then unreachable)) (i32.const 0)";
-    let (reason, attempts, error) = buried(grow).await;
+    let (reason, attempts, error) = dead_letter_of(grow).await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 3));
     assert!(error.contains("more memory than its limit"), "{error}");
 }
@@ -85,7 +108,7 @@ async fn handler_over_the_memory_limit_is_reported() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn permanent_error_dead_letters_at_once() {
     let say = "(drop (call $output_write (i32.const 0) (i32.const 4))) (i32.const 2)";
-    let (reason, attempts, error) = buried(say).await;
+    let (reason, attempts, error) = dead_letter_of(say).await;
     assert_eq!((reason, attempts), (DeadReason::Deterministic, 1));
     assert!(error.contains("cdk1"), "the handler's message: {error}");
 }
@@ -105,7 +128,7 @@ async fn transient_error_is_retried_later() {
     let [delivery] = stage.outstanding().await.try_into().unwrap();
     assert!(delivery.error.unwrap().contains("failed with code 1: k"));
     assert_eq!(stage.get("d", "k").await, None);
-    assert!(stage.letters().await.is_empty());
+    assert!(stage.dead_letters().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,11 +139,11 @@ async fn self_triggering_handler_stops_at_depth_8() {
     stage.deploy(handler(again)).await;
     stage.set("c", "k", "7").await;
     until("the loop has ended", async || {
-        !stage.letters().await.is_empty()
+        !stage.dead_letters().await.is_empty()
     })
     .await;
-    stage.settle().await;
-    let [letter] = stage.letters().await.try_into().unwrap();
+    stage.wait_until_idle().await;
+    let [letter] = stage.dead_letters().await.try_into().unwrap();
     assert_eq!((letter.reason, letter.event.depth), (DeadReason::Depth, 9));
     assert!(
         letter.error.contains("depth 9, limit 8"),
@@ -154,10 +177,10 @@ async fn delivery_to_a_removed_handler_is_dead_lettered() {
     );
     stage.start();
     until("the delivery is dead", async || {
-        !stage.letters().await.is_empty()
+        !stage.dead_letters().await.is_empty()
     })
     .await;
-    let [letter] = stage.letters().await.try_into().unwrap();
+    let [letter] = stage.dead_letters().await.try_into().unwrap();
     assert_eq!(letter.reason, DeadReason::Deterministic);
     assert!(
         letter.error.contains("no handler \"run\""),
@@ -169,7 +192,7 @@ async fn delivery_to_a_removed_handler_is_dead_lettered() {
         .deploy(handler(&format!("{WRITE} (i32.const 0)")))
         .await;
     stage.replay().await;
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
 }
 
@@ -195,14 +218,14 @@ async fn broken_version_is_paused_until_the_next_deploy() {
     })
     .await;
     assert!(
-        stage.letters().await.is_empty(),
+        stage.dead_letters().await.is_empty(),
         "each was tried once or twice"
     );
     assert_eq!(stage.outstanding().await.len(), 20);
     stage
         .deploy(handler(&format!("{WRITE} (i32.const 0)")))
         .await;
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
 }
 
@@ -240,7 +263,7 @@ async fn paused_trigger_resumes_after_a_successful_probe() {
     assert!(!stage.outstanding().await.is_empty());
     stage.set("d", "k", "1").await;
     until("it resumes", async || said("has resumed").await > 0).await;
-    stage.settle().await;
+    stage.wait_until_idle().await;
     let standing = stage.triggers().await[0].standing;
     assert_eq!((standing.paused, standing.failures), (None, 0));
     let metrics = stage.host.metrics().encode();
@@ -253,7 +276,7 @@ async fn paused_trigger_resumes_after_a_successful_probe() {
 /// A delivery interrupted by the host is due at once, and the attempt does not count.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handler_interrupted_by_shutdown_does_not_count_as_an_attempt() {
-    let mut stage = EventHost::patient().await;
+    let mut stage = EventHost::with_long_timeouts().await;
     stage.deploy(handler("(loop (br 0)) unreachable")).await;
     for n in 0..3 {
         stage.set("c", &n.to_string(), "1").await;
@@ -291,7 +314,7 @@ async fn handler_input_is_framed_and_its_context_describes_the_event() {
         (i32.const 0)";
     stage.deploy(handler(body)).await;
     stage.set("c", "key", "{\"a\":1}").await;
-    stage.settle().await;
+    stage.wait_until_idle().await;
     let frame = stage.get_bytes("d", "k").await.unwrap();
     let (head, value) = kvasm_abi::http::split(&frame).unwrap();
     assert_eq!(value, b"{\"a\":1}");

@@ -31,11 +31,11 @@ async fn share([mut one, mut two]: [EventHost; 2]) {
     for n in 0..200 {
         one.set("c", &(n % 20).to_string(), "1").await;
     }
-    one.settle().await;
+    one.wait_until_idle().await;
     assert_eq!(one.get("d", "k").await.as_deref(), Some("200"));
     two.stop().await;
     one.set("c", "x", "1").await;
-    one.settle().await;
+    one.wait_until_idle().await;
     assert_eq!(one.get("d", "k").await.as_deref(), Some("201"));
 }
 
@@ -77,7 +77,7 @@ async fn activation_on_one_host_applies_to_deliveries_on_another() {
         let activated = one.host.admin().activate_plugin(&actor, &app, version);
         activated.await.unwrap();
         one.set("c", "x", "1").await;
-        two.settle().await;
+        two.wait_until_idle().await;
         let found = two.get("d", "k").await;
         assert_eq!(found, Some(version.0.to_string()), "{round}");
     }
@@ -120,7 +120,7 @@ async fn backlog_of_one_app_does_not_delay_another() {
     .await;
     // Written on another host, so that the busy one gets no notification.
     quiet.set("c", "one", "1").await;
-    quiet.settle().await;
+    quiet.wait_until_idle().await;
     let done = stage.get("d", "k").await.unwrap();
     let done: usize = done.parse().unwrap();
     assert!(
@@ -135,7 +135,7 @@ async fn backlog_of_one_app_does_not_delay_another() {
 /// notices that it must stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatcher_idles_while_an_app_is_at_its_handler_limit() {
-    let mut stage = EventHost::patient().await;
+    let mut stage = EventHost::with_long_timeouts().await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     let endless = module_with("", &watch, "(loop (br 0)) unreachable");
     stage.deploy(endless).await;
@@ -176,7 +176,7 @@ async fn commit_notifies_the_dispatcher_of_its_host() {
     stage.start_with(without_polls());
     for n in 1..=10 {
         stage.set("c", "k", "1").await;
-        stage.settle().await;
+        stage.wait_until_idle().await;
         assert_eq!(stage.get("d", "k").await, Some(n.to_string()));
         // So that it does not find the next one in a poll that it started for another reason.
         // Without the sleep the test is weaker, but still valid.

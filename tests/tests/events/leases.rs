@@ -6,6 +6,7 @@ use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Claim, Limits, Queue, Timestamp};
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Host, HostBuilder};
+use kvasm_store_testing::faulty::{Faults, FaultyStore, Operation, unavailable};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -63,9 +64,12 @@ fn holder() -> Vec<u8> {
 
 /// A host whose handler is blocked in `hold`.
 async fn held() -> (EventHost, Arc<Hold>) {
+    held_on(Arc::new(MemoryStore::new())).await
+}
+
+async fn held_on(store: Arc<dyn Store>) -> (EventHost, Arc<Hold>) {
     let hold = Arc::new(Hold::default());
-    let store = Arc::new(MemoryStore::new());
-    let mut stage = EventHost::of(with_hold(&hold), store, Box::new(())).await;
+    let mut stage = EventHost::with_builder(with_hold(&hold), store, Box::new(())).await;
     stage.deploy(holder()).await;
     stage.set("c", "k", "1").await;
     stage.start_with(DispatchOptions {
@@ -89,8 +93,32 @@ async fn lease_is_renewed_while_its_handler_runs() {
     assert!(delivery.leased);
     assert_eq!(delivery.attempts, 1);
     hold.end.notify_one();
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(hold.began.load(Ordering::SeqCst), 1);
+    stage.stop().await;
+}
+
+/// A renewal that fails, and then one that only loses its answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handler_continues_after_failed_renewals_of_its_lease() {
+    let (store, faults) = FaultyStore::over(Arc::new(MemoryStore::new()));
+    let renewals = || faults.on(Operation::Renew).times(1);
+    renewals().fail(unavailable);
+    renewals().lose_the_answer();
+    let (mut stage, hold) = held_on(store).await;
+    let quiet = stage.neighbour("quiet").await;
+    quiet.deploy(counter()).await;
+    let both = |faults: &Faults| faults.met(Operation::Renew) == 2;
+    faults.until("both renewals have failed", both).await;
+    quiet.set("c", "k", "1").await;
+    quiet.wait_until_idle().await;
+    assert_eq!(quiet.get("d", "k").await.as_deref(), Some("1"));
+    hold.end.notify_one();
+    stage.wait_until_idle().await;
+    assert_eq!(hold.began.load(Ordering::SeqCst), 1);
+    let tasks = stage.host.health().tasks();
+    let task = tasks.iter().find(|task| task.name == "deliveries").unwrap();
+    assert!(task.skips >= 2, "{task:?}");
     stage.stop().await;
 }
 
@@ -150,8 +178,8 @@ async fn delivery_abandoned_on_every_attempt_is_dead_lettered() {
         .await;
     }
     stage.start();
-    stage.settle().await;
-    let letters = stage.letters().await;
+    stage.wait_until_idle().await;
+    let letters = stage.dead_letters().await;
     assert_eq!(letters.len(), 1);
     assert!(letters[0].error.contains("was abandoned"), "{letters:?}");
     assert_eq!(letters[0].attempts, attempts + 1);

@@ -1,7 +1,7 @@
 //! Transactions that wait for each other's locks during their runs.
 
 use super::bank::bank;
-use super::contention::AGES;
+use super::contention::LONG;
 use super::event_host::{EventHost, collection, until};
 use kvasm::model::{AppName, Key, Limits, Op};
 use kvasm::service::Stage as Of;
@@ -46,7 +46,7 @@ async fn meeting(wall_time: Duration) -> LockedEntry {
     let runs = Arc::new(AtomicU64::new(0));
     let may_go_on = Arc::new(Semaphore::new(0));
     let limits = Limits {
-        cpu_time: AGES,
+        cpu_time: LONG,
         wall_time,
         ..Limits::default()
     };
@@ -67,10 +67,10 @@ async fn meeting(wall_time: Duration) -> LockedEntry {
                 key: Key::parse("k").unwrap(),
                 delta: 10,
             };
-            guests::write_past(&store, app, vec![op]).await;
+            guests::write_directly(&store, app, vec![op]).await;
         }
     });
-    let stage = Arc::new(EventHost::of(builder, store, Box::new(())).await);
+    let stage = Arc::new(EventHost::with_builder(builder, store, Box::new(())).await);
     stage.deploy(adder()).await;
     LockedEntry {
         stage,
@@ -113,7 +113,7 @@ fn metric(stage: &EventHost, name: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn run_waits_for_a_lock_without_a_rerun() {
     const WAITING: i64 = 8;
-    let meeting = meeting(AGES).await;
+    let meeting = meeting(LONG).await;
     let holder = meeting.holder().await;
     let waiting: Vec<_> = (0..WAITING).map(|_| meeting.call()).collect();
     until("all wait with an instance of their own", async || {
@@ -138,7 +138,7 @@ async fn run_waits_for_a_lock_without_a_rerun() {
 /// lock holder keeps its own across runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_runs_leave_instances_to_other_apps() {
-    let meeting = meeting(AGES).await;
+    let meeting = meeting(LONG).await;
     let holder = meeting.holder().await;
     let waiting: Vec<_> = (0..100).map(|_| meeting.call()).collect();
     until("the app is at its instance limit", async || {

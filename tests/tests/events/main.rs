@@ -5,6 +5,7 @@ mod bank;
 mod contention;
 mod cron;
 mod event_host;
+mod faults;
 mod handlers;
 mod hosts;
 mod leases;

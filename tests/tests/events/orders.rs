@@ -35,15 +35,15 @@ async fn totals_follow_new_orders() {
         )
         .await;
     }
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(
         (total(&stage, "ada").await, total(&stage, "bob").await),
         (90, 100)
     );
     stage.call("cancel", "\"19\"").await;
-    stage.settle().await;
+    stage.wait_until_idle().await;
     assert_eq!(total(&stage, "bob").await, 81);
-    assert!(stage.letters().await.is_empty());
+    assert!(stage.dead_letters().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,11 +53,11 @@ async fn failed_delivery_is_dead_lettered_and_replayed_after_a_fix() {
     place(&stage, "good", "ada", 5).await;
     place(&stage, "free", "ada", 0).await;
     until("the delivery is dead", async || {
-        !stage.letters().await.is_empty()
+        !stage.dead_letters().await.is_empty()
     })
     .await;
     assert_eq!(total(&stage, "ada").await, 5);
-    let [letter] = stage.letters().await.try_into().unwrap();
+    let [letter] = stage.dead_letters().await.try_into().unwrap();
     assert_eq!(
         (letter.reason, letter.attempts),
         (DeadReason::Deterministic, 3)
@@ -77,8 +77,8 @@ async fn failed_delivery_is_dead_lettered_and_replayed_after_a_fix() {
     let admin = stage.host.admin();
     admin.delete_plugin(&actor, &app, version).await.unwrap();
     stage.replay().await;
-    stage.settle().await;
-    assert!(stage.letters().await.is_empty());
+    stage.wait_until_idle().await;
+    assert!(stage.dead_letters().await.is_empty());
     assert_eq!(stage.call("stuck", "").await, b"[]");
     assert!(stage.get("counted", "free").await.is_some());
     assert_eq!(total(&stage, "ada").await, 5);

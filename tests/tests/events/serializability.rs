@@ -13,7 +13,7 @@ const KEYS: usize = 3;
 
 /// Times to live are multiples of this. It is far more than a test takes, so that the expiry of
 /// an entry shows the multiple.
-const LIFE_MS: i64 = 10 * 3_600_000;
+const TTL_UNIT_MS: i64 = 10 * 3_600_000;
 
 /// The value of an entry, and its time to live.
 type Held = (i64, Option<i64>);
@@ -93,7 +93,7 @@ struct Client {
 
 impl Client {
     fn held(&self, entry: Option<Entry>) -> Option<Held> {
-        let life = |at: Timestamp| (at.0 - self.began.0 + LIFE_MS / 2) / LIFE_MS;
+        let life = |at: Timestamp| (at.0 - self.began.0 + TTL_UNIT_MS / 2) / TTL_UNIT_MS;
         let life = entry.as_ref()?.expires_at.map(life);
         Some((number(entry)?, life))
     }
@@ -102,7 +102,7 @@ impl Client {
         self.next += 1;
         let (to, k) = (self.next, self.rng.below(KEYS));
         let life = self.rng.chance(1, 2).then(|| 1 + self.rng.below(99) as i64);
-        let ttl_ms = life.map(|life| (life * LIFE_MS) as u64);
+        let ttl_ms = life.map(|life| (life * TTL_UNIT_MS) as u64);
         let (c, name) = key(k);
         let caller = &self.caller;
         match self.rng.below(10) {

@@ -1,7 +1,7 @@
 //! Transactional functions.
 
 use super::event_host::{EventHost, manifest};
-use kvasm::model::{AppName, Key, Op, Principal, Scope, Value};
+use kvasm::model::{AppName, Key, LimitsPatch, Op, Principal, Scope, Value};
 use kvasm::store::{MemoryStore, Store};
 use kvasm::{Call, CallError, Host, InvokeError};
 use kvasm_tests::guests::{self, module_with};
@@ -22,7 +22,7 @@ const SET: &str = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 1)
 /// Whether "k" exists.
 const HAS: &str = "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1))";
 /// Fails with code 9 unless an i64 has the expected value.
-fn must(value: &str, expected: i64) -> String {
+fn expect(value: &str, expected: i64) -> String {
     format!("(if (i64.ne {value} (i64.const {expected})) (then (return (i32.const 9))))")
 }
 
@@ -44,12 +44,12 @@ async fn transaction_reads_its_own_writes() {
     let delete =
         "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1) (i32.const 0))";
     let body = [
-        must(HAS, 0),
+        expect(HAS, 0),
         SET.to_owned(),
-        must(HAS, 1),
-        must(delete, 1),
-        must(HAS, 0),
-        must(delete, 0),
+        expect(HAS, 1),
+        expect(delete, 1),
+        expect(HAS, 0),
+        expect(delete, 0),
         SET.to_owned(),
         "(i32.const 0)".to_owned(),
     ];
@@ -91,7 +91,7 @@ async fn provisional_versions_work_as_preconditions_in_their_run() {
          (if (i64.lt_s {guarded} (i64.const 0)) (then (return (i32.const 8))))
          {conflict}
          (i32.const 0)",
-        conflict = must(guarded, -2)
+        conflict = expect(guarded, -2)
     );
     let stage = staged(&body).await;
     stage.call("run", "").await;
@@ -147,7 +147,7 @@ async fn conflicting_run_is_retried_and_its_log_marked_discarded() {
 
 /// Logs a line, reads "k", lets another caller write "k" and "l", reads "l", and traps unless
 /// both values are the same.
-fn looks_twice() -> Vec<u8> {
+fn reads_twice() -> Vec<u8> {
     let read = |key: u32, out: u32| {
         format!(
             "(i64.store (i32.const {out}) (i64.const 0))
@@ -192,12 +192,12 @@ async fn meanwhile(times: u32) -> EventHost {
                     value: Value::json(left.to_string(), 100).unwrap(),
                     expires_at: None,
                 };
-                guests::write_past(&store, app, vec![set("k"), set("l")]).await;
+                guests::write_directly(&store, app, vec![set("k"), set("l")]).await;
             }
         }
     });
-    let stage = EventHost::of(builder, store, Box::new(())).await;
-    stage.deploy(looks_twice()).await;
+    let stage = EventHost::with_builder(builder, store, Box::new(())).await;
+    stage.deploy(reads_twice()).await;
     stage
 }
 
@@ -209,6 +209,46 @@ async fn trap_after_an_inconsistent_read_is_retried() {
     let stage = meanwhile(u32::MAX).await;
     let error = error_of(stage.try_call("run", "").await);
     assert!(matches!(error, CallError::Conflict { .. }), "{error}");
+}
+
+/// Both runs have a cost, of two reads each. The values are read by the second run only.
+#[tokio::test]
+async fn cost_of_a_rerun_transaction_includes_all_runs() {
+    let stage = meanwhile(1).await;
+    let cost = stage.try_call("run", "").await.unwrap().cost;
+    let reads = (cost.entries_read, cost.bytes_read);
+    assert_eq!((cost.runs, reads, cost.host_calls), (2, (4, 3), 6));
+    assert_eq!(cost.memory_bytes, 65_536, "of one run at a time");
+    // Also if no run succeeds.
+    let stage = meanwhile(u32::MAX).await;
+    let Err(InvokeError::Call(failure)) = stage.try_call("run", "").await else {
+        panic!("each run loses");
+    };
+    let cost = failure.cost;
+    assert!(cost.runs > 1, "{cost:?}");
+    // The last run may have been cut off.
+    let of_runs = |runs: u32| u64::from(runs) * 2;
+    let expected = of_runs(cost.runs - 1)..=of_runs(cost.runs);
+    assert!(expected.contains(&cost.entries_read), "{cost:?}");
+}
+
+/// A transaction whose commit is refused has run, and has a cost.
+#[tokio::test]
+async fn uncommitted_transaction_has_a_cost() {
+    let stage = staged(&format!("{SET} (i32.const 0)")).await;
+    let app = stage.app().await;
+    let none = LimitsPatch {
+        entries: Some(Some(0)),
+        ..LimitsPatch::default()
+    };
+    let actor = stage.host.operator("test");
+    let admin = stage.host.admin();
+    admin.set_limits(&actor, &app, none, None).await.unwrap();
+    let Err(InvokeError::Call(failure)) = stage.try_call("run", "").await else {
+        panic!("the quota allows no entry");
+    };
+    assert!(matches!(failure.error, CallError::Commit(_)));
+    assert_eq!((failure.cost.runs, failure.cost.entries_written), (1, 1));
 }
 
 /// A list shows the run's own writes among those of the store.

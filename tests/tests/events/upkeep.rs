@@ -66,18 +66,21 @@ async fn excess_dead_letters_are_removed_and_counted() {
     stage.deploy(super::hosts::counter()).await;
     for n in 0..5 {
         stage.set("c", &n.to_string(), "1").await;
-        bury(&stage).await;
+        dead_letter(&stage).await;
     }
     let ids: Vec<_> = stage
-        .letters()
+        .dead_letters()
         .await
         .iter()
         .map(|letter| letter.id)
         .collect();
     stage.start_with(options());
-    until("two are removed", async || stage.letters().await.len() == 3).await;
+    until("two are removed", async || {
+        stage.dead_letters().await.len() == 3
+    })
+    .await;
     let left: Vec<_> = stage
-        .letters()
+        .dead_letters()
         .await
         .iter()
         .map(|letter| letter.id)
@@ -101,7 +104,7 @@ async fn old_dead_letters_are_removed() {
         stage.deploy(super::hosts::counter()).await;
         for n in 0..2 {
             stage.set("c", &n.to_string(), "1").await;
-            bury(&stage).await;
+            dead_letter(&stage).await;
         }
         stage.start_with(DispatchOptions {
             dead_letter_retention: age,
@@ -121,11 +124,11 @@ async fn old_dead_letters_are_removed() {
             until("a round has been made", async || entries(&stage).await == 2).await;
         }
         until("old dead letters are removed", async || {
-            stage.letters().await.len() == left
+            stage.dead_letters().await.len() == left
         })
         .await;
         stage.stop().await;
-        assert_eq!(stage.letters().await.len(), left, "{age:?}");
+        assert_eq!(stage.dead_letters().await.len(), left, "{age:?}");
     }
 }
 
@@ -169,7 +172,7 @@ async fn in_memory_state_of_a_deleted_app_is_dropped() {
 }
 
 /// Dead-letters the only delivery.
-async fn bury(stage: &EventHost) {
+async fn dead_letter(stage: &EventHost) {
     let (app, now) = (stage.app().await.id, Timestamp::now());
     let claim = Claim {
         queue: Queue {

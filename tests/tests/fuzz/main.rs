@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 const MUTATIONS: usize = 20_000;
 /// The memory limit of a target: `BYTES`, plus `TIMES` the input. It covers an error's text and
 /// the largest value that a few bytes can encode.
-const BYTES: usize = 64 * 1024;
-const TIMES: usize = 64;
+const MEMORY_BASE: usize = 64 * 1024;
+const MEMORY_FACTOR: usize = 64;
 
 fn fuzz_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz")
@@ -56,7 +56,7 @@ fn run(target: &Target, bytes: &[u8], of: &str) {
     let Ok(peak) = ran else {
         panic!("{name} fails with {of}, bytes b\"{shown}\"; keep them in fuzz/corpus/{name}");
     };
-    let limit = BYTES + TIMES * bytes.len();
+    let limit = MEMORY_BASE + MEMORY_FACTOR * bytes.len();
     assert!(
         peak <= limit,
         "{name} takes {peak} bytes for {}, the limit is {limit}: {of}, bytes b\"{shown}\"",
@@ -191,7 +191,7 @@ fn mutations_are_reproducible_from_the_seed() {
 #[test]
 fn fuzzing_detects_a_faulty_decoder() {
     fn greedy(bytes: &[u8]) {
-        drop(vec![1u8; BYTES + (TIMES + 1) * bytes.len()]);
+        drop(vec![1u8; MEMORY_BASE + (MEMORY_FACTOR + 1) * bytes.len()]);
     }
     fn fails(_: &[u8]) {
         panic!("as asked");

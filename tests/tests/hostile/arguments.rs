@@ -153,7 +153,7 @@ async fn exceeding_a_limit_reports_size_and_limit() {
 #[tokio::test]
 async fn value_size_is_checked_before_copying() {
     for (format, text) in [(0, "value is 17 bytes"), (1, "value is 17 bytes")] {
-        let bench = TestHost::limited(|limits| limits.value_bytes = 16).await;
+        let bench = TestHost::with_limits(|limits| limits.value_bytes = 16).await;
         let body = set(NOTES, K, (ZEROES, 17), format, 0);
         let (result, message) = bench.result(DATA, &body).await;
         assert_eq!(

@@ -42,11 +42,11 @@ async fn truncated_batch_is_rejected() {
     let whole = of_every_kind();
     for len in 0..whole.len() {
         let answer = packed.commit_bytes(&whole[..len]).await;
-        answer.refused(Status::Invalid, &["batch is malformed"]);
+        answer.expect_status(Status::Invalid, &["batch is malformed"]);
     }
     for more in [&b"\0"[..], b"\0\0\0\0", &whole] {
         let answer = packed.commit_bytes([&whole, more].concat()).await;
-        answer.refused(Status::Invalid, &["batch is malformed"]);
+        answer.expect_status(Status::Invalid, &["batch is malformed"]);
     }
     packed.assert_empty().await;
     assert_eq!(packed.commit_bytes(whole).await.applied().len(), 4);
@@ -82,7 +82,7 @@ async fn wrong_batch_counts_and_lengths_are_rejected() {
     ] {
         let bytes = counts.map(u32::to_le_bytes).concat();
         let answer = packed.commit_bytes(bytes).await;
-        answer.refused(Status::Invalid, &["batch is malformed"]);
+        answer.expect_status(Status::Invalid, &["batch is malformed"]);
     }
 }
 
@@ -93,7 +93,7 @@ async fn unknown_batch_kinds_and_formats_are_rejected() {
     for kind in [3, 4, 0xff, u32::MAX] {
         bytes[8..12].copy_from_slice(&kind.to_le_bytes());
         let answer = packed.commit_bytes(bytes.clone()).await;
-        answer.refused(Status::Invalid, &["batch is malformed"]);
+        answer.expect_status(Status::Invalid, &["batch is malformed"]);
     }
     for (format, said) in [
         (2, "format is 2"),
@@ -104,7 +104,7 @@ async fn unknown_batch_kinds_and_formats_are_rejected() {
         packed
             .commit(&[], &ops)
             .await
-            .refused(Status::Invalid, &[said]);
+            .expect_status(Status::Invalid, &[said]);
     }
     packed.assert_empty().await;
 }
@@ -171,7 +171,10 @@ async fn invalid_names_anywhere_in_a_batch_are_rejected() {
     ];
     for (collection, key, status, words) in cases {
         for bytes in with_name(collection, key) {
-            packed.commit_bytes(bytes).await.refused(*status, words);
+            packed
+                .commit_bytes(bytes)
+                .await
+                .expect_status(*status, words);
         }
     }
     packed.assert_empty().await;
@@ -206,7 +209,7 @@ async fn invalid_values_in_a_batch_are_rejected() {
     ];
     for (format, value, status, words) in cases {
         let ops = [set("c", "good", "1"), set_as(at("c", "k"), *format, value)];
-        packed.commit(&[], &ops).await.refused(*status, words);
+        packed.commit(&[], &ops).await.expect_status(*status, words);
     }
     packed.assert_empty().await;
     let ops = [
@@ -225,7 +228,7 @@ async fn batch_is_limited_to_1000_parts() {
         let checked: Vec<_> = checked.iter().map(|k| check("c", k, 0)).collect();
         let changed: Vec<_> = changed.iter().map(|k| add("c", k, 1)).collect();
         let answer = packed.commit(&checked, &changed).await;
-        answer.refused(Status::TooLarge, &["1001 parts", "limit is 1000"]);
+        answer.expect_status(Status::TooLarge, &["1001 parts", "limit is 1000"]);
     }
     packed.assert_empty().await;
     let ops: Vec<_> = names[1..].iter().map(|k| add("c", k, 1)).collect();
@@ -248,7 +251,7 @@ async fn batch_is_limited_to_4_mib() {
     let most = BATCH_BYTES_MAX - around;
     assert_eq!(ops(most).len(), BATCH_BYTES_MAX);
     let answer = packed.commit_bytes(ops(most + 1)).await;
-    answer.refused(
+    answer.expect_status(
         Status::TooLarge,
         &["batch is 4194305 bytes", "limit is 4194304 bytes"],
     );
@@ -282,7 +285,7 @@ async fn batch_conflict_reports_positions_and_keys() {
         "\"d\" \"gone\"",
         "nothing was written",
     ];
-    answer.refused(Status::Conflict, &words);
+    answer.expect_status(Status::Conflict, &words);
     assert!(!answer.message.contains("absent"), "{}", answer.message);
     let positions: Vec<_> = Records::<u32>::decode(&answer.slot).unwrap().collect();
     assert_eq!(positions, [1, 2, 4, 5]);
@@ -291,7 +294,7 @@ async fn batch_conflict_reports_positions_and_keys() {
     let names: Vec<_> = (0..1_000).map(|n| format!("{n}\u{1}")).collect();
     let checks: Vec<_> = names.iter().map(|k| check("c", k, 1)).collect();
     let answer = packed.commit(&checks, &[]).await;
-    answer.refused(Status::Conflict, &["and 990 more"]);
+    answer.expect_status(Status::Conflict, &["and 990 more"]);
     let positions = Records::<u32>::decode(&answer.slot).unwrap();
     assert!(positions.eq(0..1_000));
 }
@@ -316,7 +319,10 @@ async fn failed_increment_aborts_its_batch() {
         ("bytes", 0, Status::Type, "not a JSON integer"),
     ] {
         let ops = [set("c", "new", "1"), add("c", k, delta), delete("c", "max")];
-        packed.commit(&[], &ops).await.refused(status, &[said]);
+        packed
+            .commit(&[], &ops)
+            .await
+            .expect_status(status, &[said]);
         assert_eq!(packed.entries().await, before, "{k}");
     }
     // Within a batch, each operation sees the effects of those before it.
@@ -328,7 +334,7 @@ async fn failed_increment_aborts_its_batch() {
     packed
         .commit(&[], &ops)
         .await
-        .refused(Status::Invalid, &["64 bits"]);
+        .expect_status(Status::Invalid, &["64 bits"]);
     assert_eq!(packed.entries().await, before);
     let ops = [
         add("c", "n", i64::MAX),

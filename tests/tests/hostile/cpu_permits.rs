@@ -17,7 +17,7 @@ const KEYS: u32 = 100;
 const OPTIONS: u32 = 200;
 
 async fn bench() -> TestHost {
-    let bench = TestHost::limited(|limits| {
+    let bench = TestHost::with_limits(|limits| {
         limits.value_bytes = 300_000;
         limits.output_bytes = 300_000;
     })
@@ -74,17 +74,17 @@ async fn function_after_a_long_run_acquires_a_cpu_permit() {
         bench.host.call(&plugin, call).await.unwrap();
     };
     run(0).await;
-    assert!(ends_at_once(&bench, &plugin));
+    assert!(completes_without_yielding(&bench, &plugin));
     run(1_000).await;
-    assert!(!ends_at_once(&bench, &plugin));
+    assert!(!completes_without_yielding(&bench, &plugin));
     // Once it runs briefly again, it needs no permit.
     run(0).await;
-    assert!(ends_at_once(&bench, &plugin));
+    assert!(completes_without_yielding(&bench, &plugin));
 }
 
 /// Whether a call can finish without yielding: a permit lets others of its thread run first. On
 /// a busy machine a guest may also be delayed for a tick, so each is tried often.
-fn ends_at_once(bench: &TestHost, plugin: &Plugin) -> bool {
+fn completes_without_yielding(bench: &TestHost, plugin: &Plugin) -> bool {
     (0..200).any(|_| {
         let call = Call::function("run").input(vec![0; 250_000]);
         let call = pin!(bench.host.call(plugin, call));
@@ -94,7 +94,7 @@ fn ends_at_once(bench: &TestHost, plugin: &Plugin) -> bool {
 }
 
 /// A body that traps unless the result is as expected.
-fn gives(call: &str, expected: &str) -> String {
+fn expect_result(call: &str, expected: &str) -> String {
     format!("(if (i64.ne {call} (i64.const {expected})) (then unreachable))")
 }
 
@@ -135,7 +135,7 @@ async fn large_copies_acquire_a_cpu_permit() {
             .call(&plugin, Call::function("run").input(vec![0; 250_000]));
         run.await
             .unwrap_or_else(|failure| panic!("{call}: {failure}"));
-        assert!(!ends_at_once(&bench, &plugin), "{call}");
+        assert!(!completes_without_yielding(&bench, &plugin), "{call}");
     }
 }
 
@@ -145,25 +145,25 @@ async fn large_copies_acquire_a_cpu_permit() {
 async fn small_copies_need_no_cpu_permit() {
     let bench = bench().await;
     for call in [
-        gives(
+        expect_result(
             "(call $output_write (i32.const 0) (i32.const 1000))",
             "1000",
         ),
-        gives(
+        expect_result(
             "(call $input_read (i32.const 249000) (i32.const 0) (i32.const 60000))",
             "1000",
         ),
-        gives(
+        expect_result(
             "(call $input_read (i32.const 0) (i32.const 0) (i32.const 1000))",
             "1000",
         ),
-        gives(
+        expect_result(
             "(call $result_read (i32.const 0) (i32.const 0) (i32.const 300000))",
             "0",
         ),
     ] {
         let plugin = plugin(&bench, &format!("{call} {DONE}")).await;
-        assert!(ends_at_once(&bench, &plugin), "{call}");
+        assert!(completes_without_yielding(&bench, &plugin), "{call}");
     }
 }
 
@@ -177,7 +177,11 @@ async fn rejected_length_needs_no_cpu_permit() {
            (i32.const 0) (i32.const 300001) (i32.const 1) (i32.const 0))",
         "(call $kv_commit (i32.const 0) (i32.const 8388608) (i32.const 0) (i32.const 0))",
     ] {
-        let plugin = plugin(&bench, &format!("{} {DONE}", gives(call, &too_large))).await;
-        assert!(ends_at_once(&bench, &plugin), "{call}");
+        let plugin = plugin(
+            &bench,
+            &format!("{} {DONE}", expect_result(call, &too_large)),
+        )
+        .await;
+        assert!(completes_without_yielding(&bench, &plugin), "{call}");
     }
 }

@@ -1,18 +1,19 @@
 //! Guests that do not return and stores that do not respond are stopped at the deadline; the
 //! host and other calls are unaffected. The benchmarks measure how late they are stopped.
 
-use async_trait::async_trait;
-use kvasm::model::{AppName, Applied, Batch, Collection, Entry, Limits};
-use kvasm::service::{Address, Caller, Kv, List, Listing, ServiceError, Services, Stage};
+use kvasm::model::{AppName, Limits};
+use kvasm::service::Stage;
+use kvasm::store::MemoryStore;
 use kvasm::{Blame, Call, CallError, Host};
+use kvasm_store_testing::faulty::{FaultyStore, Operation};
 use kvasm_tests::guests::{TestHost, manifest, module, module_with};
 use std::sync::Arc;
 use std::time::Duration;
 
 const LOOP: &str = "(loop (br 0)) unreachable";
 
-async fn short() -> TestHost {
-    TestHost::limited(|limits| {
+async fn short_deadline() -> TestHost {
+    TestHost::with_limits(|limits| {
         limits.wall_time = Duration::from_millis(300);
         limits.cpu_time = Duration::from_secs(60);
     })
@@ -20,14 +21,14 @@ async fn short() -> TestHost {
 }
 
 /// Asserts that the host still works.
-async fn alive(bench: &TestHost) {
+async fn assert_alive(bench: &TestHost) {
     let body = "(drop (call $output_write (i32.const 0) (i32.const 2))) (i32.const 0)";
     assert_eq!(bench.run(module("ok", body)).await.unwrap().output, b"ok");
 }
 
 #[tokio::test]
 async fn infinite_loop_is_terminated() {
-    let bench = short().await;
+    let bench = short_deadline().await;
     let failure = bench.run(module("", LOOP)).await.unwrap_err();
     assert!(
         matches!(
@@ -44,12 +45,12 @@ async fn infinite_loop_is_terminated() {
         assert_eq!(failure.error.blame(), Blame::Guest);
     }
     assert!(failure.to_string().contains("300 ms"), "{failure}");
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
 async fn infinite_loop_of_host_calls_is_terminated() {
-    let bench = short().await;
+    let bench = short_deadline().await;
     for call in [
         "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
         "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",
@@ -63,12 +64,12 @@ async fn infinite_loop_of_host_calls_is_terminated() {
             "{failure}"
         );
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
 async fn looping_start_function_is_terminated_and_reported() {
-    let bench = short().await;
+    let bench = short_deadline().await;
     let fields = "(func $start (loop (br 0))) (start $start)";
     let failure = bench
         .run(module_with("", fields, "(i32.const 0)"))
@@ -87,12 +88,12 @@ async fn looping_start_function_is_terminated_and_reported() {
         matches!(failure.error, CallError::Start { .. }),
         "{failure}"
     );
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
 async fn cpu_time_and_wall_time_are_limited_separately() {
-    let bench = TestHost::limited(|limits| {
+    let bench = TestHost::with_limits(|limits| {
         limits.cpu_time = Duration::from_millis(50);
         limits.wall_time = Duration::from_secs(60);
     })
@@ -102,7 +103,7 @@ async fn cpu_time_and_wall_time_are_limited_separately() {
         matches!(failure.error, CallError::CpuTime { .. }),
         "{failure}"
     );
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
@@ -118,7 +119,7 @@ async fn deep_recursion_traps() {
     };
     assert!(reason.contains("stack"), "{reason}");
     assert!(backtrace.lines().count() <= 64, "{backtrace}");
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
@@ -151,12 +152,12 @@ async fn memory_limit_covers_all_memories_together() {
             .contains("more memory than its limit of 67108864"),
         "{failure}"
     );
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn looping_guests_do_not_block_others_on_their_thread() {
-    let bench = Arc::new(short().await);
+    let bench = Arc::new(short_deadline().await);
     let plugin = bench.load(module("", LOOP)).await;
     let loops: Vec<_> = (0..4)
         .map(|_| {
@@ -171,7 +172,7 @@ async fn looping_guests_do_not_block_others_on_their_thread() {
             Arc::clone(&bench),
             loops.iter().filter(|l| !l.is_finished()).count(),
         );
-        tokio::spawn(async move { alive(&bench).await })
+        tokio::spawn(async move { assert_alive(&bench).await })
             .await
             .unwrap();
         done_before += usize::from(before > 0);
@@ -182,48 +183,28 @@ async fn looping_guests_do_not_block_others_on_their_thread() {
     }
 }
 
-/// A store that never responds.
-struct HangingStore;
-
-#[async_trait]
-impl Kv for HangingStore {
-    async fn get_many(
-        &self,
-        _: &Caller,
-        _: &[Address],
-    ) -> Result<Vec<Option<Entry>>, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn list(&self, _: &Caller, _: List) -> Result<Listing, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn collections(
-        &self,
-        _: &Caller,
-        _: Option<&Collection>,
-        _: u32,
-    ) -> Result<Vec<Collection>, ServiceError> {
-        std::future::pending().await
-    }
-
-    async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
-        std::future::pending().await
-    }
-}
-
-#[tokio::test]
-async fn unresponsive_store_ends_the_call_at_its_deadline() {
-    let services = Services {
-        kv: Arc::new(HangingStore),
-        ..Services::default()
-    };
+/// A host over a store that never responds to calls about entries.
+async fn on_hanging_store() -> TestHost {
+    let (store, faults) = FaultyStore::over(Arc::new(MemoryStore::new()));
+    faults
+        .on_any([
+            Operation::Get,
+            Operation::GetMany,
+            Operation::Has,
+            Operation::List,
+            Operation::Commit,
+        ])
+        .hang();
     let limits = Limits {
         wall_time: Duration::from_millis(200),
         ..Limits::default()
     };
-    let bench = TestHost::with(|builder| builder.services(services).limits(limits)).await;
+    TestHost::with(|builder| builder.shared_store(store).limits(limits)).await
+}
+
+#[tokio::test]
+async fn unresponsive_store_ends_the_call_at_its_deadline() {
+    let bench = on_hanging_store().await;
     for (name, call) in [
         (
             "kv_get",
@@ -250,20 +231,12 @@ async fn unresponsive_store_ends_the_call_at_its_deadline() {
             "{failure}"
         );
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
 async fn hanging_commit_ends_the_call_at_its_deadline() {
-    let services = Services {
-        kv: Arc::new(HangingStore),
-        ..Services::default()
-    };
-    let limits = Limits {
-        wall_time: Duration::from_millis(200),
-        ..Limits::default()
-    };
-    let bench = TestHost::with(|builder| builder.services(services).limits(limits)).await;
+    let bench = on_hanging_store().await;
     let declare = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
     let body = "(drop (call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
         (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))) (i32.const 0)";
@@ -277,7 +250,7 @@ async fn hanging_commit_ends_the_call_at_its_deadline() {
     assert_eq!(timeout.longest(), Stage::Commit, "{failure}");
     assert_eq!(failure.error.blame(), Blame::Host);
     assert!(failure.to_string().contains("committing"), "{failure}");
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 #[tokio::test]
@@ -306,7 +279,7 @@ async fn calls_over_the_instance_limit_queue_until_their_deadline() {
         );
         assert_eq!(failure.error.blame(), Blame::Host);
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }
 
 /// Dropping a call part-way leaves the host as it was.
@@ -327,5 +300,5 @@ async fn dropped_call_releases_its_instance() {
                 .is_err()
         );
     }
-    alive(&bench).await;
+    assert_alive(&bench).await;
 }

@@ -19,11 +19,11 @@ async fn truncated_key_list_is_rejected() {
     let whole = records(&[at("c", "a"), at("d", "é"), at("c", "a")]);
     for len in 0..whole.len() {
         let answer = packed.get_many_bytes(&whole[..len]).await;
-        answer.refused(Status::Invalid, &["list of keys is malformed"]);
+        answer.expect_status(Status::Invalid, &["list of keys is malformed"]);
     }
     for bytes in [[&whole[..], b"\0"].concat(), vec![0xff; 4]] {
         let answer = packed.get_many_bytes(bytes).await;
-        answer.refused(Status::Invalid, &["list of keys is malformed"]);
+        answer.expect_status(Status::Invalid, &["list of keys is malformed"]);
     }
     let answer = packed.get_many_bytes(whole).await;
     let slots = Records::<Slot<'_>>::decode(&answer.slot).unwrap();
@@ -51,10 +51,10 @@ async fn invalid_or_too_many_keys_are_rejected() {
         (b"c", &long, Status::TooLarge, "key is 1025 bytes"),
     ] {
         let answer = packed.get_many(&[at("c", "k"), at(collection, key)]).await;
-        answer.refused(status, &[word]);
+        answer.expect_status(status, &[word]);
     }
     let answer = packed.get_many(&vec![at("c", "k"); 1_001]).await;
-    answer.refused(
+    answer.expect_status(
         Status::TooLarge,
         &["list of keys has 1001 parts", "limit is 1000"],
     );
@@ -66,7 +66,7 @@ async fn invalid_or_too_many_keys_are_rejected() {
     let most = records(&vec![at(&long[..128], &long[..1024]); 1_000]);
     assert!(packed.get_many_bytes(most.clone()).await.result > 0);
     let answer = packed.get_many_bytes([&most[..], b"\0"].concat()).await;
-    answer.refused(Status::TooLarge, &["list of keys is", "limit is"]);
+    answer.expect_status(Status::TooLarge, &["list of keys is", "limit is"]);
 }
 
 #[tokio::test]
@@ -85,14 +85,14 @@ async fn get_many_result_is_limited_to_4_mib() {
     let answer = packed.get_many(&[big, big, big, big]).await;
     assert_eq!(answer.result as usize, 4 + 4 * (4 + 24 + 4 + MIB));
     let answer = packed.get_many(&[big, big, big, big, at("c", "one")]).await;
-    answer.refused(
+    answer.expect_status(
         Status::TooLarge,
         &["answer exceeds the limit of 4194304 bytes"],
     );
     packed
         .get_many(&vec![big; 1_000])
         .await
-        .refused(Status::TooLarge, &["answer"]);
+        .expect_status(Status::TooLarge, &["answer"]);
 }
 
 /// The transaction's own writes, which no store limits, count too.
@@ -194,7 +194,11 @@ async fn increment_distinguishes_non_integer_from_overflow() {
 }
 
 /// Creates this many dead letters. Returns their ids, newest first.
-async fn bury(store: &Arc<dyn kvasm::store::Store>, app: &App, count: usize) -> Vec<String> {
+async fn create_dead_letters(
+    store: &Arc<dyn kvasm::store::Store>,
+    app: &App,
+    count: usize,
+) -> Vec<String> {
     let kit = Kit::new(Arc::clone(store), 0);
     let mut tenant = kit.app().await;
     (tenant.id, tenant.name) = (app.id, app.name.clone());
@@ -206,7 +210,7 @@ async fn bury(store: &Arc<dyn kvasm::store::Store>, app: &App, count: usize) -> 
         let dead = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(tenant.fail(&receipt, dead, false).await);
     }
-    let letters = tenant.letters().await;
+    let letters = tenant.dead_letters().await;
     letters.iter().map(|letter| letter.id.to_string()).collect()
 }
 
@@ -216,10 +220,12 @@ async fn app_sees_only_its_own_dead_letters() {
     let (host, app) = (&packed.bench.host, &packed.bench.app);
     let name = kvasm::model::AppName::parse("other").unwrap();
     let other = host.create_app(name).await.unwrap();
-    let first = bury(host.store(), app, 3).await;
-    let theirs = bury(host.store(), &other, 5).await;
+    let first = create_dead_letters(host.store(), app, 3).await;
+    let theirs = create_dead_letters(host.store(), &other, 5).await;
     let list = async |before: &[u8], limit| -> (Vec<String>, Value) {
-        let answer = packed.call(PackedGuest::letters(before, limit)).await;
+        let answer = packed
+            .call(PackedGuest::dead_letters_call(before, limit))
+            .await;
         assert!(answer.result >= 0, "{}", answer.message);
         assert!(!String::from_utf8_lossy(&answer.slot).contains("other"));
         let page: Value = serde_json::from_slice(&answer.slot).unwrap();
@@ -246,11 +252,11 @@ async fn app_sees_only_its_own_dead_letters() {
 #[tokio::test]
 async fn dead_letters_are_paginated_with_any_page_size() {
     let packed = PackedGuest::new().await;
-    let all = bury(packed.bench.host.store(), &packed.bench.app, 40).await;
+    let all = create_dead_letters(packed.bench.host.store(), &packed.bench.app, 40).await;
     for limit in [1, 7, 16, 17, 32, 39, 40, 41, 1_000] {
         let (mut found, mut before) = (Vec::new(), String::new());
         loop {
-            let letters = PackedGuest::letters(before.as_bytes(), limit as i32);
+            let letters = PackedGuest::dead_letters_call(before.as_bytes(), limit as i32);
             let answer = packed.call(letters).await;
             let page: Value = serde_json::from_slice(&answer.slot).unwrap();
             let letters = page["letters"].as_array().unwrap();
@@ -278,17 +284,23 @@ async fn invalid_dead_letter_id_or_limit_is_rejected() {
         b" 0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02",
         b"'; DROP TABLE kv; --",
     ] {
-        let answer = packed.call(PackedGuest::letters(id, 1)).await;
-        answer.refused(Status::Invalid, &["dead letter ID is malformed"]);
+        let answer = packed.call(PackedGuest::dead_letters_call(id, 1)).await;
+        answer.expect_status(Status::Invalid, &["dead letter ID is malformed"]);
     }
-    let answer = packed.call(PackedGuest::letters(&[b'0'; 1_000], 1)).await;
-    answer.refused(Status::TooLarge, &["dead letter ID is 1000 bytes"]);
+    let answer = packed
+        .call(PackedGuest::dead_letters_call(&[b'0'; 1_000], 1))
+        .await;
+    answer.expect_status(Status::TooLarge, &["dead letter ID is 1000 bytes"]);
     for limit in [-1, 1_001, i32::MIN, i32::MAX] {
-        let answer = packed.call(PackedGuest::letters(b"", limit)).await;
-        answer.refused(Status::Invalid, &["page limit is", "from 1 to 1000"]);
+        let answer = packed
+            .call(PackedGuest::dead_letters_call(b"", limit))
+            .await;
+        answer.expect_status(Status::Invalid, &["page limit is", "from 1 to 1000"]);
     }
     for limit in [0, 1, 1_000] {
-        let answer = packed.call(PackedGuest::letters(b"", limit)).await;
+        let answer = packed
+            .call(PackedGuest::dead_letters_call(b"", limit))
+            .await;
         assert_eq!(answer.slot, b"{\"letters\":[],\"next\":null}");
     }
 }

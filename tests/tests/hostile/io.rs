@@ -19,7 +19,7 @@ async fn input_and_output_round_trip() {
 
 #[tokio::test]
 async fn input_and_output_limits_are_enforced() {
-    let bench = TestHost::limited(|limits| {
+    let bench = TestHost::with_limits(|limits| {
         limits.input_bytes = 4;
         limits.output_bytes = 4;
     })
@@ -80,7 +80,7 @@ async fn guest_can_read_its_context() {
 
 #[tokio::test]
 async fn log_lines_are_limited_and_escaped() {
-    let bench = TestHost::limited(|limits| {
+    let bench = TestHost::with_limits(|limits| {
         limits.log_lines = 2;
         limits.log_line_bytes = 5;
     })

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod batches;
+mod cost;
 mod cpu_permits;
 mod deadlines;
 mod embedding;

@@ -111,9 +111,9 @@ async fn exported_function_names_are_limited() {
 async fn oversized_module_is_rejected() {
     let wasm = module("", "(i32.const 0)");
     let len = wasm.len();
-    let bench = TestHost::limited(|limits| limits.module_bytes = len).await;
+    let bench = TestHost::with_limits(|limits| limits.module_bytes = len).await;
     bench.run(wasm.clone()).await.unwrap();
-    let bench = TestHost::limited(|limits| limits.module_bytes = len - 1).await;
+    let bench = TestHost::with_limits(|limits| limits.module_bytes = len - 1).await;
     let error = bench.host.load(&bench.app, wasm).await.err().unwrap();
     let expected = format!("the module is {len} bytes; the limit is {} bytes", len - 1);
     assert_eq!(error.to_string(), expected);
@@ -174,7 +174,7 @@ async fn table_and_memory_limits_are_reported_by_key() {
     }
     // Operators can raise and lower the limits.
     let wasm = with("(table 70000 funcref)");
-    let bench = TestHost::limited(|limits| limits.table_elements = 70_000).await;
+    let bench = TestHost::with_limits(|limits| limits.table_elements = 70_000).await;
     bench.run(wasm.clone()).await.unwrap();
     // A growing table is subject to the same limit.
     for (set_up, name) in [(true, "pooled"), (false, "unpooled")] {

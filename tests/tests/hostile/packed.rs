@@ -23,7 +23,7 @@ impl ImportResult {
 
     /// Asserts the status and parts of the message of a rejection.
     #[track_caller]
-    pub fn refused(&self, status: Status, words: &[&str]) {
+    pub fn expect_status(&self, status: Status, words: &[&str]) {
         let (message, result) = (&self.message, self.result);
         assert_eq!(self.status(), Some(status), "{result}: {message}");
         for word in words {
@@ -127,7 +127,7 @@ impl PackedGuest {
         self.get_many_bytes(records(keys)).await
     }
 
-    pub fn letters(before: &[u8], limit: i32) -> Call {
+    pub fn dead_letters_call(before: &[u8], limit: i32) -> Call {
         Call::function("letters").input([&limit.to_le_bytes(), before].concat())
     }
 

@@ -224,7 +224,9 @@ fn random_dead_letter_ids_never_cause_a_host_error() {
     ];
     let limit = prop_oneof![any::<i32>(), 0..=1_000];
     run(&(before, limit), async |guest, (before, limit)| {
-        let answer = guest.call(PackedGuest::letters(&before, limit)).await;
+        let answer = guest
+            .call(PackedGuest::dead_letters_call(&before, limit))
+            .await;
         if answer.result < 0 {
             prop_assert!(is_the_guests_fault(&answer), "{answer:?}");
         } else {

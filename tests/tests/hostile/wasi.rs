@@ -78,7 +78,7 @@ async fn wasi_proc_exit_sets_the_exit_code() {
 
 #[tokio::test]
 async fn wasi_sleep_ends_at_the_deadline() {
-    let bench = TestHost::limited(|limits| limits.wall_time = Duration::from_millis(200)).await;
+    let bench = TestHost::with_limits(|limits| limits.wall_time = Duration::from_millis(200)).await;
     let plugin = bench.load(wasm("wasi-c")).await;
     let failure = bench
         .host

@@ -25,7 +25,7 @@ enum Caller {
     AllOfOther,
 }
 
-fn everyone() -> Vec<Caller> {
+fn all_callers() -> Vec<Caller> {
     let mut everyone = vec![
         Caller::Nobody,
         Caller::Garbage,
@@ -59,7 +59,7 @@ impl Outcome {
 }
 
 /// Out of reach for a caller bound to an app, whatever its scopes.
-fn is_of_the_instance(operation: &Operation, scope: &str) -> bool {
+fn requires_instance_access(operation: &Operation, scope: &str) -> bool {
     scope == "instance:admin" || operation.names("/v1/apps", "POST")
 }
 
@@ -85,11 +85,13 @@ fn verdict(operation: &Operation, who: Caller, public: bool) -> Outcome {
         (Access::Optional, _) => Outcome::Allowed,
         (Access::Scope(scope), Caller::Of(own)) => allowed(own.as_str() == scope),
         (Access::Scope(scope), Caller::OfOwn(own)) => {
-            allowed(own.as_str() == scope && !is_of_the_instance(operation, scope))
+            allowed(own.as_str() == scope && !requires_instance_access(operation, scope))
         }
-        (Access::Scope(scope), Caller::AllOfOwn) => allowed(!is_of_the_instance(operation, scope)),
+        (Access::Scope(scope), Caller::AllOfOwn) => {
+            allowed(!requires_instance_access(operation, scope))
+        }
         (Access::Scope(scope), Caller::AllOfOther) => {
-            allowed(!has_app && !is_of_the_instance(operation, scope))
+            allowed(!has_app && !requires_instance_access(operation, scope))
         }
     }
 }
@@ -157,7 +159,7 @@ async fn operations_enforce_the_documented_access() {
     let operations = operations(&document(&server.root).await);
     let mut wrong = Vec::new();
     for operation in &operations {
-        for who in everyone() {
+        for who in all_callers() {
             for public in [false, true] {
                 let scene = Fixture::new(&server, who, public).await;
                 let target = target(operation, scene.own.name.as_str());
@@ -185,7 +187,7 @@ async fn operations_enforce_the_documented_access() {
                     expected == Outcome::Unauthenticated,
                     "{place}"
                 );
-                assert_tells_nothing(&server, &scene, who, &answer, &place);
+                assert_no_leak(&server, &scene, who, &answer, &place);
             }
         }
     }
@@ -193,7 +195,7 @@ async fn operations_enforce_the_documented_access() {
 }
 
 /// Asserts that an answer contains no secret, and no app that is not the caller's.
-fn assert_tells_nothing(
+fn assert_no_leak(
     server: &Server,
     scene: &Fixture,
     who: Caller,
@@ -225,7 +227,7 @@ fn assert_tells_nothing(
 }
 
 /// Everything in an answer that a client sees, except the time.
-fn seen(answer: ApiResponse) -> (u16, Vec<(String, String)>, String) {
+fn visible_response(answer: ApiResponse) -> (u16, Vec<(String, String)>, String) {
     let text = answer.text();
     let headers = answer.headers.iter();
     let headers = headers.filter(|(name, _)| *name != "date");
@@ -249,9 +251,9 @@ async fn app_token_cannot_probe_for_other_apps() {
             let mut answers = Vec::new();
             for app in [scene.own.name.as_str(), "no-such-app"] {
                 let target = target(operation, app);
-                let request = scene.api.ask(&operation.method, &target);
+                let request = scene.api.request(&operation.method, &target);
                 let request = request.header("x-request-id", Uuid::nil().to_string());
-                answers.push(seen(answer(request).await));
+                answers.push(visible_response(answer(request).await));
             }
             let place = format!("{} {}", operation.method, operation.path);
             assert_eq!(answers[0].0, 403, "{place}");
@@ -265,7 +267,7 @@ async fn invalid_auth_header_is_not_treated_as_anonymous() {
     let server = Server::start().await;
     server.app("open", true).await;
     let good = format!("Bearer {}", server.root.secret());
-    let call = |path: &str| server.anonymous().ask("POST", path);
+    let call = |path: &str| server.anonymous().request("POST", path);
     for path in ["/v1/apps/open/call/f", "/a/open/x", "/v1/apps"] {
         for bad in [
             "",
@@ -286,7 +288,7 @@ async fn invalid_auth_header_is_not_treated_as_anonymous() {
         }
         let twice = call(path).header("authorization", &good);
         let twice = answer(twice.header("authorization", &good)).await;
-        twice.refused(401, "token-invalid");
+        twice.expect_problem(401, "token-invalid");
         // The scheme is case-insensitive.
         let other = good.replace("Bearer", "bEARER");
         let other = answer(call(path).header("authorization", other)).await;
@@ -324,10 +326,10 @@ async fn authentication_precedes_parameter_validation() {
             targets.push(parts.collect::<Vec<_>>().join("/"));
         }
         let compressed = |api: &ApiClient, target: &str| {
-            let request = api.ask(&operation.method, target);
+            let request = api.request(&operation.method, target);
             request.header("content-encoding", "gzip").body("x")
         };
-        let plain = |api: &ApiClient, target: &str| api.ask(&operation.method, target);
+        let plain = |api: &ApiClient, target: &str| api.request(&operation.method, target);
         let mut requests = Vec::new();
         for api in [&nobody, &garbage, &server.root] {
             let mut of_api: Vec<_> = targets.iter().map(|target| plain(api, target)).collect();
@@ -367,7 +369,7 @@ async fn token_cannot_create_tokens_with_more_scopes() {
         let answer = admin.json("POST", "/v1/apps/shop/tokens", body).await;
         match scope {
             Scope::AppAdmin => drop(answer.expect(201)),
-            _ => answer.refused(403, "scope-exceeded"),
+            _ => answer.expect_problem(403, "scope-exceeded"),
         }
     }
     // Created by root, but bound to the app: it has no access to the instance.
@@ -378,7 +380,10 @@ async fn token_cannot_create_tokens_with_more_scopes() {
         .unwrap()
         .to_owned();
     let bound = server.root.with_token(Some(secret));
-    bound.get("/v1/tokens").await.refused(403, "forbidden");
+    bound
+        .get("/v1/tokens")
+        .await
+        .expect_problem(403, "forbidden");
 }
 
 const SCOPES: [&str; 7] = [
@@ -408,7 +413,7 @@ async fn documented_scopes_are_complete() {
     for word in ["script:*", "*", "", "app:write", "APP:READ", "app:read "] {
         let body = serde_json::json!({ "name": "n", "scopes": [word] });
         let answer = server.root.json("POST", "/v1/tokens", body).await;
-        answer.refused(400, "invalid-argument");
+        answer.expect_problem(400, "invalid-argument");
     }
 }
 

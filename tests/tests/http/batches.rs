@@ -41,7 +41,7 @@ async fn batch_is_atomic() {
 
     // The second time the check fails, and the answer names the mismatch.
     let refused = commit(api, batch).await;
-    refused.refused(412, "precondition-failed");
+    refused.expect_problem(412, "precondition-failed");
     let failed = refused.json()["failed"].clone();
     assert_eq!(failed, json!([{ "collection": "c", "key": "a" }]));
     let visits = "/v1/apps/shop/kv/entry?collection=n&key=visits";
@@ -59,7 +59,7 @@ async fn batch_is_atomic() {
         set("new", json!(1)),
         { "increment": { "collection": "c", "key": "raw", "by": 1 } },
     ] });
-    commit(api, sum).await.refused(409, "no-integer");
+    commit(api, sum).await.expect_problem(409, "no-integer");
     assert!(!api.keys("shop", "c").await.contains(&"new".to_owned()));
     // Problems of other routes have no `failed`.
     let other = api.get("/v1/apps/nope").await.json();
@@ -89,7 +89,7 @@ async fn batch_adds_one_audit_row_with_its_operation_count() {
         "operations": [set("k", json!(1)), set("l", json!(1))] });
     commit(api, failing)
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
     let rows = audit["audit"].as_array().unwrap().iter().rev();
     let of_entries: Vec<_> = rows
@@ -160,7 +160,7 @@ async fn invalid_batches_are_rejected() {
         (json!({}), "neither checks nor operations"),
     ] {
         let answer = commit(api, bad).await;
-        answer.refused(400, "invalid-argument");
+        answer.expect_problem(400, "invalid-argument");
         assert!(
             answer.text().replace("\\\"", "\"").contains(words),
             "{}",
@@ -178,18 +178,20 @@ async fn invalid_batches_are_rejected() {
         json!({ "operation": [] }),
         json!([]),
     ] {
-        commit(api, bad).await.refused(400, "malformed-json");
+        commit(api, bad).await.expect_problem(400, "malformed-json");
     }
     let text = api.bytes("POST", COMMIT, "text/plain", "{}").await;
-    text.refused(415, "unsupported-media-type");
+    text.expect_problem(415, "unsupported-media-type");
     let large = json!({ "operations": [set("k", json!("x".repeat(4 * 1024 * 1024)))] });
-    commit(api, large).await.refused(413, "body-too-large");
+    commit(api, large)
+        .await
+        .expect_problem(413, "body-too-large");
     let parts =
         |count: usize| -> Value { (0..count).map(|n| set(&n.to_string(), json!(n))).collect() };
     let checks = json!([{ "collection": "c", "key": "0", "version": 0 }]);
     let many = json!({ "checks": checks, "operations": parts(1_000) });
     let refused = commit(api, many).await;
-    refused.refused(400, "invalid-argument");
+    refused.expect_problem(400, "invalid-argument");
     assert!(refused.text().contains("1001 parts; the limit is 1000"));
     assert!(api.keys("shop", "c").await.is_empty());
     let most = json!({ "checks": checks, "operations": parts(999) });
@@ -233,12 +235,12 @@ async fn get_many_reads_entries_of_one_app() {
     );
     ask(vec![at("c", "k"); 1_000].into()).await.expect(200);
     let many = ask(vec![at("c", "k"); 1_001].into()).await;
-    many.refused(400, "invalid-argument");
+    many.expect_problem(400, "invalid-argument");
     let bad = ask(json!([at("c", "k"), at("c", "")])).await;
-    bad.refused(400, "invalid-argument");
+    bad.expect_problem(400, "invalid-argument");
     assert!(bad.text().contains("keys[1]"), "{}", bad.text());
     let unknown = json!([{ "collection": "c", "key": "k", "version": 1 }]);
-    ask(unknown).await.refused(400, "malformed-json");
+    ask(unknown).await.expect_problem(400, "malformed-json");
     for n in 0..5 {
         let value = json!("x".repeat(1_000_000));
         let batch = json!({ "operations": [set(&n.to_string(), value)] });
@@ -246,7 +248,7 @@ async fn get_many_reads_entries_of_one_app() {
     }
     let large: Vec<_> = (0..5).map(|n| at("c", &n.to_string())).collect();
     let large = ask(large.into()).await;
-    large.refused(400, "invalid-argument");
+    large.expect_problem(400, "invalid-argument");
     assert!(
         large.text().contains("exceeds the limit of"),
         "{}",
@@ -267,13 +269,15 @@ async fn increment_adds_positive_and_negative_deltas() {
     assert!(down["version"].as_u64().is_some_and(|v| v > 0));
     add("n&by=-9223372036854775807")
         .await
-        .refused(409, "no-integer");
-    add("n&by=1.5").await.refused(400, "invalid-argument");
+        .expect_problem(409, "no-integer");
+    add("n&by=1.5")
+        .await
+        .expect_problem(400, "invalid-argument");
     add("n&by=9223372036854775808")
         .await
-        .refused(400, "invalid-argument");
-    add("n&to=1").await.refused(400, "invalid-argument");
-    add("").await.refused(400, "invalid-argument");
+        .expect_problem(400, "invalid-argument");
+    add("n&to=1").await.expect_problem(400, "invalid-argument");
+    add("").await.expect_problem(400, "invalid-argument");
     api.json(
         "PUT",
         "/v1/apps/shop/kv/entry?collection=c&key=t",
@@ -281,11 +285,11 @@ async fn increment_adds_positive_and_negative_deltas() {
     )
     .await
     .expect(200);
-    add("t").await.refused(409, "no-integer");
+    add("t").await.expect_problem(409, "no-integer");
     let nowhere = "/v1/apps/nope/kv/increment?collection=c&key=n";
     api.send("POST", nowhere)
         .await
-        .refused(404, "app-not-found");
+        .expect_problem(404, "app-not-found");
     let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
     let rows = audit["audit"].as_array().unwrap();
     let added: Vec<_> = rows

@@ -22,7 +22,7 @@ fn letter(letter: char) -> Vec<u8> {
     module_with(&letter.to_string(), "", body)
 }
 
-struct Two {
+struct TwoServers {
     /// The server that gets the requests.
     asked: Server,
     /// The server that makes the changes.
@@ -32,8 +32,8 @@ struct Two {
     _keep: Box<dyn Any>,
 }
 
-impl Two {
-    async fn on_sqlite() -> Two {
+impl TwoServers {
+    async fn on_sqlite() -> TwoServers {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("kvasm.db");
         let open = async || {
@@ -41,10 +41,10 @@ impl Two {
             Arc::new(store.unwrap()) as Arc<dyn Store>
         };
         let stores = [open().await, open().await];
-        Two::over(stores, Box::new(folder)).await
+        TwoServers::over(stores, Box::new(folder)).await
     }
 
-    async fn on_postgres() -> Two {
+    async fn on_postgres() -> TwoServers {
         let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
         let open = async || {
             let mut options = PostgresOptions::new(url.clone());
@@ -54,15 +54,15 @@ impl Two {
             Arc::new(PostgresStore::connect(options).await.unwrap()) as Arc<dyn Store>
         };
         let stores = [open().await, open().await];
-        Two::over(stores, Box::new(())).await
+        TwoServers::over(stores, Box::new(())).await
     }
 
-    async fn over(stores: [Arc<dyn Store>; 2], keep: Box<dyn Any>) -> Two {
+    async fn over(stores: [Arc<dyn Store>; 2], keep: Box<dyn Any>) -> TwoServers {
         let [one, two] = stores;
         let asked = Server::over(one, None).await;
         let other = Server::over(two, Some(asked.root.secret().to_owned())).await;
         let shop = other.app("shop", true).await;
-        let two = Two {
+        let two = TwoServers {
             asked,
             other,
             shop,
@@ -118,7 +118,7 @@ async fn status(api: &ApiClient) -> u16 {
     api.call("shop", "run", "").await.status
 }
 
-async fn token_revocation(two: Two) {
+async fn token_revocation(two: TwoServers) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     for round in 0..ROUNDS {
@@ -138,12 +138,12 @@ async fn token_revocation(two: Two) {
         revoked.unwrap();
         api.call("shop", "run", "")
             .await
-            .refused(401, "token-invalid");
+            .expect_problem(401, "token-invalid");
     }
     two.end(callers);
 }
 
-async fn visibility_change(two: Two) {
+async fn visibility_change(two: TwoServers) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     let api = two.asked.anonymous();
@@ -157,7 +157,7 @@ async fn visibility_change(two: Two) {
     two.end(callers);
 }
 
-async fn limits(two: Two) {
+async fn limits(two: TwoServers) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     let api = two.asked.anonymous();
@@ -176,7 +176,7 @@ async fn limits(two: Two) {
     two.end(callers);
 }
 
-async fn version_activation(two: Two) {
+async fn version_activation(two: TwoServers) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     let api = two.asked.anonymous();
@@ -191,7 +191,7 @@ async fn version_activation(two: Two) {
     two.end(callers);
 }
 
-async fn app_deletion(two: Two) {
+async fn app_deletion(two: TwoServers) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
     let (api, root) = (two.asked.anonymous(), &two.asked.root);
@@ -203,7 +203,7 @@ async fn app_deletion(two: Two) {
         let app = app.unwrap();
         root.call("other", "run", "")
             .await
-            .refused(404, "no-active-plugin");
+            .expect_problem(404, "no-active-plugin");
         two.deploy(&app, answer, true).await;
         for _ in 0..2 {
             let answered = api.call("other", "run", "").await.expect(200).text();
@@ -212,17 +212,17 @@ async fn app_deletion(two: Two) {
         host.delete_app(&actor, &app).await.unwrap();
         api.call("other", "run", "")
             .await
-            .refused(401, "token-required");
+            .expect_problem(401, "token-required");
         root.call("other", "run", "")
             .await
-            .refused(404, "app-not-found");
+            .expect_problem(404, "app-not-found");
     }
     two.end(callers);
 }
 
 /// A call with a token needs two rows, both cached: it makes one generation check and reads no
 /// row. Some of several concurrent calls share a check.
-async fn a_call_looks_once(two: Two) {
+async fn call_makes_one_generation_check(two: TwoServers) {
     let (server, api) = (&two.asked, &two.asked.root);
     let counts = || ["hit", "miss", "look"].map(|name| counted(server, name));
     status(api).await;
@@ -252,7 +252,7 @@ async fn a_call_looks_once(two: Two) {
 }
 
 /// The same holds for each administrative request whose token and app are cached.
-async fn an_administrator_looks_once(two: Two) {
+async fn admin_request_makes_one_generation_check(two: TwoServers) {
     let (server, root) = (&two.asked, &two.asked.root);
     let mut wrong = Vec::new();
     let mut count = 0;
@@ -284,22 +284,22 @@ async fn an_administrator_looks_once(two: Two) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn admin_request_makes_one_generation_check_on_sqlite() {
-    an_administrator_looks_once(Two::on_sqlite().await).await;
+    admin_request_makes_one_generation_check(TwoServers::on_sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn admin_request_makes_one_generation_check_on_postgres() {
-    an_administrator_looks_once(Two::on_postgres().await).await;
+    admin_request_makes_one_generation_check(TwoServers::on_postgres().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn call_makes_one_generation_check_on_sqlite() {
-    a_call_looks_once(Two::on_sqlite().await).await;
+    call_makes_one_generation_check(TwoServers::on_sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn call_makes_one_generation_check_on_postgres() {
-    a_call_looks_once(Two::on_postgres().await).await;
+    call_makes_one_generation_check(TwoServers::on_postgres().await).await;
 }
 
 /// A cached row is not used without a generation check, and no change is made that other hosts
@@ -319,7 +319,9 @@ async fn cache_is_not_used_if_the_generation_check_fails() {
     outside.busy_timeout(Duration::from_secs(60)).unwrap();
     outside.execute("DELETE FROM registry", []).unwrap();
     for api in [&api, &server.root] {
-        api.call("shop", "run", "").await.refused(500, "internal");
+        api.call("shop", "run", "")
+            .await
+            .expect_problem(500, "internal");
     }
     let admin = server.host.admin();
     let changed = admin.set_public(&actor, &shop, false).await;
@@ -336,17 +338,17 @@ async fn cache_is_not_used_if_the_generation_check_fails() {
 macro_rules! seen_by_the_next_request {
     ($($change:ident),*) => {
         mod is_seen_by_the_next_request_on_sqlite {
-            use super::Two;
+            use super::TwoServers;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $change() {
-                super::$change(Two::on_sqlite().await).await;
+                super::$change(TwoServers::on_sqlite().await).await;
             })*
         }
         mod is_seen_by_the_next_request_on_postgres {
-            use super::Two;
+            use super::TwoServers;
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $change() {
-                super::$change(Two::on_postgres().await).await;
+                super::$change(TwoServers::on_postgres().await).await;
             })*
         }
     };

@@ -107,11 +107,13 @@ async fn plugin_headers_are_filtered_both_ways() {
         ["service-worker-allowed","/"],["clear-site-data","\"*\""],["x-own","1"]]}"#;
     server.deployed("shop", echo(head)).await;
     let given = "0190b2a4-7a5d-7cc1-8000-0123456789ab";
-    let request = server.anonymous().ask("GET", "/a/shop/x?y=1&y=%ff");
+    let request = server.anonymous().request("GET", "/a/shop/x?y=1&y=%ff");
     let request = request.header("x-request-id", given);
+    let request = request.header("kvasm-cost", "?1");
     let answer = answer(request.header("x-mine", "1")).await.expect(200);
     let seen = echoed(&answer);
     assert_eq!(header(&seen, "x-request-id"), None);
+    assert_eq!(header(&seen, "kvasm-cost"), None);
     assert_eq!(header(&seen, "x-mine"), Some("1"));
     // The path and query are passed on unchanged.
     assert_eq!(
@@ -132,7 +134,7 @@ async fn host_tokens_are_not_forwarded_to_plugins() {
     let server = Server::start().await;
     server.deployed("shop", echo("{\"status\":200}")).await;
     let send = async |authorization: &str| {
-        let request = server.anonymous().ask("GET", "/a/shop/");
+        let request = server.anonymous().request("GET", "/a/shop/");
         answer(request.header("authorization", authorization)).await
     };
     for own in [
@@ -148,20 +150,20 @@ async fn host_tokens_are_not_forwarded_to_plugins() {
     let seen = echoed(&send(&format!("Bearer {token}")).await.expect(200));
     assert_eq!(header(&seen, "authorization"), None);
     for bad in ["Bearer kvasm_x", "Bearer", &format!("Basic {token}"), token] {
-        send(bad).await.refused(401, "token-invalid");
+        send(bad).await.expect_problem(401, "token-invalid");
     }
     // Two `Authorization` headers, one of them with a host token, are rejected.
-    let both = server.root.ask("GET", "/a/shop/");
+    let both = server.root.request("GET", "/a/shop/");
     let both = answer(both.header("authorization", "Basic YTpi")).await;
-    both.refused(401, "token-invalid");
+    both.expect_problem(401, "token-invalid");
     // A plugin's credential is not a host token.
     server.app("closed", false).await;
-    let request = server.anonymous().ask("GET", "/a/closed/");
+    let request = server.anonymous().request("GET", "/a/closed/");
     let closed = answer(request.header("authorization", "Basic YTpi")).await;
-    closed.refused(401, "token-required");
-    let api = server.anonymous().ask("GET", "/v1/apps");
+    closed.expect_problem(401, "token-required");
+    let api = server.anonymous().request("GET", "/v1/apps");
     let api = answer(api.header("authorization", "Basic YTpi")).await;
-    api.refused(401, "token-invalid");
+    api.expect_problem(401, "token-invalid");
 }
 
 #[tokio::test]
@@ -180,7 +182,7 @@ async fn handler_failure_reason_is_shown_only_in_the_log() {
             .deployed(&app, module_with("secret", &handle, &fail))
             .await;
         let failed = server.anonymous().get(&format!("/a/{app}/")).await;
-        failed.refused(500, "plugin-failed");
+        failed.expect_problem(500, "plugin-failed");
         assert!(!failed.text().contains("secret"), "{}", failed.text());
         let logs = server.root.get(&format!("/v1/apps/{app}/logs")).await;
         assert!(logs.expect(200).text().contains("secret"));
@@ -188,8 +190,8 @@ async fn handler_failure_reason_is_shown_only_in_the_log() {
         let called = server.anonymous().call(&app, "run", "").await;
         assert_eq!(called.json()["detail"], "secret");
         match code {
-            3 => called.refused(422, "input-refused"),
-            _ => called.refused(500, "plugin-failed"),
+            3 => called.expect_problem(422, "input-refused"),
+            _ => called.expect_problem(500, "plugin-failed"),
         }
         drop(app_of);
     }
@@ -200,10 +202,10 @@ async fn plugin_service_worker_is_scoped_to_its_app() {
     let server = Server::start().await;
     server.deployed("shop", echo("{\"status\":200}")).await;
     let ask = |path: &str| {
-        let request = server.anonymous().ask("GET", path);
+        let request = server.anonymous().request("GET", path);
         answer(request.header("service-worker", "script"))
     };
-    ask("/a/shop").await.refused(403, "forbidden");
+    ask("/a/shop").await.expect_problem(403, "forbidden");
     ask("/a/shop/worker.js").await.expect(200);
     server.anonymous().get("/a/shop").await.expect(200);
 }
@@ -223,7 +225,7 @@ async fn stored_module_with_wrong_digest_is_not_run() {
     drop(other);
     let server = Server::sqlite(&file, Some(secret), |builder| builder).await;
     let called = server.anonymous().call("shop", "run", "").await;
-    called.refused(500, "internal");
+    called.expect_problem(500, "internal");
 }
 
 /// Escapes sent by a client never change the text on the way to a plugin.

@@ -12,35 +12,39 @@ async fn entry_preconditions_are_enforced() {
     server.app("shop", false).await;
     let api = &server.root;
     let put = async |name: &str, value: &str| {
-        let request = api.ask("PUT", &format!("{ENTRY}k")).header(name, value);
+        let request = api.request("PUT", &format!("{ENTRY}k")).header(name, value);
         answer(request.json(&json!({ "n": 1 }))).await
     };
     let made = put("if-none-match", "*").await.expect(200);
     put("if-none-match", "*")
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     let tag = made.header("etag").to_owned();
     put("if-match", "\"999999\"")
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     let second = put("if-match", &tag).await.expect(200);
     assert_ne!(second.header("etag"), tag);
-    put("if-match", "7").await.refused(400, "invalid-argument");
+    put("if-match", "7")
+        .await
+        .expect_problem(400, "invalid-argument");
     let read = api.get(&format!("{ENTRY}k")).await.expect(200);
     assert_eq!(read.json(), json!({ "n": 1 }));
     assert_eq!(read.header("etag"), second.header("etag"));
     assert_eq!(read.header("content-type"), "application/json");
     let stale = api
-        .ask("DELETE", &format!("{ENTRY}k"))
+        .request("DELETE", &format!("{ENTRY}k"))
         .header("if-match", &tag);
-    answer(stale).await.refused(412, "precondition-failed");
+    answer(stale)
+        .await
+        .expect_problem(412, "precondition-failed");
     api.send("DELETE", &format!("{ENTRY}k")).await.expect(204);
     api.send("DELETE", &format!("{ENTRY}k"))
         .await
-        .refused(404, "entry-not-found");
+        .expect_problem(404, "entry-not-found");
     api.get(&format!("{ENTRY}k"))
         .await
-        .refused(404, "entry-not-found");
+        .expect_problem(404, "entry-not-found");
     // Any text is a valid key.
     for key in ["..", "%2F%2e", "%20", "%F0%9F%A6%80"] {
         let path = format!("{ENTRY}{key}");
@@ -111,7 +115,7 @@ async fn export_can_be_imported_in_arbitrary_chunks() {
     let bad = api
         .bytes("POST", "/v1/apps/copy/kv/import", "application/jsonl", bad)
         .await;
-    bad.refused(400, "malformed-line");
+    bad.expect_problem(400, "malformed-line");
     assert!(
         bad.text().contains("1 entries were imported, then: line 2"),
         "{}",
@@ -211,7 +215,7 @@ async fn followed_log_ends_when_the_server_stops() {
     server.anonymous().call("shop", "run", "").await.expect(200);
     let following = server
         .root
-        .ask("GET", "/v1/apps/shop/logs?follow=true")
+        .request("GET", "/v1/apps/shop/logs?follow=true")
         .send();
     let mut following = following.await.unwrap();
     let first = following.chunk().await.unwrap().unwrap();
@@ -232,7 +236,7 @@ async fn followed_log_ends_when_its_app_is_deleted() {
     server.deployed("shop", module("hello", log)).await;
     server.anonymous().call("shop", "run", "").await.expect(200);
     let path = "/v1/apps/shop/logs?follow=true";
-    let mut following = server.root.ask("GET", path).send().await.unwrap();
+    let mut following = server.root.request("GET", path).send().await.unwrap();
     let first = following.chunk().await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&first).contains("hello"));
     server
@@ -268,7 +272,7 @@ async fn plugin_serves_http() {
     // The HTTP handler is not callable as a function.
     api.call("shop", "handle", "")
         .await
-        .refused(404, "function-not-found");
+        .expect_problem(404, "function-not-found");
     assert_eq!(
         api.call("shop", "stats", "").await.expect(200).json()["links"],
         1

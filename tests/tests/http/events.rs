@@ -137,7 +137,7 @@ async fn outstanding_deliveries_are_listed_with_values() {
         )
     );
     for bad in ["?limit=0", "?limit=101", "?trigger=a%20b", "?state=dead"] {
-        list(bad).await.refused(400, "invalid-argument");
+        list(bad).await.expect_problem(400, "invalid-argument");
     }
     let other = server.app("other", false).await;
     let others = api
@@ -148,7 +148,7 @@ async fn outstanding_deliveries_are_listed_with_values() {
     assert_eq!(others["deliveries"], json!([]));
     let foreign = server.client(Some(&other), &Scope::ALL).await;
     let foreign = foreign.get("/v1/apps/shop/deliveries").await;
-    foreign.refused(403, "forbidden");
+    foreign.expect_problem(403, "forbidden");
 }
 
 #[tokio::test]
@@ -192,7 +192,7 @@ async fn dead_letters_are_filtered_and_shown() {
     assert_eq!(letter["event"]["json"], json!({ "key": "3" }));
 
     let unknown = list("/00000000-0000-0000-0000-000000000099").await;
-    unknown.refused(404, "dead-letter-not-found");
+    unknown.expect_problem(404, "dead-letter-not-found");
     for bad in [
         "/x",
         "?before=x",
@@ -201,14 +201,14 @@ async fn dead_letters_are_filtered_and_shown() {
         "?from=2&until=2",
         "?id=1",
     ] {
-        list(bad).await.refused(400, "invalid-argument");
+        list(bad).await.expect_problem(400, "invalid-argument");
     }
     // A dead letter of one app is not visible to another.
     server.app("other", false).await;
     let foreign = format!("/v1/apps/other/dead-letters/{}", all[0]);
     api.get(&foreign)
         .await
-        .refused(404, "dead-letter-not-found");
+        .expect_problem(404, "dead-letter-not-found");
 }
 
 #[tokio::test]
@@ -309,7 +309,7 @@ async fn malformed_selection_discards_nothing() {
             json!({ "all": true, "limit": 1001 }),
         ] {
             let answer = api.json("POST", &path, bad).await;
-            answer.refused(400, "invalid-argument");
+            answer.expect_problem(400, "invalid-argument");
         }
         for bad in [
             json!({ "al": true }),
@@ -320,7 +320,7 @@ async fn malformed_selection_discards_nothing() {
             json!([true]),
         ] {
             let answer = api.json("POST", &path, bad).await;
-            answer.refused(400, "malformed-json");
+            answer.expect_problem(400, "malformed-json");
         }
     }
     assert_eq!(ids(&api.get(LETTERS).await.expect(200).json()), all);
@@ -328,7 +328,7 @@ async fn malformed_selection_discards_nothing() {
     let reader = server.client(Some(&app), &[Scope::ScriptRead]).await;
     let path = format!("{LETTERS}/replay");
     let refused = reader.json("POST", &path, json!({ "all": true })).await;
-    refused.refused(403, "forbidden");
+    refused.expect_problem(403, "forbidden");
 }
 
 #[tokio::test]

@@ -45,9 +45,13 @@ async fn quota_applies_to_administrators_and_plugins() {
             .await
     };
     put("a", "12345678").await.expect(200);
-    put("b", "123456789").await.refused(507, "quota-exceeded");
+    put("b", "123456789")
+        .await
+        .expect_problem(507, "quota-exceeded");
     put("b", "12345678").await.expect(200);
-    put("a", "123456789").await.refused(507, "quota-exceeded");
+    put("a", "123456789")
+        .await
+        .expect_problem(507, "quota-exceeded");
     let usage = api.get("/v1/apps/shop/usage").await.expect(200).json();
     assert_eq!(
         (&usage["entries"], &usage["bytes"]),
@@ -56,7 +60,7 @@ async fn quota_applies_to_administrators_and_plugins() {
     assert_eq!(usage["limits"]["bytes"], json!(QUOTA));
     // The guest gets QUOTA, which is -6.
     let refused = api.call("shop", "run", "").await;
-    refused.refused(500, "plugin-failed");
+    refused.expect_problem(500, "plugin-failed");
     assert!(
         server
             .host
@@ -101,7 +105,7 @@ async fn calls_over_the_rate_get_retry_after() {
         answer.expect(200);
     }
     let (refused, took) = refused.expect("a refusal");
-    refused.refused(429, "rate-limited");
+    refused.expect_problem(429, "rate-limited");
     // A client that retries immediately costs others little.
     assert!(took >= Duration::from_millis(100), "{took:?}");
     assert_eq!(refused.header("retry-after"), "1");
@@ -118,7 +122,7 @@ async fn calls_over_the_rate_get_retry_after() {
     }
     let zero = limits(Value::Null, Value::Null, Value::Null, json!(0));
     let zero = server.root.json("PUT", "/v1/apps/shop/limits", zero).await;
-    zero.refused(400, "invalid-argument");
+    zero.expect_problem(400, "invalid-argument");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +157,7 @@ async fn concurrent_calls_wait_in_a_limited_queue() {
     };
     eventually("two calls in the queue", queued).await;
     let refused = server.anonymous().call("shop", "run", "").await;
-    refused.refused(429, "rate-limited");
+    refused.expect_problem(429, "rate-limited");
     server
         .anonymous()
         .call("other", "run", "")
@@ -186,7 +190,7 @@ async fn entry_writes_count_against_the_app_rate() {
     }
     let refused = refused.expect("more than two a second");
     assert!(!refused.header("retry-after").is_empty());
-    refused.refused(429, "rate-limited");
+    refused.expect_problem(429, "rate-limited");
     // Reads do not count as writes.
     api.get("/v1/apps/shop/kv/entry?collection=c&key=a")
         .await

@@ -47,7 +47,7 @@ async fn log_lines_are_filtered_by_request_level_and_time() {
     );
     for bad in ["request=x", "level=loud", "since=yesterday"] {
         let refused = server.root.get(&format!("{LOGS}?{bad}")).await;
-        refused.refused(400, "invalid-argument");
+        refused.expect_problem(400, "invalid-argument");
     }
 }
 
@@ -62,7 +62,7 @@ async fn followed_log_ends_when_its_token_expires() {
         .token(Some(&app), &[Scope::LogRead], Some(soon))
         .await;
     let reader = server.root.with_token(Some(token));
-    let following = reader.ask("GET", &format!("{LOGS}?follow=true"));
+    let following = reader.request("GET", &format!("{LOGS}?follow=true"));
     let mut following = following.send().await.unwrap();
     let first = following.chunk().await.unwrap().unwrap();
     assert!(String::from_utf8_lossy(&first).contains("hello"));

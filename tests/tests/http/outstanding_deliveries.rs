@@ -59,7 +59,7 @@ async fn outstanding_deliveries_are_paginated() {
         .root
         .get(&format!("{DELIVERIES}?after=nowhere"))
         .await;
-    bad.refused(400, "invalid-argument");
+    bad.expect_problem(400, "invalid-argument");
 }
 
 #[tokio::test]
@@ -90,11 +90,11 @@ async fn selected_deliveries_are_discarded() {
         json!({ "all": true, "limit": 1001 }),
     ] {
         let refused = server.root.json("POST", &path, bad).await;
-        refused.refused(400, "invalid-argument");
+        refused.expect_problem(400, "invalid-argument");
     }
     let reader = server.client(None, &[Scope::ScriptRead]).await;
     let refused = reader.json("POST", &path, json!({ "all": true })).await;
-    refused.refused(403, "forbidden");
+    refused.expect_problem(403, "forbidden");
     let audit = server
         .root
         .get("/v1/apps/shop/audit")

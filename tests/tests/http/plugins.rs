@@ -31,7 +31,7 @@ async fn versions_can_be_activated_and_rolled_back() {
     server.app("shop", true).await;
     api.call("shop", "run", "")
         .await
-        .refused(404, "no-active-plugin");
+        .expect_problem(404, "no-active-plugin");
     let first = api.upload("shop", letter('1')).await.expect(201).json();
     assert_eq!(
         (&first["version"], &first["active"]),
@@ -54,7 +54,7 @@ async fn versions_can_be_activated_and_rolled_back() {
     assert_eq!(listed[0]["replaced"], json!(1));
     api.send("DELETE", "/v1/apps/shop/plugins/2")
         .await
-        .refused(409, "plugin-active");
+        .expect_problem(409, "plugin-active");
 
     let back = api
         .send("POST", "/v1/apps/shop/rollback")
@@ -65,13 +65,13 @@ async fn versions_can_be_activated_and_rolled_back() {
     assert_eq!(api.call("shop", "run", "").await.expect(200).text(), "1");
     api.send("POST", "/v1/apps/shop/rollback")
         .await
-        .refused(409, "nothing-to-roll-back-to");
+        .expect_problem(409, "nothing-to-roll-back-to");
     api.send("DELETE", "/v1/apps/shop/plugins/2")
         .await
         .expect(204);
     api.send("DELETE", "/v1/apps/shop/plugins/2")
         .await
-        .refused(404, "plugin-not-found");
+        .expect_problem(404, "plugin-not-found");
     let third = api.upload("shop", letter('3')).await.expect(201).json();
     assert_eq!(third["version"], json!(3));
     let functions = api.get("/v1/apps/shop/functions").await.expect(200).json();
@@ -86,14 +86,16 @@ async fn rejected_upload_stores_nothing() {
     let unknown =
         wat::parse_str("(module (import \"x\" \"y\" (func)) (memory (export \"memory\") 1))");
     for bad in [b"no wasm".to_vec(), Vec::new(), unknown.unwrap()] {
-        api.upload("shop", bad).await.refused(422, "module-refused");
+        api.upload("shop", bad)
+            .await
+            .expect_problem(422, "module-refused");
     }
     let large = vec![0; 16 * 1024 * 1024 + 1];
     api.upload("shop", large)
         .await
-        .refused(413, "body-too-large");
+        .expect_problem(413, "body-too-large");
     let wrong = api.bytes("POST", "/v1/apps/shop/plugins", "text/plain", letter('1'));
-    wrong.await.refused(415, "unsupported-media-type");
+    wrong.await.expect_problem(415, "unsupported-media-type");
     assert!(versions(api, "shop").await.is_empty());
     let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
     assert_eq!(audit["audit"].as_array().unwrap().len(), 1, "{audit}");
@@ -111,7 +113,7 @@ async fn oversized_content_length_is_rejected_before_the_body() {
     server
         .raw(head.as_bytes())
         .await
-        .refused(413, "body-too-large");
+        .expect_problem(413, "body-too-large");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,9 +179,9 @@ async fn app_can_be_deleted_during_calls() {
                 let answer = api.call("shop", "run", "").await;
                 match answer.status {
                     200 => {}
-                    404 => return answer.refused(404, "app-not-found"),
+                    404 => return answer.expect_problem(404, "app-not-found"),
                     // Without a token, a missing app looks like a private one.
-                    401 => return answer.refused(401, "token-required"),
+                    401 => return answer.expect_problem(401, "token-required"),
                     _ => panic!("{}", answer.text()),
                 }
             }
@@ -197,7 +199,7 @@ async fn app_can_be_deleted_during_calls() {
         .root
         .get("/v1/apps/shop")
         .await
-        .refused(404, "app-not-found");
+        .expect_problem(404, "app-not-found");
 }
 
 /// The deletion happens between admission and execution, as on a busy machine.

@@ -28,10 +28,10 @@ async fn unknown_routes_and_methods_are_rejected() {
         .root
         .get("/nothing")
         .await
-        .refused(404, "route-not-found");
+        .expect_problem(404, "route-not-found");
     for method in ["POST", "DELETE", "OPTIONS", "FROB"] {
         let answer = server.root.send(method, "/healthz").await;
-        answer.refused(405, "method-not-allowed");
+        answer.expect_problem(405, "method-not-allowed");
     }
 }
 
@@ -43,7 +43,7 @@ async fn request_id_is_accepted_and_returned() {
         answer(
             server
                 .root
-                .ask("GET", "/v1/apps")
+                .request("GET", "/v1/apps")
                 .header("x-request-id", id),
         )
     };
@@ -53,7 +53,7 @@ async fn request_id_is_accepted_and_returned() {
     server.app("shop", true).await;
     let made = server
         .root
-        .ask("POST", "/v1/apps")
+        .request("POST", "/v1/apps")
         .header("x-request-id", given);
     answer(made.json(&json!({ "name": "new" })))
         .await
@@ -84,18 +84,18 @@ async fn mismatched_content_types_are_rejected() {
         "\u{feff}{}",
         "null",
     ] {
-        post(bad).await.refused(400, "malformed-json");
+        post(bad).await.expect_problem(400, "malformed-json");
     }
     let deep = "[".repeat(60_000);
     let deep = api
         .bytes("POST", "/v1/apps", "application/json", deep)
         .await;
-    deep.refused(400, "malformed-json");
+    deep.expect_problem(400, "malformed-json");
     let long = format!("{{\"name\":\"{}\"}}", "x".repeat(70_000));
     let long = api
         .bytes("POST", "/v1/apps", "application/json", long)
         .await;
-    long.refused(413, "body-too-large");
+    long.expect_problem(413, "body-too-large");
     let form = api
         .bytes(
             "POST",
@@ -104,10 +104,10 @@ async fn mismatched_content_types_are_rejected() {
             "name=x",
         )
         .await;
-    form.refused(415, "unsupported-media-type");
+    form.expect_problem(415, "unsupported-media-type");
     for name in ["", "..", "../x", "a/b", "A", "ä", "a\u{0}", "shop "] {
         let answer = api.json("POST", "/v1/apps", json!({ "name": name })).await;
-        answer.refused(400, "invalid-argument");
+        answer.expect_problem(400, "invalid-argument");
     }
 }
 
@@ -141,23 +141,27 @@ async fn path_names_cannot_escape_their_resource() {
     // A percent-encoded unreserved character in a path is the same name.
     server.root.get("/v1/apps/%73hop").await.expect(200);
     let long = format!("/v1/apps/{}", "a".repeat(9_000));
-    server.root.get(&long).await.refused(414, "uri-too-long");
+    server
+        .root
+        .get(&long)
+        .await
+        .expect_problem(414, "uri-too-long");
     let unknown = server.root.get("/v1/apps?limitt=3").await;
-    unknown.refused(400, "invalid-argument");
+    unknown.expect_problem(400, "invalid-argument");
     server
         .root
         .get("/v1/apps?limit=1001")
         .await
-        .refused(400, "invalid-argument");
+        .expect_problem(400, "invalid-argument");
     for function in ["absent", "ünï", "a%2Fb"] {
         let answer = server.root.call("shop", function, "").await;
-        answer.refused(404, "function-not-found");
+        answer.expect_problem(404, "function-not-found");
     }
     server
         .root
         .get("/a/shop/")
         .await
-        .refused(404, "no-http-handler");
+        .expect_problem(404, "no-http-handler");
 }
 
 #[tokio::test]
@@ -176,7 +180,7 @@ async fn plugin_failures_map_to_problems_without_details() {
     );
     server.deployed("fails", fails).await;
     let failed = server.anonymous().call("fails", "run", "").await;
-    failed.refused(500, "plugin-failed");
+    failed.expect_problem(500, "plugin-failed");
     assert_eq!(failed.json()["detail"], "oh no");
     let refuses = module(
         "no cents",
@@ -184,11 +188,11 @@ async fn plugin_failures_map_to_problems_without_details() {
     );
     server.deployed("refuses", refuses).await;
     let refused = server.anonymous().call("refuses", "run", "").await;
-    refused.refused(422, "input-refused");
+    refused.expect_problem(422, "input-refused");
     assert_eq!(refused.json()["detail"], "no cents");
     server.deployed("traps", module("", "unreachable")).await;
     let trapped = server.anonymous().call("traps", "run", "").await;
-    trapped.refused(500, "plugin-trapped");
+    trapped.expect_problem(500, "plugin-trapped");
     assert!(
         !trapped.text().contains("unreachable"),
         "{}",
@@ -207,11 +211,11 @@ async fn plugin_failures_map_to_problems_without_details() {
         .deployed("loops", module("", "(loop $l (br $l)) (i32.const 0)"))
         .await;
     let looped = server.anonymous().call("loops", "run", "").await;
-    looped.refused(504, "plugin-timeout");
+    looped.expect_problem(504, "plugin-timeout");
 }
 
 /// A value that does not fit a schema, and the description of what it accepts.
-fn misfit(schema: &Value) -> Option<(&'static str, String)> {
+fn invalid_value(schema: &Value) -> Option<(&'static str, String)> {
     let is = |name: &str| match &schema["type"] {
         Value::Array(types) => types.iter().any(|found| found == name),
         found => found == name,
@@ -237,7 +241,7 @@ async fn invalid_parameter_reports_name_value_and_expected_type() {
     server.deployed("shop", module("", "(i32.const 0)")).await;
     let refused = async |method: &str, target: &str| {
         let refused = server.root.send(method, target).await;
-        refused.refused(400, "invalid-argument");
+        refused.expect_problem(400, "invalid-argument");
         let detail = refused.json()["detail"].as_str().unwrap().to_owned();
         assert!(!detail.contains("deserialize"), "{target}: {detail}");
         assert!(!detail.contains("Invalid URL"), "{target}: {detail}");
@@ -257,7 +261,7 @@ async fn invalid_parameter_reports_name_value_and_expected_type() {
                 let detail = refused(&operation.method, &without).await;
                 assert!(detail.contains(&format!("{name:?}")), "{detail}");
             }
-            let Some((value, takes)) = misfit(&parameter["schema"]) else {
+            let Some((value, takes)) = invalid_value(&parameter["schema"]) else {
                 continue;
             };
             let bad = format!("{target}{and}{name}={value}");
@@ -269,7 +273,7 @@ async fn invalid_parameter_reports_name_value_and_expected_type() {
         }
         for parameter in operation.parameters("path") {
             let name = parameter["name"].as_str().unwrap();
-            let Some((value, takes)) = misfit(&parameter["schema"]) else {
+            let Some((value, takes)) = invalid_value(&parameter["schema"]) else {
                 continue;
             };
             let at = OF_A_SHOP
@@ -324,11 +328,11 @@ async fn content_encoding_is_rejected() {
         let types = operation.json["requestBody"]["content"].as_object();
         let content_type = types.and_then(|types| types.keys().next()).unwrap();
         for coding in ["gzip", "GZIP", "br", "identity, gzip", "zstd, identity"] {
-            let request = server.root.ask(&operation.method, &target);
+            let request = server.root.request(&operation.method, &target);
             let request = request.header("content-type", content_type);
             let request = request.header("content-encoding", coding).body("{}");
             let refused = answer(request).await;
-            refused.refused(415, "unsupported-content-encoding");
+            refused.expect_problem(415, "unsupported-content-encoding");
             assert_eq!(refused.header("accept-encoding"), "identity");
             assert!(refused.text().contains("identity"), "{}", refused.text());
         }
@@ -342,7 +346,7 @@ async fn content_encoding_is_rejected() {
         // A plugin sees the header and decides; this one has no handler.
         ("/a/shop/x", "gzip", 404),
     ] {
-        let request = server.root.ask("POST", target).body("{}");
+        let request = server.root.request("POST", target).body("{}");
         answer(request.header("content-encoding", coding))
             .await
             .expect(status);
@@ -357,7 +361,7 @@ async fn token_errors_explain_the_cause() {
     for path in ["/v1/tokens", "/v1/apps/shop/tokens"] {
         let new = json!({ "name": "t", "scopes": [] });
         let refused = server.root.json("POST", path, new).await;
-        refused.refused(400, "invalid-argument");
+        refused.expect_problem(400, "invalid-argument");
         assert!(
             refused.text().contains("at least 1 scope"),
             "{}",
@@ -373,7 +377,7 @@ async fn token_errors_explain_the_cause() {
         ),
         (api.get("/v1/apps/shop/logs").await, "log:read", "this app"),
     ] {
-        refused.refused(403, "forbidden");
+        refused.expect_problem(403, "forbidden");
         let says = format!("this call needs the scope {scope} for {extent},");
         assert!(refused.text().contains(&says), "{}", refused.text());
     }

@@ -17,7 +17,7 @@ async fn entry_preconditions_follow_rfc_9110() {
     let server = Server::start().await;
     server.app("shop", false).await;
     let send = async |method: &str, headers: &[(&str, &str)]| {
-        let mut request = server.root.ask(method, ENTRY).body("1");
+        let mut request = server.root.request(method, ENTRY).body("1");
         request = request.header("content-type", "application/json");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -28,29 +28,29 @@ async fn entry_preconditions_follow_rfc_9110() {
     for method in ["PUT", "DELETE"] {
         for tag in ["*", "\"1\"", "\"1\", \"2\""] {
             let refused = send(method, &[("if-match", tag)]).await;
-            refused.refused(412, "precondition-failed");
+            refused.expect_problem(412, "precondition-failed");
         }
     }
     let first = send("PUT", &[("if-none-match", "*")]).await.expect(200);
     let tag = first.header("etag").to_owned();
     send("PUT", &[("if-none-match", "*")])
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     let next = send("PUT", &[("if-match", "*")]).await.expect(200);
     assert_ne!(next.header("etag"), tag);
     send("PUT", &[("if-match", &tag)])
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     let both = format!("{tag}, {}", next.header("etag"));
     let last = send("PUT", &[("if-match", &both)]).await.expect(200);
     let tag = last.header("etag").to_owned();
     let weak = format!("W/{tag}");
     send("PUT", &[("if-match", &weak)])
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     send("PUT", &[("if-none-match", &weak)])
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     // Reads.
     for method in ["GET", "HEAD"] {
         for same in [tag.as_str(), &weak, "*", &format!("\"0\", {tag}")] {
@@ -68,11 +68,13 @@ async fn entry_preconditions_follow_rfc_9110() {
         for name in ["if-match", "if-none-match"] {
             send("PUT", &[(name, bad)])
                 .await
-                .refused(400, "invalid-argument");
+                .expect_problem(400, "invalid-argument");
         }
     }
     send("DELETE", &[("if-match", "*")]).await.expect(204);
-    send("GET", &[]).await.refused(404, "entry-not-found");
+    send("GET", &[])
+        .await
+        .expect_problem(404, "entry-not-found");
 }
 
 #[tokio::test]
@@ -81,10 +83,12 @@ async fn write_only_token_can_use_preconditions() {
     let app = server.app("shop", false).await;
     let writer = server.client(Some(&app), &[Scope::ScriptWrite]).await;
     let put = async |name: &str| {
-        let request = writer.ask("PUT", ENTRY).json(&1);
+        let request = writer.request("PUT", ENTRY).json(&1);
         answer(request.header(name, "*")).await
     };
-    put("if-match").await.refused(412, "precondition-failed");
+    put("if-match")
+        .await
+        .expect_problem(412, "precondition-failed");
     put("if-none-match").await.expect(200);
     put("if-match").await.expect(200);
 }
@@ -96,19 +100,25 @@ async fn limits_preconditions_follow_rfc_9110() {
     let path = "/v1/apps/shop/limits";
     let tag = server.root.get(path).await.expect(200);
     let tag = tag.header("etag").to_owned();
-    let same = server.root.ask("GET", path).header("if-none-match", &tag);
+    let same = server
+        .root
+        .request("GET", path)
+        .header("if-none-match", &tag);
     answer(same).await.expect(304);
     let patch = async |tags: &str| {
-        let request = server.root.ask("PATCH", path).header("if-match", tags);
+        let request = server.root.request("PATCH", path).header("if-match", tags);
         answer(request.json(&serde_json::json!({ "entries": 7 }))).await
     };
     patch(&format!("W/{tag}"))
         .await
-        .refused(412, "precondition-failed");
+        .expect_problem(412, "precondition-failed");
     patch(&format!("\"x\", {tag}")).await.expect(200);
-    patch(&tag).await.refused(412, "precondition-failed");
+    patch(&tag).await.expect_problem(412, "precondition-failed");
     patch("*").await.expect(200);
-    let changed = server.root.ask("GET", path).header("if-none-match", &tag);
+    let changed = server
+        .root
+        .request("GET", path)
+        .header("if-none-match", &tag);
     answer(changed).await.expect(200);
 }
 
@@ -174,7 +184,7 @@ async fn bodiless_responses_have_no_body_or_length() {
 async fn raw(address: SocketAddr, request: &str) -> String {
     let request = request.to_owned();
     let exchange = move || {
-        let mut line = Line::open(address);
+        let mut line = RawConnection::open(address);
         line.stream.write_all(request.as_bytes()).unwrap();
         let mut bytes = Vec::new();
         line.stream.read_to_end(&mut bytes).unwrap();
@@ -201,7 +211,7 @@ async fn request_must_have_exactly_one_host_header() {
         let answer = server.raw(request.as_bytes()).await;
         assert_eq!(answer.status, status, "{hosts}");
         if status == 400 {
-            answer.refused(400, "invalid-argument");
+            answer.expect_problem(400, "invalid-argument");
         }
     }
     // HTTP/1.0 does not require the header.
@@ -228,7 +238,7 @@ async fn unsupported_transfer_encoding_is_rejected() {
         let answer = server.raw(request.as_bytes()).await;
         assert_eq!(answer.status, status, "{coding}");
         if status == 400 {
-            answer.refused(400, "invalid-argument");
+            answer.expect_problem(400, "invalid-argument");
         }
     }
 }
@@ -238,7 +248,7 @@ async fn head_is_supported_wherever_get_is() {
     let server = Server::start().await;
     let app = server.deployed("shop", with_status(200)).await;
     let api = server.client(None, &Scope::ALL).await;
-    let put = api.ask("PUT", ENTRY).json(&1);
+    let put = api.request("PUT", ENTRY).json(&1);
     answer(put).await.expect(200);
     for operation in operations(&document(&server.root).await) {
         if operation.method != "GET" {
@@ -251,7 +261,7 @@ async fn head_is_supported_wherever_get_is() {
             ("path", "x"),
         ]);
         let id = Uuid::nil().to_string();
-        let send = |method| answer(api.ask(method, &target).header("x-request-id", &id));
+        let send = |method| answer(api.request(method, &target).header("x-request-id", &id));
         let (get, head) = (send("GET").await, send("HEAD").await);
         assert_eq!(
             (head.status, head.body.as_slice()),
@@ -267,7 +277,7 @@ async fn head_is_supported_wherever_get_is() {
         assert_eq!(names(&head), names(&get), "{target}");
     }
     let refused = server.root.send("PUT", "/healthz").await;
-    refused.refused(405, "method-not-allowed");
+    refused.expect_problem(405, "method-not-allowed");
     assert_eq!(refused.header("allow"), "GET,HEAD");
 }
 
@@ -291,7 +301,7 @@ async fn anonymous_callers_cannot_probe_for_private_apps() {
                 ("id", "00000000-0000-0000-0000-000000000099"),
                 ("path", "x"),
             ]);
-            let request = server.anonymous().ask(&operation.method, &target);
+            let request = server.anonymous().request(&operation.method, &target);
             let request = request.header("x-request-id", Uuid::nil().to_string());
             let answer = answer(request).await;
             answers.push((answer.status, answer.text()));
@@ -321,14 +331,14 @@ async fn unexpected_url_parts_are_rejected() {
         ] {
             let target = format!("{target}{and}{more}");
             let refused = server.root.send(&operation.method, &target).await;
-            refused.refused(400, "invalid-argument");
+            refused.expect_problem(400, "invalid-argument");
             assert!(refused.text().contains(named), "{}", refused.text());
         }
         for parameter in operation.parameters("query") {
             let name = parameter["name"].as_str().unwrap();
             let twice = format!("{target}{and}{name}=1&{name}=1");
             let refused = server.root.send(&operation.method, &twice).await;
-            refused.refused(400, "invalid-argument");
+            refused.expect_problem(400, "invalid-argument");
             assert!(refused.text().contains(name), "{}", refused.text());
         }
     }
@@ -341,19 +351,19 @@ async fn unexpected_url_parts_are_rejected() {
             .root
             .send("POST", path)
             .await
-            .refused(400, "invalid-argument");
+            .expect_problem(400, "invalid-argument");
     }
     server.root.call("shop", "run", "").await.expect(200);
 }
 
 /// A client with a single connection.
-struct Line {
+struct RawConnection {
     stream: TcpStream,
     read: Vec<u8>,
 }
 
-impl Line {
-    fn open(address: SocketAddr) -> Line {
+impl RawConnection {
+    fn open(address: SocketAddr) -> RawConnection {
         let stream = TcpStream::connect(address).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_secs(60)))
@@ -362,7 +372,7 @@ impl Line {
             .set_write_timeout(Some(Duration::from_secs(60)))
             .unwrap();
         let read = Vec::new();
-        Line { stream, read }
+        RawConnection { stream, read }
     }
 
     /// Sends a request as simple clients do: completely, before reading the answer. Returns the
@@ -412,7 +422,7 @@ async fn early_rejection_reaches_a_client_that_sends_20_mib_first() {
     let ask = move || {
         let body = vec![b'x'; 20 << 20];
         for (method, target, status) in REFUSING {
-            let answer = Line::open(address).ask(method, target, &body);
+            let answer = RawConnection::open(address).ask(method, target, &body);
             assert_eq!(answer, (status, true), "{method} {target}");
         }
     };
@@ -426,14 +436,14 @@ async fn rejected_body_does_not_corrupt_the_next_request() {
     let address = server.address;
     let ask = move || {
         let body = vec![b'x'; 100 * 1024];
-        let mut line = Line::open(address);
+        let mut line = RawConnection::open(address);
         for (method, target, status) in REFUSING {
             let (found, closes) = line.ask(method, target, &body);
             assert_eq!(found, status, "{method} {target}");
             if closes {
                 // Closing the connection is allowed if it is announced: the machine was too
                 // slow.
-                line = Line::open(address);
+                line = RawConnection::open(address);
             }
             let next = line.ask("POST", "/v1/apps/shop/call/run", b"");
             assert_eq!(next, (200, false), "{method} {target}");

@@ -11,7 +11,7 @@ const BASE64: &str = "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5LXN0YXBs";
 
 async fn put(server: &Server, path: &str, kind: &str, body: impl Into<Vec<u8>>) -> ApiResponse {
     let path = format!("/v1/apps/shop/{path}");
-    let request = server.root.ask("PUT", &path);
+    let request = server.root.request("PUT", &path);
     answer(request.header("content-type", kind).body(body.into())).await
 }
 
@@ -48,7 +48,7 @@ async fn config_values_can_be_set_listed_and_removed() {
     );
     let remove = async || server.root.send("DELETE", "/v1/apps/shop/config/b").await;
     remove().await.expect(204);
-    remove().await.refused(404, "config-not-found");
+    remove().await.expect_problem(404, "config-not-found");
     assert_eq!(list(&server, "config").await.as_array().unwrap().len(), 1);
 }
 
@@ -84,12 +84,12 @@ async fn secrets_are_listed_by_name_only() {
             .await
     };
     remove().await.expect(204);
-    remove().await.refused(404, "secret-not-found");
+    remove().await.expect_problem(404, "secret-not-found");
     server
         .root
         .send("DELETE", "/v1/apps/shop/config/a")
         .await
-        .refused(404, "config-not-found");
+        .expect_problem(404, "config-not-found");
 }
 
 #[tokio::test]
@@ -103,20 +103,20 @@ async fn invalid_settings_are_refused() {
     ] {
         put(&server, path, text, SECRET)
             .await
-            .refused(400, "invalid-argument");
+            .expect_problem(400, "invalid-argument");
     }
     for bad in [b"a\0b".as_slice(), b"\xff"] {
         put(&server, "config/a", text, bad)
             .await
-            .refused(400, "invalid-argument");
+            .expect_problem(400, "invalid-argument");
     }
     let json = put(&server, "config/a", "application/json", "{}").await;
-    json.refused(415, "unsupported-media-type");
+    json.expect_problem(415, "unsupported-media-type");
     for path in ["config/a", "secrets/a"] {
         let long = "x".repeat(16 * 1024 + 1);
         put(&server, path, text, long)
             .await
-            .refused(413, "body-too-large");
+            .expect_problem(413, "body-too-large");
         put(&server, path, text, "x".repeat(16 * 1024))
             .await
             .expect(204);
@@ -132,7 +132,7 @@ async fn invalid_settings_are_refused() {
         "{}",
         last.text()
     );
-    last.refused(507, "quota-exceeded");
+    last.expect_problem(507, "quota-exceeded");
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn host_without_a_key_refuses_secrets_and_says_why() {
         refused.text()
     );
     assert!(!refused.text().contains(SECRET));
-    refused.refused(503, "secrets-unavailable");
+    refused.expect_problem(503, "secrets-unavailable");
     assert_eq!(list(&server, "secrets").await, json!([]));
     put(&server, "config/a", "text/plain", "v")
         .await
@@ -189,7 +189,7 @@ async fn no_response_contains_a_secret() {
     for answer in answers {
         let shown = format!("{} {:?}", answer.text(), answer.headers);
         for form in [SECRET, &hex, BASE64] {
-            assert!(!shown.contains(form), "{}: {shown}", answer.place);
+            assert!(!shown.contains(form), "{}: {shown}", answer.request);
         }
     }
 }

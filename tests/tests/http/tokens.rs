@@ -39,7 +39,7 @@ async fn token_does_not_outlive_its_creators_token() {
     }
     for at in [&later, &Value::Null] {
         let refused = admin.json("POST", path, new(Some(at.clone()))).await;
-        refused.refused(403, "lifetime-exceeded");
+        refused.expect_problem(403, "lifetime-exceeded");
         assert!(refused.text().contains(&makers.0.to_string()));
         let made = operator.json("POST", path, new(Some(at.clone()))).await;
         assert_eq!(made.expect(201).json()["token"]["expires_at"], *at);
@@ -60,12 +60,12 @@ async fn token_expiry_is_limited_to_representable_dates() {
     };
     for at in [end, i64::MAX] {
         let refused = make(json!(at)).await;
-        refused.refused(400, "invalid-argument");
+        refused.expect_problem(400, "invalid-argument");
         assert!(refused.text().contains("the year 9999"));
     }
     for at in [0, -1, i64::MIN] {
         let refused = make(json!(at)).await;
-        refused.refused(400, "invalid-argument");
+        refused.expect_problem(400, "invalid-argument");
         assert!(refused.text().contains("in the past"));
     }
     make(json!(end - 1)).await.expect(201);
@@ -80,7 +80,7 @@ async fn last_operator_token_cannot_be_revoked() {
     assert_ne!(first.trim_matches('0'), "", "{first}");
     let revoke = |id: &str| format!("/v1/tokens/{id}");
     let refused = server.root.send("DELETE", &revoke(&first)).await;
-    refused.refused(409, "last-admin-token");
+    refused.expect_problem(409, "last-admin-token");
     assert!(refused.text().contains("kvasm token create"));
     // The host's operator cannot revoke it, either.
     let actor = server.host.operator("test");
@@ -101,7 +101,7 @@ async fn last_operator_token_cannot_be_revoked() {
         .root
         .get("/v1/tokens")
         .await
-        .refused(401, "token-invalid");
+        .expect_problem(401, "token-invalid");
     // A store that has lost its first token does not create it again.
     assert!(server.host.admin().bootstrap().await.unwrap().is_none());
     server.stop().await;

@@ -66,9 +66,11 @@ async fn operator_can_create_change_and_delete_triggers() {
     api.send("DELETE", &index).await.expect(204);
     api.send("DELETE", &index)
         .await
-        .refused(404, "trigger-not-found");
-    post("pause").await.refused(404, "trigger-not-found");
-    post("resume").await.refused(404, "trigger-not-found");
+        .expect_problem(404, "trigger-not-found");
+    post("pause").await.expect_problem(404, "trigger-not-found");
+    post("resume")
+        .await
+        .expect_problem(404, "trigger-not-found");
     assert_eq!(list().await.as_array().unwrap().len(), 1);
 
     let audit = api.get("/v1/apps/shop/audit").await.expect(200).json();
@@ -138,7 +140,7 @@ async fn invalid_trigger_is_rejected() {
         ),
     ] {
         let answer = put(&server, "bad", bad).await;
-        answer.refused(400, "invalid-argument");
+        answer.expect_problem(400, "invalid-argument");
         assert!(answer.text().contains(words), "{}", answer.text());
     }
     for bad in [
@@ -149,18 +151,18 @@ async fn invalid_trigger_is_rejected() {
     ] {
         put(&server, "bad", bad)
             .await
-            .refused(400, "malformed-json");
+            .expect_problem(400, "malformed-json");
     }
     let good = json!({ "collection": "c" });
     for name in ["a%20b", "%C3%A9", &"x".repeat(65)] {
         let answer = put(&server, name, good.clone()).await;
-        answer.refused(400, "invalid-argument");
+        answer.expect_problem(400, "invalid-argument");
     }
     let nowhere = server
         .root
         .json("PUT", "/v1/apps/nope/triggers/t", good)
         .await;
-    nowhere.refused(404, "app-not-found");
+    nowhere.expect_problem(404, "app-not-found");
 }
 
 #[tokio::test]
@@ -233,16 +235,16 @@ async fn deleting_a_trigger_with_deliveries_requires_a_choice() {
             .expect(200);
         api.json("PUT", entry, json!(1)).await.expect(200);
         let refused = api.send("DELETE", &path).await;
-        refused.refused(409, "trigger-has-deliveries");
+        refused.expect_problem(409, "trigger-has-deliveries");
         let unknown = api.send("DELETE", &format!("{path}?deliveries=drop")).await;
-        unknown.refused(400, "invalid-argument");
+        unknown.expect_problem(400, "invalid-argument");
         api.get(TRIGGERS).await.expect(200);
         let chosen = format!("{path}?deliveries={fate}");
         api.send("DELETE", &chosen).await.expect(204);
         assert_eq!(outstanding().await, left, "{fate}");
         api.send("DELETE", &path)
             .await
-            .refused(404, "trigger-not-found");
+            .expect_problem(404, "trigger-not-found");
     }
     // Discarding deliveries requires access to the app's entries.
     let admin = server.client(None, &[Scope::AppAdmin]).await;
@@ -250,7 +252,7 @@ async fn deleting_a_trigger_with_deliveries_requires_a_choice() {
     admin
         .send("DELETE", &discard)
         .await
-        .refused(403, "forbidden");
+        .expect_problem(403, "forbidden");
 }
 
 /// The app's own document shows that deliveries are waiting.

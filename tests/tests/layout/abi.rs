@@ -43,7 +43,7 @@ fn documented(text: &str, head: &[&str]) -> Rows {
     rows.map(cells).collect()
 }
 
-fn hold(head: &[&str], built: Rows) {
+fn assert_documented(head: &[&str], built: Rows) {
     let text = files::one("docs/abi.md").text;
     assert_none(&differences(&documented(&text, head), &built));
 }
@@ -75,14 +75,14 @@ fn documented_statuses_match_the_abi() {
     let built = Status::ALL
         .iter()
         .map(|status| row([status.name().to_owned(), status.code().to_string()]));
-    hold(&["status", "value"], built.collect());
+    assert_documented(&["status", "value"], built.collect());
 }
 
 #[test]
 fn documented_exit_codes_match_the_abi() {
     let codes = [EXIT_OK, EXIT_FAILED, EXIT_PERMANENT, EXIT_REFUSED];
     let built = codes.map(|code| row([code.to_string()]));
-    hold(&["exit code"], built.to_vec());
+    assert_documented(&["exit code"], built.to_vec());
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn documented_set_options_match_the_abi() {
         option_field("ttl_ms", false, &ttl_ms.encode()),
         option_field("if_version", false, &if_version.encode()),
     ];
-    hold(&["field of `kv_set`", "bit", "offset", "type"], built);
+    assert_documented(&["field of `kv_set`", "bit", "offset", "type"], built);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn documented_delete_options_match_the_abi() {
         if_version: Some(u64::MAX),
     };
     let built = vec![option_field("if_version", false, &if_version.encode())];
-    hold(&["field of `kv_delete`", "bit", "offset", "type"], built);
+    assert_documented(&["field of `kv_delete`", "bit", "offset", "type"], built);
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn documented_list_options_match_the_abi() {
         option_field(name, is_flag, &options.encode())
     };
     let built = structs.into_iter().map(field).collect();
-    hold(&["field of `kv_list`", "bit", "offset", "type"], built);
+    assert_documented(&["field of `kv_list`", "bit", "offset", "type"], built);
 }
 
 #[test]
@@ -189,21 +189,21 @@ fn documented_option_sizes_match_the_abi() {
         ("kv_list", ListOptions::SIZE),
     ];
     let built = built.map(|(name, size)| row([name.to_owned(), size.to_string()]));
-    hold(&["options of", "size"], built.to_vec());
+    assert_documented(&["options of", "size"], built.to_vec());
 }
 
 #[test]
 fn documented_formats_flags_and_levels_match_the_abi() {
     let number = |name: &str, number: i32| row([number.to_string(), name.to_owned()]);
-    hold(
+    assert_documented(
         &["format", "name"],
         vec![number("JSON", FORMAT_JSON), number("bytes", FORMAT_BYTES)],
     );
-    hold(
+    assert_documented(
         &["flag", "name"],
         vec![number("WITH_HEADER", GET_WITH_HEADER)],
     );
-    hold(
+    assert_documented(
         &["level", "name"],
         vec![
             number("error", level::ERROR),
@@ -233,7 +233,7 @@ fn documented_entry_header_matches_the_abi() {
         field("format", 3, "u32"),
         field("reserved", 0, "u32"),
     ];
-    hold(&["field of the header", "offset", "type"], built);
+    assert_documented(&["field of the header", "offset", "type"], built);
     let text = files::one("docs/abi.md").text;
     assert!(text.contains(&format!("{ENTRY_HEADER_BYTES} bytes")));
 }

@@ -40,7 +40,7 @@ fn without_reason(path: &str, text: &str) -> Vec<String> {
     found
 }
 
-fn loose_ends(path: &str, text: &str) -> Vec<String> {
+fn unfinished_work(path: &str, text: &str) -> Vec<String> {
     let code = rust::read(text).code;
     let mut found = Vec::new();
     for (at, word) in rust::words(&code) {
@@ -84,7 +84,7 @@ fn every_unsafe_has_a_safety_comment() {
 
 #[test]
 fn no_ignored_tests_or_todos() {
-    check(&[""], loose_ends);
+    check(&[""], unfinished_work);
 }
 
 #[test]
@@ -125,8 +125,8 @@ fn ignored_test_or_todo_is_detected() {
         "#[ignore = \"slow\"]",
         "#[cfg_attr(unix, ignore)]",
     ] {
-        assert_eq!(loose_ends("a.rs", bad).len(), 1, "{bad}");
+        assert_eq!(unfinished_work("a.rs", bad).len(), 1, "{bad}");
     }
     let good = "// todo!\nlet s = \"#[ignore]\"; if todo != 1 {} ignore(); #[cfg_attr(a, b)] fn ignore() {}";
-    assert!(loose_ends("a.rs", good).is_empty());
+    assert!(unfinished_work("a.rs", good).is_empty());
 }

@@ -24,7 +24,7 @@ const SHARED_INDEXES: [&str; 2] = ["plugins_by_digest", "triggers_by_time"];
 /// Tables of triggers and deliveries.
 const EVENTS: [&str; 3] = ["deliveries", "dead_letters", "triggers"];
 /// The two statements that read over all apps, to find those with work to do.
-const FINDERS: [&str; 2] = [
+const CROSS_APP_QUERIES: [&str; 2] = [
     "WHERE due_at IS NOT NULL AND app_id > ?1 ORDER BY app_id, trigger_name LIMIT 1",
     "WHERE schedule IS NOT NULL AND {OPEN} AND (next_at IS NULL OR next_at <= ?1)",
 ];
@@ -98,7 +98,7 @@ fn is_without_app(sql: &str) -> bool {
     };
     let is_part = !sql.contains("WHERE") && !sql.contains("INSERT");
     let is_led = sql.contains("app_id = ?1") || sql.contains("(app_id,") && sql.contains("INSERT");
-    let is_finder = FINDERS.iter().any(|finder| sql.contains(finder));
+    let is_finder = CROSS_APP_QUERIES.iter().any(|finder| sql.contains(finder));
     EVENTS.iter().any(named) && !is_part && !is_led && !is_finder
 }
 

@@ -52,14 +52,14 @@ impl Neighbour {
 fn start(arguments: &[&str]) -> (Home, Arc<Server>) {
     let home = Home::new();
     let server = home.start(arguments);
-    server.with_guest("demo");
-    server.with_guest("neighbour");
+    server.deploy_guest("demo");
+    server.deploy_guest("neighbour");
     (home, Arc::new(server))
 }
 
 #[track_caller]
 fn assert_memory(server: &Server) {
-    let most = server.most_memory();
+    let most = server.peak_memory();
     println!(
         "{} MiB at the most, now {}",
         most / MIB,
@@ -74,7 +74,7 @@ fn assert_memory(server: &Server) {
 
 #[test]
 fn one_hundred_stalled_uploads_use_limited_memory() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let (_home, server) = start(&["--set", "server.body_timeout=1h"]);
     let neighbour = Neighbour::start(&server);
     let senders: Vec<_> = (0..100)
@@ -106,7 +106,7 @@ fn one_hundred_stalled_uploads_use_limited_memory() {
 
 #[test]
 fn many_slow_readers_use_limited_memory() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     // Connections that were rejected for lack of room are idle afterwards.
     let times = ["server.write_timeout=5s", "server.idle_timeout=5s"];
     let (_home, server) = start(&["--set", times[0], "--set", times[1]]);
@@ -118,7 +118,7 @@ fn many_slow_readers_use_limited_memory() {
     // A few bytes now and then do not count as progress.
     eventually("the readers are cut off", || {
         for line in &mut lines {
-            line.sip(512);
+            line.read_some(512);
         }
         thread::sleep(Duration::from_millis(500));
         (server.metric("kvasm_http_connections ") <= 3).then_some(())
@@ -130,7 +130,7 @@ fn many_slow_readers_use_limited_memory() {
 
 #[test]
 fn failing_calls_with_8_mib_outputs_use_limited_memory() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let (_home, server) = start(&[]);
     let neighbour = Neighbour::start(&server);
     let callers: Vec<_> = (0..8)
@@ -154,7 +154,7 @@ fn failing_calls_with_8_mib_outputs_use_limited_memory() {
 
 #[test]
 fn connections_per_client_address_are_limited() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let home = Home::new();
     let server = home.start(&["--set", "server.connections_of_address=2"]);
     let mut lines: Vec<RawConnection> = (0..2).map(|_| server.open()).collect();

@@ -1,6 +1,6 @@
 //! Guests that use much CPU time, and the effect on other apps.
 
-use super::kit::{self, Neighbour, Stage};
+use super::kit::{self, LoadHost, Neighbour};
 use kvasm::HostBuilder;
 use kvasm::model::{App, Limits};
 use kvasm_tests::guests::{manifest, module, module_with};
@@ -46,21 +46,21 @@ async fn limit(server: &Server, app: &App, calls_at_once: u32) {
 
 /// Calls an app of this module from this many clients, this often each, next to a neighbour
 /// that must not be affected. Returns the statuses of the calls.
-async fn pressed(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> Vec<u16> {
+async fn call_under_load(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> Vec<u16> {
     // The CPU limit ends each call soon enough for those behind it.
     let limits = Limits {
         cpu_time: Duration::from_millis(250),
-        ..kit::patient()
+        ..kit::long_timeouts()
     };
     let set_up = |builder: HostBuilder| builder.instances(instances).limits(limits);
-    let stage = Stage::with(set_up).await;
+    let stage = LoadHost::with(set_up).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let app = stage.server.deployed("loud", loud).await;
     limit(&stage.server, &app, 32).await;
-    let watch = neighbour.watch();
+    let watch = neighbour.spawn();
     let statuses = calls(&stage.server, "loud", clients, each).await;
-    watch.end().await.nothing();
-    neighbour.delivered(&stage).await;
+    watch.end().await.assert_unaffected();
+    neighbour.assert_all_delivered(&stage).await;
     stage.stop().await;
     assert!(!statuses.contains(&200), "{statuses:?}");
     statuses
@@ -68,21 +68,21 @@ async fn pressed(instances: u32, loud: Vec<u8>, clients: usize, each: usize) -> 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_calls_do_not_starve_a_neighbour() {
-    let _alone = kit::alone().await;
-    pressed(100, module("", "(loop (br 0)) unreachable"), 40, 1).await;
+    let _alone = kit::serial().await;
+    call_under_load(100, module("", "(loop (br 0)) unreachable"), 40, 1).await;
 }
 
 /// Short calls have a CPU to themselves. These run for as long as they may share a CPU with 32
 /// others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_and_handlers_share_cpu_permits_equally() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     // Long enough that even on a busy machine no call hits this limit before its CPU limit.
     let limits = Limits {
         wall_time: Duration::from_secs(60),
         ..Limits::default()
     };
-    let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
+    let stage = LoadHost::with(|builder| builder.instances(100).limits(limits)).await;
     let endless = module("", "(loop (br 0)) unreachable");
     let app = stage.server.deployed("endless", endless).await;
     limit(&stage.server, &app, 32).await;
@@ -126,22 +126,22 @@ async fn calls_and_handlers_share_cpu_permits_equally() {
         .await
         .expect(200);
     assert_eq!(calls(&stage.server, "fair", 1, 3).await, [200; 3]);
-    stage.settle(&fair).await;
+    stage.wait_until_idle(&fair).await;
     // The server ends the calls of disconnected clients.
     clients.shutdown().await;
-    assert_eq!(stage.dead(&fair).await, Vec::<String>::new());
+    assert_eq!(stage.dead_letter_errors(&fair).await, Vec::<String>::new());
     assert_eq!(stage.paused(&fair).await, Vec::<String>::new());
     stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn machine_load_is_not_counted_as_guest_cpu_time() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let limits = Limits {
         wall_time: Duration::from_secs(60),
         ..Limits::default()
     };
-    let stage = Stage::with(|builder| builder.limits(limits)).await;
+    let stage = LoadHost::with(|builder| builder.limits(limits)).await;
     let wasm = module("", &format!("{COMPUTE} {} (i32.const 0)", again()));
     stage.server.deployed("app", wasm).await;
     let end = Arc::new(AtomicBool::new(false));
@@ -170,7 +170,7 @@ fn again() -> String {
 }
 
 /// An app whose handler of changes in `c` uses CPU time.
-async fn hearing(stage: &Stage) -> App {
+async fn deploy_handler(stage: &LoadHost) -> App {
     let sections = manifest(&[r#"{"kind":"on_change","name":"hear","collection":"c"}"#]);
     let fields = format!(
         r#"{sections} (func (export "hear") (result i32) {COMPUTE}
@@ -182,7 +182,7 @@ async fn hearing(stage: &Stage) -> App {
 }
 
 /// Creates 16 deliveries of that app in one commit.
-async fn change_16_keys(stage: &Stage) {
+async fn change_16_keys(stage: &LoadHost) {
     let sets: Vec<_> = (0..16)
         .map(|n| json!({"set": {"collection": "c", "key": format!("k{n}"), "json": n}}))
         .collect();
@@ -194,14 +194,14 @@ async fn change_16_keys(stage: &Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiting_for_a_cpu_is_not_the_handlers_fault() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     // Like 16 handlers of 0.55 s within 5 s: more than one CPU can do in time.
     let limits = Limits {
         wall_time: Duration::from_millis(800),
         ..Limits::default()
     };
-    let stage = Stage::with(|builder| builder.instances(100).limits(limits)).await;
-    let app = hearing(&stage).await;
+    let stage = LoadHost::with(|builder| builder.instances(100).limits(limits)).await;
+    let app = deploy_handler(&stage).await;
     change_16_keys(&stage).await;
     // On a busy machine they fail repeatedly. A handler at fault would be dead-lettered after
     // three attempts.
@@ -210,7 +210,7 @@ async fn waiting_for_a_cpu_is_not_the_handlers_fault() {
         left.unwrap().iter().all(|delivery| delivery.attempts >= 4)
     })
     .await;
-    assert_eq!(stage.dead(&app).await, Vec::<String>::new());
+    assert_eq!(stage.dead_letter_errors(&app).await, Vec::<String>::new());
     assert_eq!(stage.paused(&app).await, Vec::<String>::new());
     stage.stop().await;
 }
@@ -246,9 +246,9 @@ impl Drop for BusyMachine {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_handler_progresses_on_a_starved_machine() {
     const ENOUGH: Duration = Duration::from_secs(180);
-    let _alone = kit::alone().await;
-    let stage = Stage::new().await;
-    let app = hearing(&stage).await;
+    let _alone = kit::serial().await;
+    let stage = LoadHost::new().await;
+    let app = deploy_handler(&stage).await;
     let _busy = BusyMachine::of(8);
     change_16_keys(&stage).await;
     let start = Instant::now();
@@ -264,26 +264,26 @@ async fn every_handler_progresses_on_a_starved_machine() {
         assert!(start.elapsed() < ENOUGH, "{left:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert_eq!(stage.dead(&app).await, Vec::<String>::new());
+    assert_eq!(stage.dead_letter_errors(&app).await, Vec::<String>::new());
     assert_eq!(stage.paused(&app).await, Vec::<String>::new());
     stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn plugin_with_many_memories_does_not_exhaust_slots() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let memories = "(memory 1)".repeat(7);
     let greedy = module_with("", &memories, "(loop (br 0)) unreachable");
-    pressed(64, greedy, 32, 1).await;
+    call_under_load(64, greedy, 32, 1).await;
 }
 
 /// Copying 8 MiB takes 10 ms of CPU time in one host function, without a tick.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_copies_share_cpu_permits() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let fails = "(drop (memory.grow (i32.const 127)))
         (drop (call $output_write (i32.const 0) (i32.const 8388608)))
         (i32.const 1)";
-    let statuses = pressed(100, module("", fails), 48, 8).await;
+    let statuses = call_under_load(100, module("", fails), 48, 8).await;
     assert!(statuses.contains(&500), "{statuses:?}");
 }

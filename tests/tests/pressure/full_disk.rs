@@ -3,7 +3,7 @@
 use super::kit;
 use kvasm::store::{SqliteOptions, SqliteStore, Store, StoreError};
 use kvasm_store_testing::conformance::Kit;
-use kvasm_store_testing::conformance::kit::{Tenant, audit_row, bytes, delete, reap_some, set};
+use kvasm_store_testing::conformance::kit::{Tenant, audit_row, bytes, delete, reap_step, set};
 use kvasm_tests::server::eventually;
 use std::path::Path;
 use std::process::Command;
@@ -58,7 +58,7 @@ async fn is_refused(app: &Tenant) {
 /// cover the same with a limit of SQLite's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletions_work_on_a_full_disk_and_free_space() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let Some(disk) = Disk::new(40 * 1024 * 1024) else {
         println!("SKIPPED: this user cannot mount a tmpfs");
         return;
@@ -115,7 +115,7 @@ async fn deletions_work_on_a_full_disk_and_free_space() {
     }
     assert_eq!(big.get("c", "k3").await, None);
     assert!(big.delete_app().await.unwrap());
-    while reap_some(&*kit.store, 50).await > 0 {}
+    while reap_step(&*kit.store, 50).await > 0 {}
     eventually("writes are accepted again", async || {
         kit.store.ping().await.is_ok()
     })

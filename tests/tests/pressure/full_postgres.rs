@@ -14,7 +14,7 @@ const MIB: u64 = 1024 * 1024;
 const BYTES: usize = 256 * 1024;
 
 /// What limits the files of a cluster.
-enum Bound {
+enum SizeLimit {
     /// A file system for its tablespace. The WAL is elsewhere: a server that cannot write its
     /// WAL stops, and is then like one that is unreachable.
     Disk(Disk),
@@ -22,15 +22,15 @@ enum Bound {
     Files,
 }
 
-impl Bound {
+impl SizeLimit {
     /// The URL of an empty database within the limit.
     fn database(&self, cluster: &Cluster) -> String {
         let tablespace = match self {
-            Bound::Disk(disk) => {
+            SizeLimit::Disk(disk) => {
                 cluster.create_tablespace("small", disk.path()).unwrap();
                 " TABLESPACE small"
             }
-            Bound::Files => "",
+            SizeLimit::Files => "",
         };
         let sql = format!("CREATE DATABASE full_disk{tablespace}");
         cluster.psql("postgres", &sql).unwrap();
@@ -39,7 +39,7 @@ impl Bound {
 
     /// Applies the limit after the first connections, which create the schema.
     fn begin(&self, cluster: &Cluster) {
-        if let Bound::Files = self {
+        if let SizeLimit::Files = self {
             // Not on a page boundary, so that a page is written in part.
             cluster.limit_files(Some(17 * MIB + 4096)).unwrap();
         }
@@ -47,7 +47,7 @@ impl Bound {
 
     /// Leaves no space for the probe's own table either. A full disk has none for any table.
     fn fill_for_probe(&self, cluster: &Cluster) {
-        if let Bound::Files = self {
+        if let SizeLimit::Files = self {
             // The space that a failed write has taken is not reclaimed.
             let off = "ALTER SYSTEM SET autovacuum = off";
             cluster.psql("postgres", off).unwrap();
@@ -60,8 +60,8 @@ impl Bound {
 
     fn end(&self, cluster: &Cluster) {
         match self {
-            Bound::Disk(disk) => disk.resize(256 * MIB),
-            Bound::Files => cluster.limit_files(None).unwrap(),
+            SizeLimit::Disk(disk) => disk.resize(256 * MIB),
+            SizeLimit::Files => cluster.limit_files(None).unwrap(),
         }
     }
 }
@@ -77,11 +77,11 @@ async fn put(server: &Server, key: &str, value: Vec<u8>) -> ApiResponse {
 
 /// Asserts that the host reports that Postgres is full.
 fn assert_full(answer: &ApiResponse) {
-    answer.refused(507, "store-full");
+    answer.expect_problem(507, "store-full");
     assert!(!answer.text().contains("base/"), "{}", answer.text());
 }
 
-async fn a_database_that_is_full(bound: Bound) {
+async fn a_database_that_is_full(bound: SizeLimit) {
     let cluster = tokio::task::spawn_blocking(|| Cluster::start(Options::default()).unwrap());
     let cluster = cluster.await.unwrap();
     let options = PostgresOptions {
@@ -126,7 +126,7 @@ async fn a_database_that_is_full(bound: Bound) {
         assert!(found.body == value, "{key}");
     }
     let absent = server.root.get(&entry("more")).await;
-    absent.refused(404, "entry-not-found");
+    absent.expect_problem(404, "entry-not-found");
     // A deletion succeeds or is rejected; it needs space for its audit row at most.
     let mut deleted = 0;
     for key in &written {
@@ -156,19 +156,19 @@ async fn a_database_that_is_full(bound: Bound) {
 /// On its own disk, where tests may mount one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_postgres_disk_rejects_writes_without_data_loss() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     // An empty database takes 8 MiB of this, plus the schema.
     match Disk::new(32 * MIB) {
-        Some(disk) => a_database_that_is_full(Bound::Disk(disk)).await,
+        Some(disk) => a_database_that_is_full(SizeLimit::Disk(disk)).await,
         None => {
             println!("this user cannot mount a tmpfs: limiting the file sizes instead");
-            a_database_that_is_full(Bound::Files).await;
+            a_database_that_is_full(SizeLimit::Files).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_file_size_limit_rejects_writes_without_data_loss() {
-    let _alone = kit::alone().await;
-    a_database_that_is_full(Bound::Files).await;
+    let _alone = kit::serial().await;
+    a_database_that_is_full(SizeLimit::Files).await;
 }

@@ -1,6 +1,6 @@
 //! Imports that commit nothing: their cost for the app, and the effect on a neighbour.
 
-use super::kit::{Neighbour, Stage, alone};
+use super::kit::{LoadHost, Neighbour, serial};
 use kvasm_tests::server::{ApiClient, ApiResponse};
 use serde_json::json;
 use std::sync::Arc;
@@ -27,12 +27,12 @@ async fn rate(api: &ApiClient, writes: u32) {
 /// The lines read count against the app's rate, whether or not anything is committed.
 #[tokio::test]
 async fn import_without_commits_counts_against_the_app_rate() {
-    let stage = Stage::new().await;
+    let stage = LoadHost::new().await;
     stage.server.app("hostile", true).await;
     let api = &stage.server.root;
     rate(api, 0).await;
     for lines in hostile(1_000) {
-        import(api, lines).await.refused(429, "rate-limited");
+        import(api, lines).await.expect_problem(429, "rate-limited");
     }
     rate(api, 5).await;
     for line in [
@@ -50,17 +50,17 @@ async fn import_without_commits_counts_against_the_app_rate() {
     }
     // An unterminated line counts too, and is rejected once it is too long.
     let long = import(api, "x".repeat(9 << 20)).await;
-    long.refused(400, "malformed-line");
+    long.expect_problem(400, "malformed-line");
     stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn imports_without_commits_do_not_starve_a_neighbour() {
-    let _alone = alone().await;
-    let stage = Stage::new().await;
+    let _alone = serial().await;
+    let stage = LoadHost::new().await;
     stage.server.app("hostile", true).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
-    let watch = neighbour.watch();
+    let watch = neighbour.spawn();
     let imports = (0..8).map(|at| {
         let api = stage.server.root.clone();
         let lines = hostile(16 << 20)[at % 2].clone();
@@ -71,7 +71,7 @@ async fn imports_without_commits_do_not_starve_a_neighbour() {
     }
     let felt = watch.end().await;
     println!("{} rounds, p99 {:?}", felt.calls.len(), felt.p99());
-    felt.nothing();
-    neighbour.delivered(&stage).await;
+    felt.assert_unaffected();
+    neighbour.assert_all_delivered(&stage).await;
     stage.stop().await;
 }

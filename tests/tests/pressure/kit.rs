@@ -18,18 +18,18 @@ use tokio::task::JoinHandle;
 static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Waits until no other test holds this.
-pub async fn alone() -> MutexGuard<'static, ()> {
+pub async fn serial() -> MutexGuard<'static, ()> {
     ALONE.lock().await
 }
 
 /// As [`alone`], for tests that are not asynchronous.
-pub fn alone_blocking() -> MutexGuard<'static, ()> {
+pub fn serial_blocking() -> MutexGuard<'static, ()> {
     ALONE.blocking_lock()
 }
 
 /// The defaults, with a time limit that a neighbour's call meets on any machine: a busy one
 /// needs more than the usual 5 s for what takes milliseconds.
-pub fn patient() -> Limits {
+pub fn long_timeouts() -> Limits {
     Limits {
         wall_time: Duration::from_secs(20),
         ..Limits::default()
@@ -37,24 +37,24 @@ pub fn patient() -> Limits {
 }
 
 /// A server over HTTP with a dispatcher, on a SQLite file by default.
-pub struct Stage {
+pub struct LoadHost {
     pub server: Server,
     dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     _keep: Box<dyn Any + Send>,
 }
 
-impl Stage {
+impl LoadHost {
     /// With the limits of [`patient`].
-    pub async fn new() -> Stage {
-        Stage::with(|builder| builder).await
+    pub async fn new() -> LoadHost {
+        LoadHost::with(|builder| builder).await
     }
 
     /// With a customised host.
-    pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> Stage {
+    pub async fn with(set_up: impl FnOnce(HostBuilder) -> HostBuilder) -> LoadHost {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions::new(folder.path().join("kvasm.db"));
         let store = Arc::new(SqliteStore::open(options).await.unwrap());
-        Stage::over(store, Box::new(folder), set_up).await
+        LoadHost::over(store, Box::new(folder), set_up).await
     }
 
     /// Over a store; `keep` lives as long as the stage.
@@ -62,13 +62,14 @@ impl Stage {
         store: Arc<dyn Store>,
         keep: Box<dyn Any + Send>,
         set_up: impl FnOnce(HostBuilder) -> HostBuilder,
-    ) -> Stage {
-        let set_up = |builder: HostBuilder| set_up(builder.shared_store(store).limits(patient()));
+    ) -> LoadHost {
+        let set_up =
+            |builder: HostBuilder| set_up(builder.shared_store(store).limits(long_timeouts()));
         let server = Server::with(set_up).await;
         let dispatcher = Dispatcher::new(server.host.clone(), DispatchOptions::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
-        Stage {
+        LoadHost {
             server,
             dispatcher: Some((stop, task)),
             _keep: keep,
@@ -89,7 +90,7 @@ impl Stage {
     }
 
     /// Waits until an app has no outstanding deliveries.
-    pub async fn settle(&self, app: &App) {
+    pub async fn wait_until_idle(&self, app: &App) {
         eventually("all deliveries are done", async || {
             let left = self.host().store().deliveries(app.id, None, 1).await;
             left.unwrap().is_empty()
@@ -98,7 +99,7 @@ impl Stage {
     }
 
     /// The errors of an app's dead letters.
-    pub async fn dead(&self, app: &App) -> Vec<String> {
+    pub async fn dead_letter_errors(&self, app: &App) -> Vec<String> {
         let all = DeadLetterFilter::default();
         let letters = self
             .host()
@@ -150,7 +151,7 @@ pub struct Neighbour {
 
 /// The measurements of a neighbour.
 #[derive(Debug, Default)]
-pub struct Felt {
+pub struct Measurements {
     /// Durations of successful calls.
     pub calls: Vec<Duration>,
     /// Durations of successful writes, which are calls too.
@@ -159,7 +160,7 @@ pub struct Felt {
     pub failures: Vec<String>,
 }
 
-impl Felt {
+impl Measurements {
     /// The 99th percentile of the durations of its calls and writes.
     pub fn p99(&self) -> Duration {
         let mut all: Vec<_> = self.calls.iter().chain(&self.writes).copied().collect();
@@ -171,10 +172,10 @@ impl Felt {
     /// Panics if a call or a write failed, if there were none, or if they took half of a call's
     /// time limit: a bound for any machine. The benchmarks have the ratios.
     #[track_caller]
-    pub fn nothing(&self) -> &Felt {
+    pub fn assert_unaffected(&self) -> &Measurements {
         assert!(self.failures.is_empty(), "{:?}", self.failures);
         assert!(!self.calls.is_empty() && !self.writes.is_empty());
-        let half = patient().wall_time / 2;
+        let half = long_timeouts().wall_time / 2;
         assert!(self.p99() < half, "{:?}", self.p99());
         self
     }
@@ -182,27 +183,27 @@ impl Felt {
 
 impl Neighbour {
     /// Creates an app of this name on a stage.
-    pub async fn new(stage: &Stage, name: &str) -> Neighbour {
+    pub async fn new(stage: &LoadHost, name: &str) -> Neighbour {
         let app = stage.server.deployed(name, plugin()).await;
         let neighbour = Neighbour {
             app,
             api: stage.server.anonymous(),
         };
         // Loaded and working.
-        neighbour.live(1).await.nothing();
+        neighbour.run(1).await.assert_unaffected();
         neighbour
     }
 
     /// Makes this many calls and writes, one after another.
-    pub async fn live(&self, rounds: usize) -> Felt {
-        let mut felt = Felt::default();
+    pub async fn run(&self, rounds: usize) -> Measurements {
+        let mut felt = Measurements::default();
         for _ in 0..rounds {
             self.round(&mut felt).await;
         }
         felt
     }
 
-    async fn round(&self, felt: &mut Felt) {
+    async fn round(&self, felt: &mut Measurements) {
         let name = self.app.name.as_str();
         let start = Instant::now();
         let answer = self.api.call(name, "echo", "hello").await;
@@ -219,36 +220,39 @@ impl Neighbour {
     }
 
     /// Calls and writes until the watch is ended.
-    pub fn watch(self: &Arc<Neighbour>) -> Watch {
+    pub fn spawn(self: &Arc<Neighbour>) -> NeighbourTask {
         let end = Arc::new(AtomicBool::new(false));
         let (neighbour, ended) = (Arc::clone(self), Arc::clone(&end));
         let task = tokio::spawn(async move {
-            let mut felt = Felt::default();
+            let mut felt = Measurements::default();
             while !ended.load(Ordering::Relaxed) {
                 neighbour.round(&mut felt).await;
             }
             felt
         });
-        Watch { end, task }
+        NeighbourTask { end, task }
     }
 
     /// Panics unless all its writes were delivered, none is a dead letter, and its trigger is
     /// active.
-    pub async fn delivered(&self, stage: &Stage) {
-        stage.settle(&self.app).await;
-        assert_eq!(stage.dead(&self.app).await, Vec::<String>::new());
+    pub async fn assert_all_delivered(&self, stage: &LoadHost) {
+        stage.wait_until_idle(&self.app).await;
+        assert_eq!(
+            stage.dead_letter_errors(&self.app).await,
+            Vec::<String>::new()
+        );
         assert_eq!(stage.paused(&self.app).await, Vec::<String>::new());
     }
 }
 
-/// A neighbour that runs until [`end`](Watch::end).
-pub struct Watch {
+/// A neighbour that runs until [`end`](NeighbourTask::end).
+pub struct NeighbourTask {
     end: Arc<AtomicBool>,
-    task: JoinHandle<Felt>,
+    task: JoinHandle<Measurements>,
 }
 
-impl Watch {
-    pub async fn end(self) -> Felt {
+impl NeighbourTask {
+    pub async fn end(self) -> Measurements {
         self.end.store(true, Ordering::Relaxed);
         self.task.await.unwrap()
     }

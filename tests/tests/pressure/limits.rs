@@ -1,6 +1,6 @@
 //! Limits that apply to a call as a whole, and limits that are changed under load.
 
-use super::kit::{self, Stage};
+use super::kit::{self, LoadHost};
 use kvasm::model::Limits;
 use kvasm_tests::guests::module;
 use kvasm_tests::server::{Server, eventually};
@@ -36,7 +36,7 @@ async fn wall_time_covers_queueing_and_execution() {
         cpu_time: Duration::from_secs(60),
         ..Limits::default()
     };
-    let stage = Stage::with(|builder| builder.limits(limits)).await;
+    let stage = LoadHost::with(|builder| builder.limits(limits)).await;
     stage.server.deployed("app", lasting(7_000)).await;
     limit(&stage.server, "app", Value::Null, json!(1)).await;
     let api = stage.server.anonymous();
@@ -52,8 +52,8 @@ async fn wall_time_covers_queueing_and_execution() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lowered_concurrency_limit_takes_effect_under_load() {
-    let _alone = kit::alone().await;
-    let stage = Stage::new().await;
+    let _alone = kit::serial().await;
+    let stage = LoadHost::new().await;
     stage.server.deployed("app", lasting(50)).await;
     limit(&stage.server, "app", Value::Null, json!(4)).await;
     let end = Arc::new(AtomicBool::new(false));
@@ -102,8 +102,8 @@ async fn lowered_concurrency_limit_takes_effect_under_load() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lowered_rate_applies_only_to_new_calls() {
-    let _alone = kit::alone().await;
-    let stage = Stage::new().await;
+    let _alone = kit::serial().await;
+    let stage = LoadHost::new().await;
     stage.server.deployed("app", lasting(0)).await;
     limit(&stage.server, "app", json!(1_000), Value::Null).await;
     let api = stage.server.anonymous();

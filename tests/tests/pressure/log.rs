@@ -11,8 +11,8 @@ use std::sync::Arc;
 fn unread(home: &Home, arguments: &[&str]) -> (Server, PipeReader) {
     let (reader, writer) = pipe().unwrap();
     let server = home.start_logging_to(writer, arguments);
-    server.with_guest("demo");
-    server.with_guest("neighbour");
+    server.deploy_guest("demo");
+    server.deploy_guest("neighbour");
     let trigger = r#"{"function":"rant","collection":"c","attempts_max":1}"#;
     let path = "/v1/apps/demo/triggers/t";
     server
@@ -50,7 +50,7 @@ fn fail_deliveries(server: &Server, count: u64) {
 fn fill_the_log(server: &Server) {
     eventually("lines are dropped", || {
         for _ in 0..50 {
-            let mut line = RawConnection::open(server.address, Arc::clone(&server.heard));
+            let mut line = RawConnection::open(server.address, Arc::clone(&server.received));
             let all = request("GET", "/healthz", "", b"").repeat(200);
             line.send(all);
             for _ in 0..200 {
@@ -63,7 +63,7 @@ fn fill_the_log(server: &Server) {
 
 #[test]
 fn unread_log_blocks_nothing() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let home = Home::new();
     let filter = "log.filter=kvasm=info,kvasm::requests=debug";
     let (mut server, mut reader) = unread(&home, &["--set", filter]);
@@ -89,7 +89,7 @@ fn unread_log_blocks_nothing() {
 
 #[test]
 fn second_signal_works_with_an_unread_log() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let home = Home::new();
     let filter = "log.filter=kvasm=info,kvasm::requests=debug";
     let patient = ["limits.wall_time=1h", "server.drain_timeout=1h"];
@@ -101,7 +101,7 @@ fn second_signal_works_with_an_unread_log() {
     server.wait_for_calls(1);
     server.signal("TERM");
     eventually("no new connections", || {
-        RawConnection::try_open(server.address, Arc::clone(&server.heard))
+        RawConnection::try_open(server.address, Arc::clone(&server.received))
             .is_err()
             .then_some(())
     });
@@ -113,7 +113,7 @@ fn second_signal_works_with_an_unread_log() {
 
 #[test]
 fn closed_log_pipe_blocks_nothing() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let home = Home::new();
     let (mut server, reader) = unread(&home, &[]);
     drop(reader);
@@ -127,7 +127,7 @@ fn closed_log_pipe_blocks_nothing() {
 
 #[test]
 fn unread_stdout_does_not_block_startup() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let home = Home::new();
     // Its address is printed nowhere else.
     let address = {
@@ -153,11 +153,11 @@ fn unread_stdout_does_not_block_startup() {
 
 #[test]
 fn tenant_errors_in_the_log_are_truncated_and_rate_limited() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     const EVENTS: u64 = 5_000;
     let home = Home::new();
     let server = home.start(&[]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let trigger = r#"{"function":"rant","collection":"c","attempts_max":1}"#;
     let path = "/v1/apps/demo/triggers/t";
     server
@@ -166,7 +166,9 @@ fn tenant_errors_in_the_log_are_truncated_and_rate_limited() {
     let start = std::time::Instant::now();
     fail_deliveries(&server, EVENTS);
     let log = server.stderr();
-    let lines = log.lines().filter(|line| line.contains("given up"));
+    let lines = log
+        .lines()
+        .filter(|line| line.contains("became a dead letter"));
     let lines: Vec<_> = lines.collect();
     assert!(!lines.is_empty());
     // A burst, and a line a second.
@@ -181,10 +183,10 @@ fn tenant_errors_in_the_log_are_truncated_and_rate_limited() {
 /// The answer is small, and the app's log is intact.
 #[test]
 fn failure_message_of_8_mib_is_truncated() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let home = Home::new();
     let server = home.start(&[]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server.call("demo", "say", b"").ok();
     let answer = server
         .call("demo", "nothing", b"")
@@ -220,10 +222,10 @@ fn following(server: &Server, authorization: &str) -> RawConnection {
 
 #[test]
 fn followed_log_ends_when_access_is_lost() {
-    let _alone = kit::alone_blocking();
+    let _alone = kit::serial_blocking();
     let home = Home::new();
     let server = home.start(&[]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server.call("demo", "say", b"").ok();
     let ((id, revoked), (_, other)) = (reader(&server), reader(&server));
     let mut lines = [&revoked, &other].map(|token| following(&server, token));

@@ -86,7 +86,7 @@ fn modules(host: &Host, from: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_compilations_do_not_block_other_apps() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     // The modules that start cold below were deployed on another host.
     let elsewhere = host(&store, |b| b);
@@ -141,7 +141,7 @@ async fn slow_compilations_do_not_block_other_apps() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_app_compiles_one_module_at_a_time() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     let host = host(&store, |b| {
         b.compilers(4)
@@ -169,7 +169,7 @@ async fn one_app_compiles_one_module_at_a_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compiler_over_its_time_or_memory_limit_is_killed() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     let second = Duration::from_secs(1);
     let quick = host(&store, |b| b.compile_time(second).compile_memory(8 << 30));
@@ -200,7 +200,7 @@ async fn compiler_over_its_time_or_memory_limit_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_compiler_program_is_a_host_error() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     for (program, argument) in [
         ("/bin/echo", "hello"),
@@ -246,7 +246,7 @@ fn kept(cache: &Path) -> usize {
 /// A module of 14 MB, next to a neighbour whose plugin is tiny and cold too.
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_cold_starts_share_one_load() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
@@ -286,7 +286,7 @@ async fn concurrent_cold_starts_share_one_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn abandoned_cold_start_completes() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     let first = host(&store, |b| b);
     let a = app(&first, "a").await;
@@ -305,7 +305,7 @@ async fn abandoned_cold_start_completes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn module_cache_is_limited_and_evicts_deleted_versions() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     let one = host(&store, |b| b);
     let a = app(&one, "a").await;
@@ -351,7 +351,7 @@ fn greedy() -> Vec<u8> {
 /// Instances with many memories take one place each, like any other.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_with_eight_memories_do_not_starve_others() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let store = Arc::new(MemoryStore::default());
     // Memory for 8 greedy instances: they get 4 of these, the neighbour the rest.
     let host = host(&store, |b| {

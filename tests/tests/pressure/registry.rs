@@ -11,17 +11,17 @@ use tokio::net::TcpStream;
 const LIMITS: &str = "/v1/apps/shop/limits";
 
 /// A request of which the head and half the body are sent.
-struct Slow {
+struct PartialRequest {
     stream: TcpStream,
     rest: String,
 }
 
-impl Slow {
+impl PartialRequest {
     /// Sends a request except the end of its body, and waits until the server reads the body:
     /// with `Expect: 100-continue` it requests the body once it has found the app and checked
     /// the token.
-    async fn begin(server: &Server, head: &str, token: &str, body: &str) -> Slow {
-        Slow::begin_with(server, head, "", token, body).await
+    async fn begin(server: &Server, head: &str, token: &str, body: &str) -> PartialRequest {
+        PartialRequest::begin_with(server, head, "", token, body).await
     }
 
     /// The same, with more headers.
@@ -31,7 +31,7 @@ impl Slow {
         headers: &str,
         token: &str,
         body: &str,
-    ) -> Slow {
+    ) -> PartialRequest {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         let length = body.len();
         let head = format!(
@@ -49,7 +49,7 @@ impl Slow {
         assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
         let (begun, rest) = body.split_at(length / 2);
         stream.write_all(begun.as_bytes()).await.unwrap();
-        Slow {
+        PartialRequest {
             stream,
             rest: rest.to_owned(),
         }
@@ -94,7 +94,7 @@ async fn slow_patch_does_not_overwrite_newer_limits() {
     let app = server.app("shop", false).await;
     let tenant = server.client(Some(&app), &[Scope::AppAdmin]).await;
     let patch = r#"{"public": true}"#;
-    let slow = Slow::begin(&server, "PATCH /v1/apps/shop", tenant.secret(), patch).await;
+    let slow = PartialRequest::begin(&server, "PATCH /v1/apps/shop", tenant.secret(), patch).await;
     let put = json!({ "entries": 10, "bytes": 2000, "calls_per_second": 3, "calls_at_once": 4 });
     server
         .root
@@ -130,7 +130,7 @@ async fn slow_limits_put_does_not_overwrite_tenant_changes() {
         ("PATCH", r#"{"entries": 6}"#),
     ] {
         let head = format!("{method} {LIMITS}");
-        let slow = Slow::begin(&server, &head, server.root.secret(), body).await;
+        let slow = PartialRequest::begin(&server, &head, server.root.secret(), body).await;
         let private = json!({ "public": false });
         server
             .root
@@ -171,7 +171,7 @@ async fn slow_request_does_not_reach_a_recreated_app() {
     ] {
         for again in [false, true] {
             server.app("shop", false).await;
-            let slow = Slow::begin(&server, head, server.root.secret(), body).await;
+            let slow = PartialRequest::begin(&server, head, server.root.secret(), body).await;
             server
                 .root
                 .send("DELETE", "/v1/apps/shop")
@@ -214,7 +214,7 @@ async fn concurrent_operator_changes_do_not_overwrite_each_other() {
     server.app("shop", false).await;
     let api = &server.root;
     let with = async |method: &str, body: Value, tag: &str| -> ApiResponse {
-        let request = api.ask(method, LIMITS).header("if-match", tag);
+        let request = api.request(method, LIMITS).header("if-match", tag);
         let request = request.header("content-type", "application/json");
         answer(request.body(Body::from(body.to_string()))).await
     };
@@ -231,7 +231,7 @@ async fn concurrent_operator_changes_do_not_overwrite_each_other() {
         json!({ "bytes": 2000, "calls_at_once": null }),
     );
     let (head, body) = (format!("PATCH {LIMITS}"), two.to_string());
-    let slow = Slow::begin(&server, &head, api.secret(), &body).await;
+    let slow = PartialRequest::begin(&server, &head, api.secret(), &body).await;
     let answered = api.json("PATCH", LIMITS, one.clone()).await;
     let second = tag(answered);
     assert_eq!(slow.end().await.0, 200);
@@ -244,9 +244,9 @@ async fn concurrent_operator_changes_do_not_overwrite_each_other() {
     for old in [&first, &second] {
         assert_ne!(*old, tag(api.get(LIMITS).await));
         let refused = with("PATCH", json!({ "entries": 11 }), old).await;
-        refused.refused(412, "precondition-failed");
+        refused.expect_problem(412, "precondition-failed");
         let refused = with("PUT", both.clone(), old).await;
-        refused.refused(412, "precondition-failed");
+        refused.expect_problem(412, "precondition-failed");
     }
     let current = tag(api.get(LIMITS).await);
     let answered = with("PUT", both.clone(), &current).await;
@@ -274,8 +274,9 @@ async fn one_of_two_writers_with_the_same_etag_is_rejected() {
     let tag = read.headers["etag"].to_str().unwrap();
     let (head, headers) = (format!("PATCH {LIMITS}"), format!("if-match: {tag}\r\n"));
     let body = r#"{"entries": 1}"#;
-    let slow = Slow::begin_with(&server, &head, &headers, server.root.secret(), body).await;
-    let request = server.root.ask("PATCH", LIMITS).header("if-match", tag);
+    let slow =
+        PartialRequest::begin_with(&server, &head, &headers, server.root.secret(), body).await;
+    let request = server.root.request("PATCH", LIMITS).header("if-match", tag);
     let request = request.header("content-type", "application/json");
     answer(request.body(r#"{"entries": 2}"#)).await.expect(200);
     let (status, problem) = slow.end().await;
@@ -293,7 +294,7 @@ async fn invalid_limits_are_rejected() {
     let api = &server.root;
     for bad in [json!({}), json!({ "calls_at_once": 0 })] {
         let answer = api.json("PATCH", LIMITS, bad).await;
-        answer.refused(400, "invalid-argument");
+        answer.expect_problem(400, "invalid-argument");
     }
     for bad in [
         json!({ "public": true }),
@@ -301,7 +302,7 @@ async fn invalid_limits_are_rejected() {
         json!({ "bytes": "1" }),
     ] {
         let answer = api.json("PATCH", LIMITS, bad).await;
-        answer.refused(400, "malformed-json");
+        answer.expect_problem(400, "malformed-json");
     }
     for (tag, status, problem) in [
         ("7", 400, "invalid-argument"),
@@ -310,9 +311,9 @@ async fn invalid_limits_are_rejected() {
         ("\"a\", \"b\"", 412, "precondition-failed"),
         ("W/\"a\"", 412, "precondition-failed"),
     ] {
-        let request = api.ask("PATCH", LIMITS).header("if-match", tag);
+        let request = api.request("PATCH", LIMITS).header("if-match", tag);
         let request = request.json(&json!({ "entries": 1 }));
-        answer(request).await.refused(status, problem);
+        answer(request).await.expect_problem(status, problem);
     }
     let tenant = server
         .client(Some(&app), &[Scope::AppAdmin, Scope::AppRead])
@@ -321,10 +322,10 @@ async fn invalid_limits_are_rejected() {
     let mine = tenant
         .json("PATCH", LIMITS, json!({ "entries": null }))
         .await;
-    mine.refused(403, "forbidden");
+    mine.expect_problem(403, "forbidden");
     let nowhere = json!({ "entries": 1 });
     let nowhere = api.json("PATCH", "/v1/apps/nope/limits", nowhere).await;
-    nowhere.refused(404, "app-not-found");
+    nowhere.expect_problem(404, "app-not-found");
 }
 
 /// An audit row is small, whatever a request names.

@@ -1,10 +1,10 @@
 //! Load that fills the disk or occupies the only writer, and the effect on other apps.
 
-use super::kit::{self, Neighbour, Stage};
+use super::kit::{self, LoadHost, Neighbour};
 use kvasm::model::{AppId, DELIVERY_BYTES, Resource, TRIGGERED_DELIVERIES_MAX};
 use kvasm::store::{SqliteOptions, SqliteStore, StoreError};
 use kvasm_store_testing::conformance::Kit;
-use kvasm_store_testing::conformance::kit::{bytes, delete, reap_some, set};
+use kvasm_store_testing::conformance::kit::{bytes, delete, reap_step, set};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::server::eventually;
 use std::path::Path;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// A handler that writes 100 new keys of the collection that it watches. Their names begin with
 /// its event id.
-fn spreading() -> Vec<u8> {
+fn fan_out_handler() -> Vec<u8> {
     let sections = manifest(&[
         r#"{"kind":"function","name":"start"}"#,
         r#"{"kind":"on_change","name":"spread","collection":"c"}"#,
@@ -40,11 +40,11 @@ fn spreading() -> Vec<u8> {
 /// One write of a watched entry, whose handler writes 100 more, and so on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn trigger_cascade_of_one_change_is_limited() {
-    let _alone = kit::alone().await;
-    let stage = Stage::new().await;
+    let _alone = kit::serial().await;
+    let stage = LoadHost::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
-    let app = stage.server.deployed("spreading", spreading()).await;
-    let watch = neighbour.watch();
+    let app = stage.server.deployed("spreading", fan_out_handler()).await;
+    let watch = neighbour.spawn();
     let started = stage
         .server
         .anonymous()
@@ -65,14 +65,14 @@ async fn trigger_cascade_of_one_change_is_limited() {
     // Rejected deliveries wait for the trigger, or are dead letters by now.
     let left = stage.host().store().deliveries(app.id, None, 200).await;
     let left = left.unwrap().into_iter().filter_map(|left| left.error);
-    let errors: Vec<_> = left.chain(stage.dead(&app).await).collect();
+    let errors: Vec<_> = left.chain(stage.dead_letter_errors(&app).await).collect();
     assert!(!errors.is_empty());
     assert!(
         errors.iter().all(|error| error.contains("deliveries")),
         "{errors:?}"
     );
-    watch.end().await.nothing();
-    neighbour.delivered(&stage).await;
+    watch.end().await.assert_unaffected();
+    neighbour.assert_all_delivered(&stage).await;
     stage.stop().await;
 }
 
@@ -91,7 +91,7 @@ fn on_disk(path: &Path) -> u64 {
 /// 100 paused triggers and one key, written until the quota is used up.
 #[tokio::test]
 async fn byte_quota_limits_the_file_size() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     const QUOTA: u64 = 1_000_000;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
@@ -102,7 +102,7 @@ async fn byte_quota_limits_the_file_size() {
         app.watch(&name, "c").await;
         app.pause(&name, true).await;
     }
-    app.limit(None, Some(QUOTA)).await;
+    app.set_quota(None, Some(QUOTA)).await;
     let refused = loop {
         match app
             .try_commit(vec![], vec![set("c", "k", bytes("1"))])
@@ -116,7 +116,7 @@ async fn byte_quota_limits_the_file_size() {
         panic!("{refused:?}")
     };
     assert_eq!(resource, Resource::Bytes);
-    let used = app.used().await;
+    let used = app.quota_usage().await;
     assert!(used.deliveries <= QUOTA / DELIVERY_BYTES, "{used:?}");
     drop((app, kit));
     // The WAL is checkpointed by now.
@@ -126,7 +126,7 @@ async fn byte_quota_limits_the_file_size() {
 
 #[tokio::test]
 async fn freed_space_is_returned_to_the_disk() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let kit = open(&path).await;
@@ -171,36 +171,36 @@ fn fill(path: &Path, app: AppId, entries: u32) {
 /// A large app is deleted while a neighbour continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deleting_a_large_app_does_not_block_other_writers() {
-    let _alone = kit::alone().await;
+    let _alone = kit::serial().await;
     const ENTRIES: u32 = 200_000;
     // Like the upkeep's.
     const STEP: u32 = 500;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kvasm.db");
     let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
-    let stage = Stage::over(Arc::new(store), Box::new(folder), |builder| builder).await;
+    let stage = LoadHost::over(Arc::new(store), Box::new(folder), |builder| builder).await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let store = stage.host().store();
     let kit = Kit::new(Arc::clone(store), 0);
     let big = kit.app().await;
     fill(&path, big.id, ENTRIES);
-    let watch = neighbour.watch();
+    let watch = neighbour.spawn();
     assert!(big.delete_app().await.unwrap());
     assert_eq!(big.get("c", "k000001").await, None);
     let mut steps = 0;
     loop {
-        let reaped = reap_some(&**store, STEP).await;
+        let reaped = reap_step(&**store, STEP).await;
         if reaped == 0 {
             break;
         }
         assert!(reaped <= u64::from(STEP));
         steps += 1;
         // A neighbour's write can run after each step.
-        neighbour.live(1).await.nothing();
+        neighbour.run(1).await.assert_unaffected();
     }
     assert!(steps >= ENTRIES / STEP, "{steps} steps");
-    watch.end().await.nothing();
-    neighbour.delivered(&stage).await;
+    watch.end().await.assert_unaffected();
+    neighbour.assert_all_delivered(&stage).await;
     stage.stop().await;
 }
 
@@ -208,8 +208,8 @@ async fn deleting_a_large_app_does_not_block_other_writers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exports_do_not_starve_neighbour_writes() {
     const ENTRIES: usize = 2_000;
-    let _alone = kit::alone().await;
-    let stage = Stage::new().await;
+    let _alone = kit::serial().await;
+    let stage = LoadHost::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let big = stage.server.app("big", false).await;
     let kit = Kit::new(Arc::clone(stage.host().store()), 0);
@@ -237,12 +237,12 @@ async fn exports_do_not_starve_neighbour_writes() {
             })
         })
         .collect();
-    neighbour.live(100).await.nothing();
+    neighbour.run(100).await.assert_unaffected();
     end.store(true, std::sync::atomic::Ordering::Relaxed);
     for exports in loops {
         assert!(exports.await.unwrap() > 0);
     }
-    neighbour.delivered(&stage).await;
+    neighbour.assert_all_delivered(&stage).await;
     stage.stop().await;
 }
 
@@ -251,8 +251,8 @@ async fn exports_do_not_starve_neighbour_writes() {
 async fn fan_out_commits_do_not_starve_neighbour_writes() {
     const CLIENTS: usize = 4;
     const COMMITS: usize = 2;
-    let _alone = kit::alone().await;
-    let stage = Stage::new().await;
+    let _alone = kit::serial().await;
+    let stage = LoadHost::new().await;
     let neighbour = Arc::new(Neighbour::new(&stage, "neighbour").await);
     let kit = Kit::new(Arc::clone(stage.host().store()), 0);
     let app = kit.app().await;
@@ -261,7 +261,7 @@ async fn fan_out_commits_do_not_starve_neighbour_writes() {
         app.watch(&name, "c").await;
         app.pause(&name, true).await;
     }
-    let watch = neighbour.watch();
+    let watch = neighbour.spawn();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
             let app = app.clone();
@@ -277,11 +277,11 @@ async fn fan_out_commits_do_not_starve_neighbour_writes() {
     for client in clients {
         client.await.unwrap();
     }
-    watch.end().await.nothing();
+    watch.end().await.assert_unaffected();
     assert_eq!(
-        app.used().await.deliveries,
+        app.quota_usage().await.deliveries,
         (CLIENTS * COMMITS * 10_000) as u64
     );
-    neighbour.delivered(&stage).await;
+    neighbour.assert_all_delivered(&stage).await;
     stage.stop().await;
 }

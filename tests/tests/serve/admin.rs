@@ -17,7 +17,7 @@ fn admin_of(server: &Server) -> SocketAddr {
 
 #[track_caller]
 fn ask(server: &Server, address: SocketAddr, path: &str, headers: &str) -> Response {
-    let mut line = RawConnection::open(address, Arc::clone(&server.heard));
+    let mut line = RawConnection::open(address, Arc::clone(&server.received));
     let headers = format!("Connection: close\r\n{headers}");
     line.send(request("GET", path, &headers, b""));
     line.answer().expect("an answer")
@@ -27,7 +27,7 @@ fn ask(server: &Server, address: SocketAddr, path: &str, headers: &str) -> Respo
 fn health_and_metrics_can_have_a_separate_address() {
     let home = Home::new();
     let server = home.start(&["--set", ADMIN]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let admin = admin_of(&server);
     ask(&server, admin, "/healthz", "").ok();
     ask(&server, admin, "/readyz", "").ok();
@@ -46,7 +46,7 @@ fn health_and_metrics_can_have_a_separate_address() {
 fn api_can_be_restricted_to_the_admin_address() {
     let home = Home::new();
     let server = home.start(&["--set", ADMIN]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server.put("demo", "k", b"1").ok();
     let token = server.authorization();
     server.stop();
@@ -103,7 +103,7 @@ fn exhausted_public_connections_leave_admin_reachable() {
     for path in ["/healthz", "/readyz", "/metrics"] {
         ask(&server, admin, path, "").ok();
     }
-    assert!(!fifth.is_answering(std::time::Duration::from_millis(10)));
+    assert!(!fifth.has_data(std::time::Duration::from_millis(10)));
     drop(idle);
     fifth.answer().unwrap().ok();
     server.stop();
@@ -113,7 +113,7 @@ fn exhausted_public_connections_leave_admin_reachable() {
 fn stopping_server_is_unready_but_serves_requests() {
     let home = Home::new();
     let mut server = home.start(&["--set", ADMIN, "--set", "server.shutdown_delay=1h"]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server.get("/readyz").ok();
     let admin = admin_of(&server);
     server.signal("TERM");

@@ -1,6 +1,7 @@
 //! The command line against a server.
 
 use kvasm_tests::program::process::{CommandOutput, Home, Server, run};
+use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 
 /// Runs a command that must succeed. Returns its output.
@@ -20,6 +21,55 @@ fn fails(ended: &CommandOutput, code: i32, words: &str) {
 fn login(home: &Home, server: &Server) {
     let url = server.url();
     ok(home, &["login", "--server", &url, "--token", &server.token]);
+}
+
+#[test]
+fn verbose_call_prints_its_cost_on_stderr() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    login(&home, &server);
+    ok(&home, &["app", "create", "shop"]);
+    let module = home.file("guest.wasm", &kvasm_tests::program::guest::wasm());
+    ok(&home, &["plugin", "deploy", "shop", &module]);
+
+    let quiet = home.run(&["call", "shop", "hello"]);
+    assert_eq!((&*quiet.stdout, &*quiet.stderr), ("hello", ""));
+    let shown = home.run(&["call", "shop", "hello", "-v"]);
+    assert_eq!((shown.code, &*shown.stdout), (0, "hello"));
+    for row in [
+        "peak memory      128 KiB",
+        "host calls       1\n",
+        "runs             1\n",
+    ] {
+        assert!(shown.stderr.contains(row), "{row}: {}", shown.stderr);
+    }
+    let failed = home.run(&["call", "shop", "trap", "-v"]);
+    fails(&failed, 3, "runs             1\n");
+
+    let json = |arguments: &[&str]| -> Value {
+        let ended = home.run(arguments);
+        let text = if ended.code == 0 {
+            ended.stdout
+        } else {
+            ended.stderr
+        };
+        serde_json::from_str(&text).unwrap()
+    };
+    let plain = json(&["call", "shop", "hello", "--json"]);
+    assert_eq!(plain.as_object().unwrap().len(), 2, "{plain}");
+    for function in ["hello", "trap"] {
+        let verbose = json(&["call", "shop", function, "--json", "-v"]);
+        assert_eq!(verbose["cost"]["runs"], 1, "{verbose}");
+        assert_eq!(verbose["cost"]["memory_bytes"], 131_072, "{verbose}");
+    }
+
+    let scopes = ["--scope", "script:read", "--app", "shop"];
+    let secret = ok(&home, &[&["token", "create", "ci"][..], &scopes].concat());
+    let url = server.url();
+    let as_ci = ["--server", &url, "--token", secret.trim()];
+    let refused = home.run(&[&as_ci[..], &["call", "shop", "hello", "-v"]].concat());
+    assert_eq!((refused.code, &*refused.stdout), (0, "hello"));
+    assert!(refused.stderr.contains("log:read"), "{}", refused.stderr);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use kvasm_tests::program::raw_client::{RawConnection, request};
 use std::sync::Arc;
 use std::time::Duration;
 
-fn impatient(home: &Home) -> Server {
+fn short_timeouts(home: &Home) -> Server {
     let server = home.start(&[
         "--set",
         "server.head_timeout=1s",
@@ -16,7 +16,7 @@ fn impatient(home: &Home) -> Server {
         "--set",
         "server.write_timeout=1s",
     ]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server
 }
 
@@ -25,7 +25,7 @@ const HELLO: &str = "/v1/apps/demo/call/hello";
 #[test]
 fn slow_clients_time_out() {
     let home = Home::new();
-    let server = impatient(&home);
+    let server = short_timeouts(&home);
     // A head that never ends, a body that stops, a connection that sends nothing, and one that
     // sends nothing after its answer.
     let mut head = server.open();
@@ -69,12 +69,12 @@ fn head_timeout_does_not_close_idle_connections() {
 #[test]
 fn dripping_upload_times_out() {
     let home = Home::new();
-    let server = impatient(&home);
+    let server = short_timeouts(&home);
     let mut line = server.open();
     let request = b"GET /healthz HTTP/1.1\r\nHost: test.example\r\nX-Long: ".repeat(20);
     // A byte at a time keeps the connection busy, but not beyond the body timeout.
     for byte in request {
-        if !line.try_send([byte]) || line.is_answering(Duration::from_millis(20)) {
+        if !line.try_send([byte]) || line.has_data(Duration::from_millis(20)) {
             line.rest();
             server.assert_healthy();
             return server.stop();
@@ -86,7 +86,7 @@ fn dripping_upload_times_out() {
 #[test]
 fn client_that_reads_nothing_times_out() {
     let home = Home::new();
-    let server = impatient(&home);
+    let server = short_timeouts(&home);
     let mut line = server.open();
     // More answers than the buffers of both sides hold.
     for _ in 0..4 {
@@ -109,12 +109,12 @@ fn client_that_reads_nothing_times_out() {
 fn client_above_the_minimum_rate_is_not_disconnected() {
     let home = Home::new();
     let server = home.start(&["--set", "server.write_timeout=10s"]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let mut line = server.open();
     line.send(request("POST", "/v1/apps/demo/call/big", "", b""));
     // 20 KiB a second, twenty times the minimum rate, for twice the timeout.
     for _ in 0..40 {
-        line.sip(10 * 1024);
+        line.read_some(10 * 1024);
         std::thread::sleep(Duration::from_millis(500));
     }
     let open = server.metric("kvasm_http_connections ");
@@ -125,7 +125,7 @@ fn client_above_the_minimum_rate_is_not_disconnected() {
 #[test]
 fn half_closed_and_pipelined_connections_get_responses() {
     let home = Home::new();
-    let server = impatient(&home);
+    let server = short_timeouts(&home);
     let mut line = server.open();
     line.send(request("POST", "/v1/apps/demo/call/nap", "", b""));
     line.shut_down_write();
@@ -150,7 +150,7 @@ fn call_is_rejected_before_its_body_is_read() {
     let patient = ["server.body_timeout=1h", "limits.wall_time=1h"];
     let queue = "server.queue=0";
     let server = home.start(&["--set", queue, "--set", patient[0], "--set", patient[1]]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server.create_app("bare");
     // The answer comes although no byte of the body does.
     let refused = |path: &str, status, problem: &str| {
@@ -180,7 +180,7 @@ fn call_is_rejected_before_its_body_is_read() {
 fn rejection_reaches_a_client_that_is_still_sending() {
     let home = Home::new();
     let server = home.start(&[]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let body = vec![b'x'; 4 << 20];
     for (path, status) in [
         ("/v1/apps/demo/call/none", 404),
@@ -217,7 +217,7 @@ fn rejection_reaches_a_client_that_is_still_sending() {
 fn disconnected_clients_are_removed_from_the_queue() {
     let home = Home::new();
     let server = home.start(&["--set", "limits.wall_time=60s"]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let path = "/v1/apps/demo/limits";
     let limits = br#"{"calls_at_once":1}"#;
     server.admin("PUT", path, "application/json", limits).ok();
@@ -252,7 +252,7 @@ fn disconnected_clients_are_removed_from_the_queue() {
 #[test]
 fn invalid_http_is_rejected_harmlessly() {
     let home = Home::new();
-    let server = impatient(&home);
+    let server = short_timeouts(&home);
     let long = "x".repeat(100 * 1024);
     let many = "X-A: 1\r\n".repeat(200);
     let bad = [
@@ -309,7 +309,7 @@ fn ten_thousand_idle_connections_do_not_block_requests() {
     );
     let home = Home::new();
     let server = home.start(&["--set", "server.connections_of_address=none"]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let idle: Vec<_> = (0..connections).map(|_| server.open()).collect();
     let open = || {
         let metrics = server
@@ -340,9 +340,9 @@ fn connections_over_the_limit_wait() {
         line.send(request("GET", "/healthz", "", b""));
         line.answer().unwrap().ok();
     }
-    let mut third = RawConnection::open(server.address, Arc::clone(&server.heard));
+    let mut third = RawConnection::open(server.address, Arc::clone(&server.received));
     third.send(request("GET", "/healthz", "", b""));
-    assert!(!third.is_answering(Duration::from_millis(200)));
+    assert!(!third.has_data(Duration::from_millis(200)));
     drop(first);
     third.answer().unwrap().ok();
     drop((second, third));

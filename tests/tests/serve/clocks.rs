@@ -1,7 +1,7 @@
 //! A server whose clock was wrong for a while. libfaketime, where it is installed, sets the
 //! time of the process.
 
-use kvasm_tests::program::process::{Home, SERVE, Server, eventually};
+use kvasm_tests::program::process::{Home, SERVE_ARGUMENTS, Server, eventually};
 use std::path::PathBuf;
 
 const DAY: i64 = 86_400_000;
@@ -42,7 +42,7 @@ fn restart_recovers_from_a_clock_400_days_ahead() {
     let store_option = format!("sqlite:{store}");
     let options = ["--store", &store_option, "--set", "dispatch.upkeep=1s"];
     let server = home.start(&options);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     watch(
         &server,
         "tick",
@@ -58,7 +58,7 @@ fn restart_recovers_from_a_clock_400_days_ahead() {
     });
     server.stop();
 
-    let mut command = home.command(&SERVE);
+    let mut command = home.command(&SERVE_ARGUMENTS);
     command.args(options);
     command.env("LD_PRELOAD", &library);
     command.env("FAKETIME", "+400d");

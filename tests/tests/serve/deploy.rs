@@ -32,7 +32,7 @@ fn configuration(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) ->
 }
 
 /// Asserts that each variable sets a configuration key to this value.
-fn are_heeded(config: &str, variables: &[(&str, &str)]) {
+fn assert_in_effect(config: &str, variables: &[(&str, &str)]) {
     let rows = OPERATING
         .lines()
         .filter_map(|line| line.strip_prefix("| `"));
@@ -72,7 +72,7 @@ fn systemd_unit_command_is_valid() {
     let ended = configuration(&home, &words[1..], &variables);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(!variables.is_empty());
-    are_heeded(&ended.stdout, &variables);
+    assert_in_effect(&ended.stdout, &variables);
     // Its folders are those that systemd creates and makes writable.
     assert_eq!(settings(UNIT, "StateDirectory="), ["kvasm"]);
     assert_eq!(settings(UNIT, "CacheDirectory="), ["kvasm"]);
@@ -129,7 +129,7 @@ fn container_image_command_is_valid() {
     let ended = configuration(&home, &command, &variables);
     assert_eq!(ended.code, 0, "{}", ended.stderr);
     assert!(!variables.is_empty());
-    are_heeded(&ended.stdout, &variables);
+    assert_in_effect(&ended.stdout, &variables);
     // Not root, and numeric, so that an orchestrator can verify that.
     let user = format!("{NOBODY}:{NOBODY}");
     assert_eq!(settings(DOCKERFILE, "USER "), [user.as_str()]);
@@ -178,7 +178,7 @@ fn server_runs_unprivileged_with_one_writable_folder() {
         .current_dir(&closed)
         .arg("serve");
     let server = home.spawn(command);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
     server.get("/readyz").ok();
     eventually("a compiled plugin in the folder", || {
@@ -188,7 +188,7 @@ fn server_runs_unprivileged_with_one_writable_folder() {
     let owner = std::fs::metadata(format!("{store}/kvasm.db")).unwrap();
     assert_eq!(owner.mode() & 0o777, 0o600);
     assert!(!is_root || owner.uid() == NOBODY);
-    server.stop_and(|log| {
+    server.stop_and_inspect_log(|log| {
         let complaints = log
             .lines()
             .filter(|line| line.contains("WARN") || line.contains("ERROR"));

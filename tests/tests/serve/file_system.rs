@@ -1,6 +1,6 @@
 //! What a server and commands require of the machine: only a store.
 
-use kvasm_tests::program::process::{Home, SERVE, eventually, run};
+use kvasm_tests::program::process::{Home, SERVE_ARGUMENTS, eventually, run};
 use std::path::Path;
 
 /// Files and folders below a folder, without those of the store.
@@ -18,11 +18,11 @@ fn below(folder: &Path) -> Vec<String> {
 fn server_without_a_home_warns_once_and_runs_uncached() {
     let home = Home::new();
     let store = format!("sqlite:{}", home.path("kvasm.db"));
-    let mut command = home.command(&SERVE);
+    let mut command = home.command(&SERVE_ARGUMENTS);
     command.args(["--store", &store]).env("HOME", "/dev/null");
     let server = home.spawn(command);
-    server.with_guest("one");
-    server.with_guest("two");
+    server.deploy_guest("one");
+    server.deploy_guest("two");
     assert_eq!(server.call("one", "hello", b"").ok().text(), "hello");
     let warnings = || {
         server
@@ -41,7 +41,7 @@ fn disabled_cache_writes_no_files() {
         let home = Home::new();
         let store = format!("sqlite:{}", home.path("kvasm.db"));
         let server = home.start(&[arguments, &["--store", &store]].concat());
-        server.with_guest("one");
+        server.deploy_guest("one");
         assert_eq!(server.call("one", "hello", b"").ok().text(), "hello");
         assert!(!server.stderr().contains("cache"), "{}", server.stderr());
         server.stop();
@@ -102,7 +102,7 @@ fn compiler_process_exits_with_its_host() {
             let path = "/v1/apps/a/plugins";
             let kind = "Content-Type: application/wasm\r\n";
             let headers = format!("{kind}{}", server.authorization());
-            server.try_ask("POST", path, &headers, &wasm)
+            server.try_request("POST", path, &headers, &wasm)
         };
         scope.spawn(deploy);
         let compiler = eventually("it compiles", of_server);

@@ -29,7 +29,7 @@ fn value(text: &str, name: &str) -> Option<f64> {
 }
 
 /// A trigger on the collection `c`, whose handler fails permanently.
-fn rant(server: &Server, app: &str) {
+fn failing_trigger(server: &Server, app: &str) {
     let trigger = br#"{"function":"rant","collection":"c","attempts_max":1}"#;
     let path = format!("/v1/apps/{app}/triggers/t");
     server.admin("PUT", &path, "application/json", trigger).ok();
@@ -67,8 +67,8 @@ fn name_of(name: &str, kind: &str) -> String {
 fn metrics_match_the_documentation() {
     let home = Home::new();
     let server = home.start(&OFTEN);
-    server.with_guest("demo");
-    rant(&server, "demo");
+    server.deploy_guest("demo");
+    failing_trigger(&server, "demo");
     let path = "/v1/apps/demo/limits";
     let limits = br#"{"entries":10}"#;
     server.admin("PUT", path, "application/json", limits).ok();
@@ -131,9 +131,9 @@ fn metrics_match_the_documentation() {
 fn gauges_reflect_the_store() {
     let home = Home::new();
     let server = home.start(&OFTEN);
-    server.with_guest("demo");
-    server.with_guest("other");
-    rant(&server, "demo");
+    server.deploy_guest("demo");
+    server.deploy_guest("other");
+    failing_trigger(&server, "demo");
     let limits = br#"{"entries":10}"#;
     let path = "/v1/apps/demo/limits";
     server.admin("PUT", path, "application/json", limits).ok();
@@ -190,7 +190,7 @@ fn unclaimed_deliveries_are_reported_as_overdue() {
         "limits.wall_time=1h",
     ];
     let mut server = home.start(&[&OFTEN[..], &one].concat());
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let trigger = br#"{"function":"sleep","collection":"c","attempts_max":1}"#;
     let path = "/v1/apps/demo/triggers/t";
     server.admin("PUT", path, "application/json", trigger).ok();

@@ -28,7 +28,7 @@ fn log_of(key_file: bool) {
     let metrics = server.admin("GET", "/metrics", "text/plain", b"").ok();
     assert!(!metrics.text().contains(SECRET));
     assert!(!server.stdout().contains(SECRET));
-    server.stop_and(|log| {
+    server.stop_and_inspect_log(|log| {
         assert!(log.contains("secrets"), "{log}");
         assert!(!log.contains(SECRET), "{log}");
     });

@@ -41,7 +41,7 @@ fn ask(
 ) -> (u16, Value) {
     let id = format!("00000000-0000-7000-8000-{number:012}");
     let headers = format!("X-Request-Id: {id}\r\n{headers}");
-    let answer = server.try_ask(method, path, &headers, body).unwrap();
+    let answer = server.try_request(method, path, &headers, body).unwrap();
     (answer.status, line_of(server, &id))
 }
 
@@ -82,7 +82,7 @@ fn request_log_identifies_client_and_request() {
     let home = Home::new();
     let proxies = ["--set", "server.trusted_proxies=127.0.0.0/8, 10.0.0.0/8"];
     let server = home.start(&[&JSON[..], &proxies].concat());
-    server.with_guest("demo");
+    server.deploy_guest("demo");
 
     // Without a token, through two proxies, with a header forged by the client.
     let forwarded = "X-Forwarded-For: 203.0.113.9, 192.0.2.7, 10.1.1.1\r\n";
@@ -170,7 +170,7 @@ fn rejected_requests_are_logged_by_default() {
 
     // Successful requests are not logged by default.
     server.get("/healthz").ok();
-    server.stop_and(|log| {
+    server.stop_and_inspect_log(|log| {
         assert!(!log.contains("/healthz"), "{log}");
         assert!(!log.contains("nothing-like-a-token"), "{log}");
     });
@@ -197,7 +197,7 @@ fn app_log_lines_are_rate_limited_and_escaped() {
     let start = std::time::Instant::now();
     for _ in 0..300 {
         server
-            .try_ask("GET", "/v1/apps/demo", &bearer, b"")
+            .try_request("GET", "/v1/apps/demo", &bearer, b"")
             .unwrap();
     }
     let took = start.elapsed();

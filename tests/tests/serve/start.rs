@@ -1,11 +1,11 @@
 //! Startup, and the errors that prevent it.
 
-use kvasm_tests::program::process::{Home, SERVE, TOKEN, eventually, run};
+use kvasm_tests::program::process::{Home, SERVE_ARGUMENTS, TOKEN_PREFIX, eventually, run};
 use std::net::TcpListener;
 
 /// Asserts that the start fails with this code and message, without revealing `secret`.
 #[track_caller]
-fn refuses(
+fn assert_start_fails(
     home: &Home,
     arguments: &[&str],
     variables: &[(&str, &str)],
@@ -34,7 +34,7 @@ fn root_token_is_shown_only_at_first_start() {
     assert_eq!(
         server.stdout(),
         format!(
-            "{TOKEN}{}\nListening on http://{}\n",
+            "{TOKEN_PREFIX}{}\nListening on http://{}\n",
             server.token, server.address
         )
     );
@@ -57,32 +57,32 @@ fn config_errors_name_source_and_key() {
     let home = Home::new();
     let file = home.file("bad.toml", b"[server]\nconnections = 0\n");
     let at = ["bad.toml", "server.connections", "at least 1"];
-    refuses(&home, &["--config", &file], &[], 2, &at);
+    assert_start_fails(&home, &["--config", &file], &[], 2, &at);
     let unknown = home.file("unknown.toml", b"[server]\nconections = 7\n");
     let at = ["unknown.toml", "server.conections", "--print-config"];
-    refuses(&home, &["--config", &unknown], &[], 2, &at);
+    assert_start_fails(&home, &["--config", &unknown], &[], 2, &at);
     let broken = home.file("broken.toml", b"listen = [");
-    refuses(&home, &["--config", &broken], &[], 2, &["broken.toml"]);
-    refuses(&home, &["--config", "/none.toml"], &[], 2, &["/none.toml"]);
+    assert_start_fails(&home, &["--config", &broken], &[], 2, &["broken.toml"]);
+    assert_start_fails(&home, &["--config", "/none.toml"], &[], 2, &["/none.toml"]);
     let variable = [("KVASM_CONFIG", file.as_str())];
-    refuses(&home, &[], &variable, 2, &["bad.toml"]);
+    assert_start_fails(&home, &[], &variable, 2, &["bad.toml"]);
 
     let variable = [("KVASM_LIMITS_WALL_TIME", "soon")];
     let at = ["KVASM_LIMITS_WALL_TIME", "limits.wall_time", "\"soon\""];
-    refuses(&home, &[], &variable, 2, &at);
+    assert_start_fails(&home, &[], &variable, 2, &at);
     let at = ["arguments", "limits.value", "\"1 pound\""];
-    refuses(&home, &["--set", "limits.value=1 pound"], &[], 2, &at);
-    refuses(&home, &["--set", "limits.value"], &[], 2, &["KEY=VALUE"]);
-    refuses(&home, &["--set", "a=1"], &[], 2, &["unknown key \"a\""]);
-    refuses(&home, &["--log-format", "xml"], &[], 2, &["log.format"]);
+    assert_start_fails(&home, &["--set", "limits.value=1 pound"], &[], 2, &at);
+    assert_start_fails(&home, &["--set", "limits.value"], &[], 2, &["KEY=VALUE"]);
+    assert_start_fails(&home, &["--set", "a=1"], &[], 2, &["unknown key \"a\""]);
+    assert_start_fails(&home, &["--log-format", "xml"], &[], 2, &["log.format"]);
     for places in ["server.connections", "dispatch.handlers"] {
         let too_many = format!("{places}=18446744073709551615");
-        refuses(&home, &["--set", &too_many], &[], 2, &[places, "at most"]);
+        assert_start_fails(&home, &["--set", &too_many], &[], 2, &[places, "at most"]);
     }
     let filter = ["--set", "log.filter=kvasm=loud"];
-    refuses(&home, &filter, &[], 2, &["log.filter"]);
+    assert_start_fails(&home, &filter, &[], 2, &["log.filter"]);
     let at = ["the arguments", "listen is \"here\""];
-    refuses(&home, &["--listen", "here"], &[], 2, &at);
+    assert_start_fails(&home, &["--listen", "here"], &[], 2, &at);
 }
 
 #[test]
@@ -92,14 +92,14 @@ fn configuration_takes_effect() {
         "good.toml",
         b"listen = \"127.0.0.1:1\"\n[log]\nformat = \"json\"\nfilter = \"debug\"\n",
     );
-    let mut command = home.command(&SERVE);
+    let mut command = home.command(&SERVE_ARGUMENTS);
     command.args(["--config", &file]);
     // The smallest allowed input limit for values of that size.
     let limit = 64 * 1024 + 16;
     command.env("KVASM_LIMITS_VALUE", "16");
     command.env("KVASM_LIMITS_INPUT", limit.to_string());
     let server = home.spawn(command);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let mut input = vec![b'a'; limit];
     server.call("demo", "hello", &input).ok();
     input.push(b'a');
@@ -122,7 +122,7 @@ fn port_in_use_is_reported() {
     let home = Home::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    refuses(
+    assert_start_fails(
         &home,
         &["--listen", &address],
         &[],
@@ -137,10 +137,14 @@ fn failed_start_does_not_consume_the_root_token() {
     let home = Home::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let printed = refuses(&home, &["--listen", &address], &[], 2, &["in use"]);
-    assert!(!printed.contains(TOKEN), "{printed}");
+    let printed = assert_start_fails(&home, &["--listen", &address], &[], 2, &["in use"]);
+    assert!(!printed.contains(TOKEN_PREFIX), "{printed}");
     let server = home.start(&[]);
-    assert!(server.stdout().contains(TOKEN), "{}", server.stdout());
+    assert!(
+        server.stdout().contains(TOKEN_PREFIX),
+        "{}",
+        server.stdout()
+    );
     server.stop();
 }
 
@@ -149,15 +153,15 @@ fn unreachable_store_is_a_host_error() {
     let home = Home::new();
     let url = "postgres://somebody:hunter2@127.0.0.1:1/kvasm";
     let words = ["unavailable", "refused"];
-    let printed = refuses(&home, &["--store", url], &[], 4, &words);
+    let printed = assert_start_fails(&home, &["--store", url], &[], 4, &words);
     assert!(!printed.contains("hunter2"), "{printed}");
-    let printed = refuses(&home, &[], &[("KVASM_STORE", url)], 4, &words);
+    let printed = assert_start_fails(&home, &[], &[("KVASM_STORE", url)], 4, &words);
     assert!(!printed.contains("hunter2"), "{printed}");
     let file = home.file("store.toml", format!("store = \"{url}\"\n").as_bytes());
-    let printed = refuses(&home, &["--config", &file], &[], 4, &words);
+    let printed = assert_start_fails(&home, &["--config", &file], &[], 4, &words);
     assert!(!printed.contains("hunter2"), "{printed}");
     let at = ["/nonexistent/x.db"];
-    refuses(&home, &["--store", "sqlite:/nonexistent/x.db"], &[], 4, &at);
+    assert_start_fails(&home, &["--store", "sqlite:/nonexistent/x.db"], &[], 4, &at);
 }
 
 /// Neither when the URL is not a store's, nor when it is shown.

@@ -16,22 +16,22 @@ fn calling(server: &Server, function: &str) -> RawConnection {
 }
 
 /// A server with an app and long time limits for running calls.
-fn patient(home: &Home) -> Server {
+fn long_timeouts(home: &Home) -> Server {
     let times = ["server.drain_timeout=1h", "limits.wall_time=1h"];
     let server = home.start(&["--set", times[0], "--set", times[1]]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server
 }
 
 fn is_refused(server: &Server) -> bool {
-    RawConnection::try_open(server.address, Arc::clone(&server.heard)).is_err()
+    RawConnection::try_open(server.address, Arc::clone(&server.received)).is_err()
 }
 
 #[test]
 fn running_call_completes_on_shutdown() {
     let home = Home::new();
     let mut server = home.start(&[]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let mut line = calling(&server, "nap");
     server.signal("TERM");
     eventually("no new connections", || is_refused(&server).then_some(()));
@@ -49,7 +49,7 @@ fn call_over_the_drain_timeout_is_aborted() {
         "--set",
         "limits.wall_time=1h",
     ]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let mut line = calling(&server, "sleep");
     server.signal("TERM");
     assert_eq!(server.code(), Some(0), "{}", server.stderr());
@@ -62,11 +62,11 @@ fn call_over_the_drain_timeout_is_aborted() {
 fn second_signal_exits_immediately() {
     for (first, second) in [("TERM", "TERM"), ("INT", "TERM"), ("TERM", "INT")] {
         let home = Home::new();
-        let mut server = patient(&home);
+        let mut server = long_timeouts(&home);
         let mut line = calling(&server, "sleep");
         server.signal(first);
         eventually("no new connections", || is_refused(&server).then_some(()));
-        assert!(!line.is_answering(Duration::from_millis(100)));
+        assert!(!line.has_data(Duration::from_millis(100)));
         assert!(server.is_running());
         server.signal(second);
         assert_eq!(server.code(), Some(130), "{}", server.stderr());
@@ -78,7 +78,7 @@ fn second_signal_exits_immediately() {
 #[test]
 fn sighup_is_ignored() {
     let home = Home::new();
-    let mut server = patient(&home);
+    let mut server = long_timeouts(&home);
     let hang_up = |times: usize| {
         server.signal("HUP");
         eventually("a line about the signal", || {
@@ -93,7 +93,7 @@ fn sighup_is_ignored() {
     server.signal("TERM");
     eventually("no new connections", || is_refused(&server).then_some(()));
     hang_up(3);
-    assert!(!line.is_answering(Duration::from_millis(100)));
+    assert!(!line.has_data(Duration::from_millis(100)));
     assert!(server.is_running());
     server.signal("TERM");
     assert_eq!(server.code(), Some(130), "{}", server.stderr());
@@ -112,7 +112,7 @@ fn signal_right_after_start_shuts_down_gracefully() {
 fn idle_connections_do_not_delay_shutdown() {
     let home = Home::new();
     let mut server = home.start(&["--set", "server.drain_timeout=1h"]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     // One connection that has sent nothing yet, and one that is idle after an answer.
     let mut unused = server.open();
     let mut used = server.open();
@@ -123,9 +123,7 @@ fn idle_connections_do_not_delay_shutdown() {
     following.send(request("GET", path, &server.authorization(), b""));
     server.call("demo", "say", b"").ok();
     eventually("a connection that follows the log", || {
-        following
-            .is_answering(Duration::from_millis(10))
-            .then_some(())
+        following.has_data(Duration::from_millis(10)).then_some(())
     });
     server.signal("TERM");
     assert_eq!(server.code(), Some(0), "{}", server.stderr());
@@ -140,7 +138,7 @@ fn idle_connections_do_not_delay_shutdown() {
 fn stalled_upload_does_not_delay_shutdown() {
     let home = Home::new();
     let mut server = home.start(&["--set", "server.drain_timeout=500ms"]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     let mut line = server.open();
     line.send("POST /v1/apps/demo/call/echo HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nhalf");
     let mut head = server.open();

@@ -9,7 +9,7 @@ use std::time::Instant;
 fn full_disk_rejects_writes_without_data_loss() {
     let home = Home::new();
     let server = home.start(&[]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server.stop();
     // No file of the server may exceed 4 MiB.
     let mut command = home.prepare("sh");
@@ -101,7 +101,7 @@ fn acknowledged_writes_survive_a_server_kill() {
 
 /// Two servers on one store: a change on one is visible on the other immediately.
 fn share(first: &Server, second: &Server) {
-    first.with_guest("demo");
+    first.deploy_guest("demo");
     assert_eq!(second.call("demo", "hello", b"").ok().text(), "hello");
     first.put("demo", "k", b"1").ok();
     assert_eq!(second.entry("demo", "k").ok().body, b"1");
@@ -114,7 +114,7 @@ fn share(first: &Server, second: &Server) {
     let authorization = format!("Authorization: Bearer {secret}\r\n");
     let ask = || {
         second
-            .try_ask("GET", "/v1/apps", &authorization, b"")
+            .try_request("GET", "/v1/apps", &authorization, b"")
             .unwrap()
     };
     ask().ok();
@@ -125,7 +125,7 @@ fn share(first: &Server, second: &Server) {
         .admin("DELETE", "/v1/apps/demo", "text/plain", b"")
         .ok();
     first
-        .try_ask("POST", "/v1/apps/demo/call/hello", "", b"")
+        .try_request("POST", "/v1/apps/demo/call/hello", "", b"")
         .unwrap()
         .expect(401, "token-required");
 }
@@ -159,7 +159,7 @@ fn server_survives_a_database_outage() {
     .unwrap();
     let home = Home::new();
     let server = home.start(&["--store", &cluster.url("postgres")]);
-    server.with_guest("demo");
+    server.deploy_guest("demo");
     server.put("demo", "k", b"1").ok();
     cluster.stop(Stop::Immediate).unwrap();
     server

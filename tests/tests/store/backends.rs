@@ -2,12 +2,22 @@
 
 use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
 use kvasm_store_testing::conformance::Fixture;
+use kvasm_store_testing::faulty::FaultyStore;
 use kvasm_tests::postgres::fresh_database;
 use std::sync::Arc;
 
 pub async fn memory() -> Fixture {
     Fixture {
         store: Arc::new(MemoryStore::new()),
+        keep: Box::new(()),
+    }
+}
+
+/// A store that could fail, without faults.
+pub async fn faulty() -> Fixture {
+    let (store, _) = FaultyStore::over(Arc::new(MemoryStore::new()));
+    Fixture {
+        store,
         keep: Box::new(()),
     }
 }

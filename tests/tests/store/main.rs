@@ -2,12 +2,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod backends;
+mod faults;
 mod old_schemas;
 mod postgres;
 mod refused_rows;
 
 mod memory {
     kvasm_store_testing::conformance!(crate::backends::memory);
+}
+
+mod faulty {
+    kvasm_store_testing::conformance!(crate::backends::faulty);
 }
 
 mod sqlite {

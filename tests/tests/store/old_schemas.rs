@@ -64,15 +64,15 @@ const ENTRIES: u64 = 9 + 10 + 2 * 192;
 const DELIVERY: u64 = 9 + 768;
 const LETTER: u64 = 10 + 768 + 6;
 
-async fn all_is_there(tenant: &Tenant) {
-    let used = tenant.used().await;
+async fn assert_migrated(tenant: &Tenant) {
+    let used = tenant.quota_usage().await;
     assert_eq!(used.entries, 2);
     assert_eq!(used.bytes, ENTRIES + DELIVERY + LETTER);
     assert_eq!(used.deliveries, 1);
     let seven = bytes([1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(tenant.value("c", "a").await, Some(seven));
     assert_eq!(tenant.outstanding().await.len(), 2);
-    assert_eq!(tenant.letters().await.len(), 1);
+    assert_eq!(tenant.dead_letters().await.len(), 1);
     // Each row subtracts what it was counted as.
     let discarded = tenant.store.discard(
         tenant.id,
@@ -81,14 +81,14 @@ async fn all_is_there(tenant: &Tenant) {
         audit_row("discard"),
     );
     assert_eq!(discarded.await.unwrap(), 1);
-    assert_eq!(tenant.used().await.bytes, ENTRIES + DELIVERY);
+    assert_eq!(tenant.quota_usage().await.bytes, ENTRIES + DELIVERY);
     let [(_, receipt)] = tenant.claim("t", 10).await.try_into().unwrap();
     tenant.acknowledge(&receipt, vec![]).await.unwrap();
-    let used = tenant.used().await;
+    let used = tenant.quota_usage().await;
     assert_eq!((used.bytes, used.deliveries), (ENTRIES, 0));
     let both = vec![delete("c", "a"), delete("c", "bb")];
     tenant.commit(vec![], both).await;
-    let used = tenant.used().await;
+    let used = tenant.quota_usage().await;
     assert_eq!((used.entries, used.bytes, used.deliveries), (0, 0, 0));
 }
 
@@ -144,7 +144,7 @@ async fn sqlite_schema_3_migrates_with_data_and_usage() {
     old.execute(usage, [id.uuid().as_bytes()]).unwrap();
     drop(old);
     let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
-    all_is_there(&tenant(Arc::new(store), id, &name)).await;
+    assert_migrated(&tenant(Arc::new(store), id, &name)).await;
 }
 
 /// Creates a database of schema 3 with this content. sqlx's own table is copied from a new one.
@@ -192,7 +192,7 @@ async fn postgres_schema_3_migrates_with_data_and_usage() {
     );
     let options = old_database(sql).await;
     let store = PostgresStore::connect(options).await.unwrap();
-    all_is_there(&tenant(Arc::new(store), id, &name)).await;
+    assert_migrated(&tenant(Arc::new(store), id, &name)).await;
 }
 
 /// Asserts that it was rejected with instructions.

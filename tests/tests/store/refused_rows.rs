@@ -39,7 +39,7 @@ async fn full(kit: &Kit) -> Tenant {
         let give_up = Verdict::DeadLetter(DeadReason::Attempts);
         assert!(app.fail(&receipt, give_up, false).await);
     }
-    assert_eq!(app.letters().await.len(), 2);
+    assert_eq!(app.dead_letters().await.len(), 2);
     app
 }
 
@@ -55,7 +55,7 @@ async fn failed_audit_row_keeps_usage_consistent() {
     let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON audit WHEN NEW.action = 'refused'
                   BEGIN SELECT RAISE(ABORT, 'refused'); END";
     file.execute_batch(refuse).unwrap();
-    let before = app.used().await;
+    let before = app.quota_usage().await;
     let (all, row) = (DeadLetterFilter::default, || app.audit_row("refused"));
     let store = &app.store;
     for round in 0..20 {
@@ -74,10 +74,10 @@ async fn failed_audit_row_keeps_usage_consistent() {
         assert!(written.is_err() && deleted.is_err());
         recount(&file);
     }
-    let after = app.used().await;
+    let after = app.quota_usage().await;
     assert_eq!(after.entries, before.entries + 20);
     assert_eq!(after.deliveries, before.deliveries);
-    assert_eq!(app.letters().await.len(), 2);
+    assert_eq!(app.dead_letters().await.len(), 2);
     // Writes work again.
     let row = app.audit_row("test");
     assert_eq!(store.discard(app.id, all(), 10, row).await.unwrap(), 2);

@@ -107,8 +107,8 @@ fn report(mutants: &[&Mutant], fates: &[MutantOutcome], start: Instant) -> Resul
     for (mutant, fate) in mutants.iter().zip(fates) {
         match (fate, &mutant.lives) {
             (MutantOutcome::Killed, None) => killed += 1,
-            (MutantOutcome::Lived, Some(_)) => excused += 1,
-            (MutantOutcome::Lived, None) => {
+            (MutantOutcome::Survived, Some(_)) => excused += 1,
+            (MutantOutcome::Survived, None) => {
                 wrong.push(format!("{} survived: none of its tests fails", mutant.name))
             }
             (MutantOutcome::Killed, Some(_)) => wrong.push(format!(

@@ -28,7 +28,7 @@ pub enum MutantOutcome {
     /// At least one test failed.
     Killed,
     /// No test failed.
-    Lived,
+    Survived,
 }
 
 /// How tests ended.
@@ -100,7 +100,7 @@ impl Runs {
             return Ok(MutantOutcome::Killed);
         }
         println!("LIVES: {}: {}", mutant.name, mutant.what);
-        Ok(MutantOutcome::Lived)
+        Ok(MutantOutcome::Survived)
     }
 
     /// Runs tests of a program. Returns how they ended, and their output.

@@ -2,10 +2,13 @@
 //! entries.
 
 mod batch;
+mod cost;
 mod store;
 mod transaction;
 mod validate;
 
+pub use cost::Cost;
+pub(crate) use cost::cost;
 pub(crate) use transaction::transaction;
 
 use super::{CommitFailure, Query};
@@ -25,6 +28,7 @@ struct Host {
     clock_ahead_ms: i64,
     input: Vec<u8>,
     output: Vec<u8>,
+    cost: Cost,
 }
 
 impl Host {
@@ -43,6 +47,7 @@ impl Host {
             clock_ahead_ms: 0,
             input: Vec::new(),
             output: Vec::new(),
+            cost: Cost::default(),
         }
     }
 
@@ -84,7 +89,14 @@ pub(crate) fn kv_get(
     format: i32,
     flags: i32,
 ) -> Result<Vec<u8>, Error> {
-    with_store(|store, now_ms| store.get(collection, key, format, flags, now_ms))
+    cost::count_call();
+    let (result, bytes) = with_store(|store, now_ms| {
+        let row = store.live(collection, key, now_ms);
+        let bytes = row.map_or(0, |row| row.value.len());
+        (store.get(collection, key, format, flags, now_ms), bytes)
+    });
+    cost::count_lookup(&result, bytes);
+    result
 }
 
 pub(crate) fn kv_set(
@@ -94,11 +106,18 @@ pub(crate) fn kv_set(
     format: i32,
     options: &SetOptions,
 ) -> Result<u64, Error> {
-    with_store(|store, now_ms| store.set(collection, key, value, format, options, now_ms))
+    cost::count_call();
+    let result =
+        with_store(|store, now_ms| store.set(collection, key, value, format, options, now_ms));
+    cost::count_write(&result, value.len());
+    result
 }
 
 pub(crate) fn kv_has(collection: &str, key: &str) -> Result<bool, Error> {
-    with_store(|store, now_ms| store.has(collection, key, now_ms))
+    cost::count_call();
+    let result = with_store(|store, now_ms| store.has(collection, key, now_ms));
+    cost::count_lookup(&result, 0);
+    result
 }
 
 pub(crate) fn kv_delete(
@@ -106,29 +125,44 @@ pub(crate) fn kv_delete(
     key: &str,
     if_version: Option<u64>,
 ) -> Result<bool, Error> {
-    with_store(|store, now_ms| store.delete(collection, key, if_version, now_ms))
+    cost::count_call();
+    let result = with_store(|store, now_ms| store.delete(collection, key, if_version, now_ms));
+    cost::count_write(&result, 0);
+    result
 }
 
 pub(crate) fn kv_list(collection: &str, query: &Query<'_>) -> Result<Vec<u8>, Error> {
-    with_store(|store, now_ms| store.list(collection, query, now_ms))
+    cost::count_call();
+    let page = with_store(|store, now_ms| store.list(collection, query, now_ms));
+    cost::count_page(&page, query.values);
+    page
 }
 
 pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i64, Error> {
-    with_store(|store, now_ms| store.increment(collection, key, delta, now_ms))
-        .map(|(_version, value)| value)
+    cost::count_call();
+    let result = with_store(|store, now_ms| store.increment(collection, key, delta, now_ms));
+    cost::count_write(&result, 0);
+    result.map(|(_version, value)| value)
 }
 
 pub(crate) fn kv_get_many(keys: &[u8]) -> Result<Vec<u8>, Error> {
-    with_store(|store, now_ms| batch::get_many(store, keys, now_ms))
+    cost::count_call();
+    let slots = with_store(|store, now_ms| batch::get_many(store, keys, now_ms));
+    cost::count_lookups(keys, &slots);
+    slots
 }
 
 pub(crate) fn kv_commit(batch: &[u8], _checks: usize) -> Result<Vec<u8>, CommitFailure> {
-    with_store(|store, now_ms| batch::commit(store, batch, now_ms))
+    cost::count_call();
+    let result = with_store(|store, now_ms| batch::commit(store, batch, now_ms));
+    cost::count_batch(batch, &result);
+    result
 }
 
 /// Returns the dead letters before this one, or from the newest, ordered by id.
 pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
-    let limit = validate::letters_limit(limit)?;
+    cost::count_call();
+    let limit = validate::dead_letters_limit(limit)?;
     with(|host| {
         host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
         let letters = host.dead_letters.iter();
@@ -142,10 +176,14 @@ pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
 }
 
 pub(crate) fn input() -> Result<Vec<u8>, Error> {
+    // The SDK asks for its length first.
+    cost::count_call();
+    cost::count_call();
     Ok(with(|host| host.input.clone()))
 }
 
 pub(crate) fn output(bytes: &[u8]) -> Result<(), Error> {
+    cost::count_call();
     with(|host| {
         validate::output(host.output.len().saturating_add(bytes.len()))?;
         host.output.extend_from_slice(bytes);
@@ -154,14 +192,17 @@ pub(crate) fn output(bytes: &[u8]) -> Result<(), Error> {
 }
 
 pub(crate) fn context() -> Result<Vec<u8>, Error> {
+    cost::count_call();
     with(|host| serde_json::to_vec(&host.context)).map_err(|e| Error::Internal(e.to_string()))
 }
 
 pub(crate) fn now_ms() -> i64 {
+    cost::count_call();
     with(|host| host.now_ms())
 }
 
 pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
+    cost::count_call();
     for chunk in bytes.chunks_mut(8) {
         // Each `RandomState` has different keys, seeded by the system.
         let random = RandomState::new().build_hasher().finish().to_le_bytes();
@@ -183,8 +224,8 @@ pub(crate) fn set_context(context: Context) {
 
 /// Runs `work` with another context, and restores the current one, also after a panic.
 pub(crate) fn with_context<R>(context: Context, work: impl FnOnce() -> R) -> R {
-    struct Back(Option<Context>);
-    impl Drop for Back {
+    struct RestoreContext(Option<Context>);
+    impl Drop for RestoreContext {
         fn drop(&mut self) {
             if let Some(context) = self.0.take() {
                 set_context(context);
@@ -192,7 +233,7 @@ pub(crate) fn with_context<R>(context: Context, work: impl FnOnce() -> R) -> R {
         }
     }
     let before = with(|host| std::mem::replace(&mut host.context, context));
-    let _back = Back(Some(before));
+    let _back = RestoreContext(Some(before));
     work()
 }
 
@@ -204,8 +245,14 @@ pub(crate) fn add_dead_letter(letter: DeadLetter) {
     with(|host| host.dead_letters.push(letter));
 }
 
+/// The cost is kept: it only grows.
 pub(crate) fn reset() {
-    with(|host| *host = Host::new());
+    with(|host| {
+        *host = Host {
+            cost: host.cost,
+            ..Host::new()
+        }
+    });
 }
 
 pub(crate) fn set_input(bytes: &[u8]) {

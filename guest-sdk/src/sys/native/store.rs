@@ -160,7 +160,7 @@ impl Store {
     }
 
     /// Assigns final versions to the writes of the transaction, in order.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn assign_final_versions(&mut self) {
         self.provisional = None;
         let rows = self.collections.values_mut().flat_map(BTreeMap::values_mut);
         let mut written: Vec<&mut Row> = rows
@@ -215,7 +215,7 @@ impl Store {
         query.cursor.map_or(Ok(()), validate::cursor)?;
         let after = query
             .cursor
-            .map(|cursor| open(cursor, collection, query))
+            .map(|cursor| decode_cursor(cursor, collection, query))
             .transpose()?;
         let selected = |(key, row): &(&String, &Row)| {
             row.is_live(now_ms)
@@ -232,7 +232,7 @@ impl Store {
         let more = end < rows.len();
         rows.truncate(end);
         let last = rows.last().filter(|_| more);
-        let cursor = last.map(|(key, _)| seal(collection, query, key));
+        let cursor = last.map(|(key, _)| encode_cursor(collection, query, key));
         Ok(pack(&rows, &cursor.unwrap_or_default(), query.values))
     }
 
@@ -306,18 +306,18 @@ fn page_end(rows: &[(&String, &Row)], limit: u32, values: bool) -> usize {
 fn pack(rows: &[(&String, &Row)], cursor: &[u8], values: bool) -> Vec<u8> {
     let mut page = Vec::new();
     page.extend(wire_len(rows.len()));
-    sized(&mut page, cursor);
+    put_sized(&mut page, cursor);
     for (key, row) in rows {
-        sized(&mut page, key.as_bytes());
+        put_sized(&mut page, key.as_bytes());
         if values {
             page.extend(row.header().encode());
-            sized(&mut page, &row.value);
+            put_sized(&mut page, &row.value);
         }
     }
     page
 }
 
-fn sized(page: &mut Vec<u8>, bytes: &[u8]) {
+fn put_sized(page: &mut Vec<u8>, bytes: &[u8]) {
     page.extend(wire_len(bytes.len()));
     page.extend_from_slice(bytes);
 }
@@ -329,13 +329,17 @@ fn wire_len(len: usize) -> [u8; 4] {
 
 /// A cursor is a tag over the list and the last key, followed by that key. The host's tag is a
 /// real signature; this one only has to detect mistakes.
-fn seal(collection: &str, query: &Query<'_>, key: &str) -> Vec<u8> {
+fn encode_cursor(collection: &str, query: &Query<'_>, key: &str) -> Vec<u8> {
     let mut cursor = tag(collection, query, key).to_vec();
     cursor.extend_from_slice(key.as_bytes());
     cursor
 }
 
-fn open<'a>(cursor: &'a [u8], collection: &str, query: &Query<'_>) -> Result<&'a str, Error> {
+fn decode_cursor<'a>(
+    cursor: &'a [u8],
+    collection: &str,
+    query: &Query<'_>,
+) -> Result<&'a str, Error> {
     cursor
         .split_first_chunk()
         .and_then(|(tag, key)| Some((tag, std::str::from_utf8(key).ok()?)))

@@ -7,7 +7,7 @@ use super::with;
 /// Runs `work`. Its writes are kept if `is_success` returns true for its result; otherwise, and
 /// after a panic, they are rolled back.
 pub(crate) fn transaction<R>(work: impl FnOnce() -> R, is_success: impl FnOnce(&R) -> bool) -> R {
-    let running = Running::begin();
+    let running = TransactionGuard::begin();
     let result = work();
     if is_success(&result) {
         running.commit();
@@ -15,20 +15,20 @@ pub(crate) fn transaction<R>(work: impl FnOnce() -> R, is_success: impl FnOnce(&
     result
 }
 
-struct Running {
+struct TransactionGuard {
     /// The store to restore on rollback.
     before: Option<Store>,
     /// Whether this is nested in another transaction, of which it is then a part.
     is_within: bool,
 }
 
-impl Running {
-    fn begin() -> Running {
+impl TransactionGuard {
+    fn begin() -> TransactionGuard {
         with(|host| {
             let before = host.store.clone();
             let is_within = host.store.begin();
             host.context.transaction = true;
-            Running {
+            TransactionGuard {
                 before: Some(before),
                 is_within,
             }
@@ -40,13 +40,13 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for TransactionGuard {
     fn drop(&mut self) {
         with(|host| {
             match self.before.take() {
                 Some(before) => host.store = before,
                 None if self.is_within => {}
-                None => host.store.settle(),
+                None => host.store.assign_final_versions(),
             }
             host.context.transaction = self.is_within;
         });

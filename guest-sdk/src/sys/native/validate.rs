@@ -87,7 +87,7 @@ pub(super) fn many_bytes(len: usize) -> Result<(), Error> {
 }
 
 /// Returns the number of dead letters in a page.
-pub(super) fn letters_limit(limit: i32) -> Result<usize, Error> {
+pub(super) fn dead_letters_limit(limit: i32) -> Result<usize, Error> {
     match usize::try_from(limit) {
         Ok(0) => Ok(LETTERS_DEFAULT.unsigned_abs() as usize),
         Ok(some) if limit <= LETTERS_MAX => Ok(some),

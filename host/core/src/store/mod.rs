@@ -102,7 +102,7 @@ pub trait Store:
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError>;
 
-    /// Applies a batch atomically, returns one [`Applied`](crate::model::Applied) for each
+    /// Applies a batch atomically, returns one [`Applied`](crate::Applied) for each
     /// operation, and creates a delivery for each trigger that a change fires. A write of an entry
     /// that has already expired is a change; a deletion of an absent entry is not.
     ///

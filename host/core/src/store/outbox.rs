@@ -48,7 +48,7 @@ pub trait Outbox: Send + Sync {
     /// Records a failed attempt: the delivery is retried or becomes a dead letter, and in the
     /// latter case the next one of its ordering key becomes claimable. A deterministic failure
     /// counts once against the trigger, which is paused after
-    /// [`FAILURES_MAX`](crate::model::FAILURES_MAX) in a row. If the delivery was the probe of a
+    /// [`FAILURES_MAX`](crate::FAILURES_MAX) in a row. If the delivery was the probe of a
     /// paused trigger, the next probe waits longer. If the lease did not hold, nothing changes.
     async fn fail(&self, failed: &FailedAttempt) -> Result<FailOutcome, StoreError>;
 

@@ -52,8 +52,8 @@ pub trait Registry: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`]; [`StoreError::Quota`] if the app has
-    /// [`VERSIONS_MAX`](crate::model::VERSIONS_MAX) versions, or would have more than
-    /// [`VERSION_BYTES_MAX`](crate::model::VERSION_BYTES_MAX) bytes of modules; if it is activated,
+    /// [`VERSIONS_MAX`](crate::VERSIONS_MAX) versions, or would have more than
+    /// [`VERSION_BYTES_MAX`](crate::VERSION_BYTES_MAX) bytes of modules; if it is activated,
     /// those of [`activate_plugin`](Registry::activate_plugin).
     async fn add_plugin(
         &self,
@@ -95,7 +95,7 @@ pub trait Registry: Send + Sync {
 
     /// Adds a token unless its identity is taken. Returns whether it was added.
     ///
-    /// An app has at most [`TOKENS_MAX`](crate::model::TOKENS_MAX) tokens. If a new one would
+    /// An app has at most [`TOKENS_MAX`](crate::TOKENS_MAX) tokens. If a new one would
     /// exceed that, the app's tokens that are revoked, or expired at the time of the audit row, are
     /// removed first.
     ///

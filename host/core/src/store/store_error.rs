@@ -46,7 +46,7 @@ pub enum StoreError {
         /// The maximum number of deliveries.
         limit: u32,
     },
-    /// The app would exceed [`TRIGGERS_MAX`](crate::model::TRIGGERS_MAX); nothing was changed.
+    /// The app would exceed [`TRIGGERS_MAX`](crate::TRIGGERS_MAX); nothing was changed.
     #[error("the app would have {found} triggers")]
     TooManyTriggers {
         /// The number of triggers that it would have.

@@ -42,9 +42,17 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
     async_function!(linker, "input_read", input_read, (offset, ptr, len));
     async_function!(linker, "output_write", output_write, (ptr, len));
     linker.func_wrap(MODULE, "input_len", |mut caller: Caller<'_, T>| {
-        caller.data_mut().guest().input.len() as i64
+        let state = caller.data_mut().guest();
+        state
+            .calls
+            .count(const { HostCalls::index_of("input_len") });
+        state.input.len() as i64
     })?;
-    linker.func_wrap(MODULE, "now_ms", || Timestamp::now().0)?;
+    linker.func_wrap(MODULE, "now_ms", |mut caller: Caller<'_, T>| {
+        let calls = &mut caller.data_mut().guest().calls;
+        calls.count(const { HostCalls::index_of("now_ms") });
+        Timestamp::now().0
+    })?;
     Ok(())
 }
 

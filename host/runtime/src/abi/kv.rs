@@ -171,6 +171,8 @@ async fn get<T: GuestView>(
         0 => (value_at(guest, &collection, &key).await?, None),
         _ => entry_at(guest, &collection, &key).await?,
     };
+    let bytes = found.as_ref().map_or(0, |value| value.as_bytes().len());
+    guest.state().used.read(1, bytes);
     let Some(found) = found else {
         return Err(Fault::Status(
             Status::NotFound,
@@ -178,7 +180,7 @@ async fn get<T: GuestView>(
         ));
     };
 
-    guest.acquire_cpu_permit(found.as_bytes().len()).await;
+    guest.acquire_cpu_permit(bytes).await;
     let value = match (format, found) {
         (Format::Json | Format::Bytes, Value::Json(text)) => text.into_string().into_bytes(),
         (Format::Bytes, Value::Bytes(bytes)) => bytes,
@@ -246,12 +248,14 @@ async fn set<T: GuestView>(
     let bytes = guest.read_large("value", Subject::Value, range, limit);
     let bytes = bytes.await?;
     let value = format.value(bytes, limit)?;
+    let written = value.as_bytes().len();
     let expires_at = Timestamp::now().expiry(options.ttl_ms)?;
     let expect = expect(options.if_version);
     let state = guest.state();
     let (kv, caller) = (&state.services.kv, &state.context.caller);
     let set = kv.set(caller, (collection, key), value, expires_at, expect);
     let version = state.meter.exclude(set).await?;
+    state.used.write(1, written);
     Ok(version.0.cast_signed())
 }
 
@@ -269,7 +273,9 @@ async fn has<T: GuestView>(
         .services
         .kv
         .has(&state.context.caller, &collection, &key);
-    Ok(i64::from(state.meter.exclude(has).await?))
+    let exists = state.meter.exclude(has).await?;
+    state.used.read(1, 0);
+    Ok(i64::from(exists))
 }
 
 async fn delete<T: GuestView>(
@@ -290,7 +296,9 @@ async fn delete<T: GuestView>(
     let expect = expect(options.if_version);
     let caller = &state.context.caller;
     let delete = state.services.kv.delete(caller, (collection, key), expect);
-    Ok(i64::from(state.meter.exclude(delete).await?))
+    let existed = state.meter.exclude(delete).await?;
+    state.used.write(1, 0);
+    Ok(i64::from(existed))
 }
 
 async fn list<T: GuestView>(
@@ -333,6 +341,10 @@ async fn list<T: GuestView>(
     let state = guest.state();
     let list = state.services.kv.list(&state.context.caller, list);
     let listing = state.meter.exclude(list).await?;
-    guest.acquire_cpu_permit(page::bytes(&listing)).await;
+    let bytes = page::value_bytes(&listing);
+    state.used.read(listing.entries.len(), bytes);
+    // Keys and values are most of the page.
+    let bytes = bytes + page::key_bytes(&listing);
+    guest.acquire_cpu_permit(bytes).await;
     guest.answer(out, page::encode(&listing))
 }

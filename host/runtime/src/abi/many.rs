@@ -66,6 +66,7 @@ async fn increment<T: GuestView>(
         .kv
         .increment(caller, (collection, key), delta);
     let (version, value) = state.meter.exclude(increment).await?;
+    state.used.write(1, 0);
     let buffer = guest.bytes_mut("result", result)?;
     buffer.copy_from_slice(&value.to_le_bytes());
     Ok(version.0.cast_signed())
@@ -105,7 +106,9 @@ async fn get_many<T: GuestView>(
         .iter()
         .flatten()
         .map(|entry| entry.value.as_bytes().len());
-    guest.acquire_cpu_permit(bytes.sum()).await;
+    let bytes = bytes.sum();
+    state.used.read(entries.len(), bytes);
+    guest.acquire_cpu_permit(bytes).await;
     let slots = entries.iter().map(|entry| {
         let entry = entry.as_ref();
         Slot(entry.map(|entry| (header(entry), entry.value.as_bytes())))
@@ -148,10 +151,12 @@ async fn commit<T: GuestView>(
     let batch = decode(&packed, value_limit)?;
     // A copy of the checked keys, for the message.
     let checked: Vec<_> = batch.checks.iter().map(named).collect();
+    let written = batch.ops.iter().map(value_bytes).sum();
     let state = guest.state();
     let commit = state.services.kv.commit(&state.context.caller, batch);
     match state.meter.exclude(commit).await {
         Ok(applied) => {
+            state.used.write(applied.len(), written);
             let answers: Vec<_> = applied.iter().map(answer_of).collect();
             guest.answer(out, packed_records(&answers))
         }
@@ -220,6 +225,13 @@ fn op(packed: BatchOp<'_>, now: Timestamp, value_limit: usize) -> Result<Op, Fau
             delta,
         },
     })
+}
+
+fn value_bytes(op: &Op) -> usize {
+    match op {
+        Op::Set { value, .. } => value.as_bytes().len(),
+        Op::Delete { .. } | Op::Increment { .. } => 0,
+    }
 }
 
 fn answer_of(applied: &Applied) -> kvasm_abi::Applied {

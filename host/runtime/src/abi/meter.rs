@@ -137,8 +137,12 @@ impl CpuMeter {
     /// Whether the guest has computed for long: half a tick by the CPU clock, in addition to the
     /// time up to its first tick, which may not have been CPU time.
     pub(crate) fn computes_long(&self) -> bool {
-        let spent = Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed));
-        self.exact.load(Ordering::Relaxed) && spent >= TICK + TICK / 2
+        self.exact.load(Ordering::Relaxed) && self.spent() >= TICK + TICK / 2
+    }
+
+    /// Returns the CPU time of the polls that have ended.
+    pub(crate) fn spent(&self) -> Duration {
+        Duration::from_nanos(self.spent_ns.load(Ordering::Relaxed))
     }
 
     /// Returns the deadline of the call.

@@ -1,18 +1,21 @@
 //! The packed page that `kv_list` answers with; `kvasm_abi::Page` reads it.
 
 use super::kv::header;
-use kvasm_core::{Entry, Key};
 use kvasm_service::Listing;
 
-/// Returns the size of its keys and values, which are most of the page.
-pub(super) fn bytes(listing: &Listing) -> usize {
-    let bytes = |(key, entry): &(_, Option<Entry>)| {
-        let value = entry
-            .as_ref()
-            .map_or(0, |entry| entry.value.as_bytes().len());
-        Key::as_str(key).len() + value
-    };
-    listing.entries.iter().map(bytes).sum()
+/// Returns the size of its keys.
+pub(super) fn key_bytes(listing: &Listing) -> usize {
+    let keys = listing.entries.iter().map(|(key, _)| key.as_str().len());
+    keys.sum()
+}
+
+/// Returns the size of its values; 0 if it has only keys.
+pub(super) fn value_bytes(listing: &Listing) -> usize {
+    let entries = listing
+        .entries
+        .iter()
+        .filter_map(|(_, entry)| entry.as_ref());
+    entries.map(|entry| entry.value.as_bytes().len()).sum()
 }
 
 pub(super) fn encode(listing: &Listing) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use super::fault::Fault;
 use super::{CpuMeter, CpuPermit, GuestLog};
 use kvasm_abi::IMPORTS;
-use kvasm_core::{Limits, Pieces, truncate};
+use kvasm_core::{Cost, Limits, Pieces, truncate};
 use kvasm_service::{CallContext, Caller, ServiceError, Services, admit_app_line};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -31,6 +31,11 @@ impl HostCalls {
         if let Some(count) = self.0.get_mut(index) {
             *count = count.saturating_add(1);
         }
+    }
+
+    /// Returns the number of all calls.
+    fn sum(&self) -> u64 {
+        self.0.iter().copied().map(u64::from).sum()
     }
 
     /// Returns the imports that were called, with their counts.
@@ -92,6 +97,8 @@ pub struct GuestState {
     pub(super) error: String,
     /// Calls of host functions.
     pub(crate) calls: HostCalls,
+    /// What was read and written so far; the rest of the cost is only known at the end.
+    pub(super) used: Cost,
     /// The host function in progress.
     pub(crate) waiting_in: Option<&'static str>,
 }
@@ -125,7 +132,19 @@ impl GuestState {
             slot: Pieces::default(),
             error: String::new(),
             calls: HostCalls([0; IMPORTS.len()]),
+            used: Cost::default(),
             waiting_in: None,
+        }
+    }
+
+    /// Returns the cost of the run, once it has ended.
+    pub(crate) fn cost(&self, memory_bytes: u64) -> Cost {
+        Cost {
+            runs: 1,
+            cpu: self.meter.spent(),
+            memory_bytes,
+            host_calls: self.calls.sum(),
+            ..self.used
         }
     }
 

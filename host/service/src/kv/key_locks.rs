@@ -14,7 +14,7 @@
 //! - A holder that closes a key waits for commits that are in progress.
 //! - If the store can report that a commit has its position in the queue, the locks are handed
 //!   on at that point. The written entries are kept here until the commit has ended, for the
-//!   next holder, whose own commit checks that it was applied (`model/link.rs`).
+//!   next holder, whose own commit checks that it was applied (`host/core/src/link.rs`).
 //!
 //! The locks only ensure progress. Correctness comes from the version checks at commit, so
 //! losing a lock is harmless.

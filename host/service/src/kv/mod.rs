@@ -39,7 +39,7 @@ pub struct List {
     /// Where the previous page ended.
     pub cursor: Option<Cursor>,
     /// Maximum number of entries, from 1 to
-    /// [`Limits::page_entries`](crate::model::Limits::page_entries), which is the default.
+    /// [`Limits::page_entries`](kvasm_core::Limits::page_entries), which is the default.
     pub limit: Option<u32>,
     /// In descending order of keys.
     pub reverse: bool,

@@ -39,7 +39,7 @@ macro_rules! insert_delivery {
     };
 }
 
-/// [`FOLLOWERS_MAX`](crate::model::FOLLOWERS_MAX); a test compares them.
+/// [`TRIGGERED_DELIVERIES_MAX`](kvasm_core::TRIGGERED_DELIVERIES_MAX); a test compares them.
 macro_rules! followers_max {
     () => {
         "10000"

@@ -1,13 +1,13 @@
 //! Usage counters of apps: the slots.
 
-/// [`ENTRY_BYTES`](crate::model::ENTRY_BYTES); a test compares them.
+/// [`ENTRY_BYTES`](kvasm_core::ENTRY_BYTES); a test compares them.
 macro_rules! entry_bytes {
     () => {
         "192"
     };
 }
 
-/// [`DELIVERY_BYTES`](crate::model::DELIVERY_BYTES); a test compares them.
+/// [`DELIVERY_BYTES`](kvasm_core::DELIVERY_BYTES); a test compares them.
 macro_rules! delivery_bytes {
     () => {
         "768"

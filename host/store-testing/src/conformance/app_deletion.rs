@@ -5,7 +5,7 @@ use super::Kit;
 use super::app_settings::{config, sealed, set_setting};
 use super::event_kit::trigger;
 use super::kit::{
-    Tenant, app, audit_row, bytes, collection, key, list, reap, reap_some, set, token,
+    Tenant, app, audit_row, bytes, collection, key, list, reap, reap_step, set, token,
 };
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
@@ -65,11 +65,11 @@ async fn assert_gone(app: &Tenant) {
     }
     let collections = store.collections(app.id, None, 9).await;
     assert_eq!(collections.expect("read"), []);
-    let used = app.used().await;
+    let used = app.quota_usage().await;
     assert_eq!((used.entries, used.bytes, used.deliveries), (0, 0, 0));
     assert_eq!(app.triggers().await, []);
     assert_eq!(app.outstanding().await, []);
-    assert_eq!(app.letters().await, []);
+    assert_eq!(app.dead_letters().await, []);
     let all = DeadLetterFilter::default();
     let letters = store.count_dead_letters(app.id, &all, 9).await;
     assert_eq!(letters.expect("read"), 0);
@@ -112,7 +112,7 @@ pub async fn deleted_app_disappears_at_once_and_is_reaped_in_steps(kit: Kit) {
     let gone = full(&kit, ENTRIES).await;
     let claimed = gone.claim("t", 1).await;
     let neighbour = full(&kit, 10).await;
-    let before = neighbour.used().await;
+    let before = neighbour.quota_usage().await;
     assert!(gone.delete_app().await.expect("deleted"));
     assert_gone(&gone).await;
     for (_, receipt) in &claimed {
@@ -138,7 +138,7 @@ pub async fn deleted_app_disappears_at_once_and_is_reaped_in_steps(kit: Kit) {
     let mut rounds = LoopGuard::new();
     loop {
         rounds.next();
-        let reaped = reap_some(&*kit.store, STEP).await;
+        let reaped = reap_step(&*kit.store, STEP).await;
         if reaped == 0 {
             break;
         }
@@ -154,7 +154,7 @@ pub async fn deleted_app_disappears_at_once_and_is_reaped_in_steps(kit: Kit) {
         "{steps} steps"
     );
     assert_gone(&gone).await;
-    assert_eq!(neighbour.used().await, before);
+    assert_eq!(neighbour.quota_usage().await, before);
     assert_eq!(neighbour.outstanding().await.len(), 2);
     assert_eq!(next.value("c", "a").await, Some(bytes("new")));
     let gone_module = super::kit::digest(gone.name.as_str());

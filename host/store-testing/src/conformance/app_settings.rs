@@ -126,7 +126,7 @@ pub async fn settings_are_set_replaced_and_unset(kit: Kit) {
 pub async fn app_row_names_the_last_change_of_its_settings(kit: Kit) {
     let app = kit.app().await;
     let last = async || {
-        let version = app.row().await.settings;
+        let version = app.app_row().await.settings;
         assert_eq!(read(&app).await.version, version);
         let by_id = kit.store.app_by_id(app.id).await.expect("read");
         assert_eq!(by_id.expect("the app").settings, version);

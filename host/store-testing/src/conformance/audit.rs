@@ -4,7 +4,7 @@ use super::Kit;
 use super::app_settings::{config, key_id, resealed, sealed, setting_name};
 use super::event_kit::{trigger, trigger_name, watch};
 use super::kit::{
-    OF_THE_KIT, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
+    KIT_ACTION, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
     new_plugin, set, token, token_id,
 };
 use super::loop_guard::LoopGuard;
@@ -31,7 +31,7 @@ async fn log(kit: &Kit, app: Option<AppId>) -> Vec<Audit> {
         let page = kit.store.audit(app, before, 4).await.expect("audit");
         assert!(page.len() <= 4);
         if page.is_empty() {
-            all.retain(|row| row.action != OF_THE_KIT);
+            all.retain(|row| row.action != KIT_ACTION);
             return all;
         }
         all.extend(page);
@@ -62,7 +62,7 @@ pub(super) fn operation<F: Future<Output = Result<bool, StoreError>> + Send + 's
 
 pub(super) type NamedOperation = (&'static str, Operation);
 
-pub(super) fn yes<T>(_: T) -> bool {
+pub(super) fn changed<T>(_: T) -> bool {
     true
 }
 
@@ -76,29 +76,29 @@ pub(super) fn changes(tenant: &Tenant) -> Vec<NamedOperation> {
     let patch = || LimitsPatch::from(AppLimits::default());
     let name = || trigger_name("t");
     operations! { |store, row|
-        store.create_app(made, row).await.map(yes);
-        store.set_public(id, true, row).await.map(yes);
+        store.create_app(made, row).await.map(changed);
+        store.set_public(id, true, row).await.map(changed);
         // The value it already has: this still takes effect.
-        store.set_public(id, true, row).await.map(yes);
-        store.set_limits(made_id, patch(), None, row).await.map(yes);
-        store.set_limits(id, patch(), Some(AppLimits::default()), row).await.map(yes);
-        store.add_plugin(one, row).await.map(yes);
-        store.add_plugin(two, row).await.map(yes);
-        store.activate_plugin(id, second, row).await.map(yes);
-        store.activate_plugin(id, second, row).await.map(yes);
-        store.roll_back_plugin(id, row).await.map(yes);
+        store.set_public(id, true, row).await.map(changed);
+        store.set_limits(made_id, patch(), None, row).await.map(changed);
+        store.set_limits(id, patch(), Some(AppLimits::default()), row).await.map(changed);
+        store.add_plugin(one, row).await.map(changed);
+        store.add_plugin(two, row).await.map(changed);
+        store.activate_plugin(id, second, row).await.map(changed);
+        store.activate_plugin(id, second, row).await.map(changed);
+        store.roll_back_plugin(id, row).await.map(changed);
         store.delete_plugin(id, second, row).await;
         store.create_token(token("free", None), row).await;
         store.create_token(bound, row).await;
         store.revoke_token(Some(id), bound_id, row).await;
-        store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
-        store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
+        store.set_trigger(id, trigger("t", watch("c")), row).await.map(changed);
+        store.set_trigger(id, trigger("t", watch("c")), row).await.map(changed);
         store.pause_trigger(id, name(), true, row).await;
         store.delete_trigger(id, name(), false, row).await.map(|done| done == TriggerDeletion::Deleted);
-        store.set_setting(id, setting_name("n"), config("a"), row).await.map(yes);
+        store.set_setting(id, setting_name("n"), config("a"), row).await.map(changed);
         // The value it already has: this still takes effect.
-        store.set_setting(id, setting_name("n"), config("a"), row).await.map(yes);
-        store.set_setting(id, setting_name("n"), sealed(1, "a"), row).await.map(yes);
+        store.set_setting(id, setting_name("n"), config("a"), row).await.map(changed);
+        store.set_setting(id, setting_name("n"), sealed(1, "a"), row).await.map(changed);
         store.unset_setting(id, SettingKind::Config, setting_name("n"), row).await;
         store.set_secrets_key(key_id(2), row).await;
         store.reseal_secrets(id, vec![resealed("n", "a", sealed(2, "b"))], row).await.map(|count| count > 0);
@@ -210,28 +210,28 @@ pub async fn failed_operation_writes_no_audit_row(kit: Kit) {
     let two = move |activate| new_plugin(never, "two", activate);
     let all = DeadLetterFilter::default;
     let operations: Vec<NamedOperation> = operations! { |store, row|
-        store.create_app(again, row).await.map(yes);
-        store.set_public(never, true, row).await.map(yes);
-        store.set_limits(never, patch(), None, row).await.map(yes);
-        store.set_limits(id, patch(), Some(others), row).await.map(yes);
-        store.add_plugin(two(true), row).await.map(yes);
-        store.add_plugin(two(false), row).await.map(yes);
-        store.activate_plugin(never, version, row).await.map(yes);
-        store.activate_plugin(id, PluginVersion(2), row).await.map(yes);
-        store.roll_back_plugin(id, row).await.map(yes);
-        store.roll_back_plugin(never, row).await.map(yes);
+        store.create_app(again, row).await.map(changed);
+        store.set_public(never, true, row).await.map(changed);
+        store.set_limits(never, patch(), None, row).await.map(changed);
+        store.set_limits(id, patch(), Some(others), row).await.map(changed);
+        store.add_plugin(two(true), row).await.map(changed);
+        store.add_plugin(two(false), row).await.map(changed);
+        store.activate_plugin(never, version, row).await.map(changed);
+        store.activate_plugin(id, PluginVersion(2), row).await.map(changed);
+        store.roll_back_plugin(id, row).await.map(changed);
+        store.roll_back_plugin(never, row).await.map(changed);
         store.delete_plugin(id, version, row).await;
         store.create_token(token("ci", Some(never)), row).await;
-        store.set_trigger(never, trigger("t", watch("c")), row).await.map(yes);
-        store.set_trigger(id, trigger("t", watch("c")), row).await.map(yes);
+        store.set_trigger(never, trigger("t", watch("c")), row).await.map(changed);
+        store.set_trigger(id, trigger("t", watch("c")), row).await.map(changed);
         store.pause_trigger(never, trigger_name("t"), true, row).await;
-        store.delete_trigger(never, trigger_name("t"), false, row).await.map(yes);
-        store.discard_deliveries(never, DeliveryFilter::default(), 9, row).await.map(yes);
-        store.replay(never, all(), 9, row).await.map(yes);
-        store.discard(never, all(), 9, row).await.map(yes);
-        store.set_setting(never, setting_name("n"), config("a"), row).await.map(yes);
+        store.delete_trigger(never, trigger_name("t"), false, row).await.map(changed);
+        store.discard_deliveries(never, DeliveryFilter::default(), 9, row).await.map(changed);
+        store.replay(never, all(), 9, row).await.map(changed);
+        store.discard(never, all(), 9, row).await.map(changed);
+        store.set_setting(never, setting_name("n"), config("a"), row).await.map(changed);
         store.unset_setting(never, SettingKind::Config, setting_name("n"), row).await;
-        store.reseal_secrets(never, vec![], row).await.map(yes);
+        store.reseal_secrets(never, vec![], row).await.map(changed);
     };
     for (shown, operation) in operations {
         let failed = operation(Arc::clone(&kit.store), tenant.audit_row("test")).await;
@@ -263,7 +263,7 @@ pub async fn operation_is_rolled_back_if_its_audit_row_fails(kit: Kit) {
     let [(_, receipt)] = app.claim("t", 1).await.try_into().expect("one");
     let dead = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&receipt, dead, false).await);
-    let (usage, letters) = (app.usage().await, app.letters().await);
+    let (usage, letters) = (app.usage().await, app.dead_letters().await);
     // Several at once, so that they may share a transaction with writes that succeed.
     let mut callers = JoinSet::new();
     for number in 0..8 {
@@ -271,19 +271,22 @@ pub async fn operation_is_rolled_back_if_its_audit_row_fails(kit: Kit) {
         callers.spawn(async move {
             let store = &app.store;
             let done = match number % 3 {
-                0 => store.set_public(app.id, true, row).await.map(yes),
+                0 => store.set_public(app.id, true, row).await.map(changed),
                 1 => store
                     .discard(app.id, DeadLetterFilter::default(), 9, row)
                     .await
-                    .map(yes),
+                    .map(changed),
                 _ => return assert!(!app.delete("c", "nothing").await),
             };
             assert!(matches!(done, Err(StoreError::Failed(_))), "{done:?}");
         });
     }
     callers.join_all().await;
-    assert_eq!((app.usage().await, app.letters().await), (usage, letters));
-    assert!(!app.row().await.public);
+    assert_eq!(
+        (app.usage().await, app.dead_letters().await),
+        (usage, letters)
+    );
+    assert!(!app.app_row().await.public);
     let first = log(&kit, None).await.pop();
     assert_eq!(first, Some(row));
 }
@@ -399,8 +402,8 @@ pub async fn failed_batch_writes_no_audit_row(kit: Kit) {
         let failed = commit(&app, batch, &app.audit_row("conflict")).await;
         assert!(matches!(failed, Err(StoreError::Conflict { .. })));
     }
-    for (entries, bytes_max) in [(Some(1), None), (None, Some(app.used().await.bytes))] {
-        app.limit(entries, bytes_max).await;
+    for (entries, bytes_max) in [(Some(1), None), (None, Some(app.quota_usage().await.bytes))] {
+        app.set_quota(entries, bytes_max).await;
         for ops in [
             vec![set("c", "k", bytes("x"))],
             vec![set("c", "k", bytes("x")), set("c", "l", bytes("x"))],
@@ -435,12 +438,12 @@ pub async fn failed_batch_writes_no_audit_row(kit: Kit) {
 }
 
 /// Tries an operation that only one caller per round can do; returns whether it was done.
-async fn compete(tenant: &Tenant, kind: u32, round: u32, row: &Audit) -> bool {
+async fn try_once_per_round(tenant: &Tenant, kind: u32, round: u32, row: &Audit) -> bool {
     let (store, row) = (&tenant.store, row.clone());
     let done = match kind {
         0 => match store.create_app(app(&format!("race-{round}")), row).await {
             Err(StoreError::AppExists) => Ok(false),
-            other => other.map(yes),
+            other => other.map(changed),
         },
         1 => {
             let id = token_id(round.into());
@@ -456,7 +459,7 @@ async fn compete(tenant: &Tenant, kind: u32, round: u32, row: &Audit) -> bool {
             let batch = tenant.batch(vec![absent("c", &k)], ops);
             match commit(tenant, batch, &row).await {
                 Err(StoreError::Conflict { .. }) => Ok(false),
-                other => other.map(yes),
+                other => other.map(changed),
             }
         }
     };
@@ -472,7 +475,7 @@ pub async fn concurrent_changes_write_one_audit_row_each(kit: Kit) {
             let mut rows = Vec::new();
             for round in 0..10 {
                 let row = app.audit_row("race");
-                if compete(&app, (caller + round) % 3, round, &row).await {
+                if try_once_per_round(&app, (caller + round) % 3, round, &row).await {
                     rows.push(row);
                 }
             }

@@ -80,9 +80,7 @@ pub async fn probe_scheduled_too_far_ahead_becomes_due(kit: Kit) {
     let app = changed(&kit, FAILURES_MAX).await;
     let wrong = app.later(AHEAD_MS);
     for (_, receipt) in &app.claim("t", FAILURES_MAX).await {
-        wrong
-            .give_back(receipt, Verdict::RetryAt(app.now), true)
-            .await;
+        wrong.nack(receipt, Verdict::RetryAt(app.now), true).await;
     }
     let standing = app.triggers().await.swap_remove(0).standing;
     assert_eq!(standing.paused, Some(Pause::Failures));

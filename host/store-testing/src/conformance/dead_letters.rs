@@ -11,12 +11,12 @@ use kvasm_core::{
 use uuid::Uuid;
 
 /// Creates a dead letter for each key, in this order.
-async fn bury(app: &Tenant, keys: &[&str], reason: DeadReason) -> Vec<DeadLetter> {
+async fn dead_letter(app: &Tenant, keys: &[&str], reason: DeadReason) -> Vec<DeadLetter> {
     for key in keys {
         app.set("c", key, json("1")).await;
         give_up(app, reason).await;
     }
-    let mut letters = app.letters().await;
+    let mut letters = app.dead_letters().await;
     letters.reverse();
     letters
 }
@@ -57,7 +57,7 @@ pub async fn dead_letter_keeps_all_delivery_fields(kit: Kit) {
     app.set("c", "k", bytes("\0\u{1}x")).await;
     let later = app.later(5);
     let delivery = give_up(&later, DeadReason::Deterministic).await;
-    let [letter] = later.letters().await.try_into().expect("one");
+    let [letter] = later.dead_letters().await.try_into().expect("one");
     assert_eq!(letter.event, delivery.event);
     let expected = DeadLetter {
         id: letter.id,
@@ -78,7 +78,7 @@ pub async fn dead_letter_keeps_all_delivery_fields(kit: Kit) {
 
 pub async fn dead_letters_are_paged_newest_first(kit: Kit) {
     let app = watched(&kit).await;
-    let letters = bury(&app, &["a", "b", "c", "d", "e"], DeadReason::Attempts).await;
+    let letters = dead_letter(&app, &["a", "b", "c", "d", "e"], DeadReason::Attempts).await;
     assert_eq!(letters.len(), 5);
     let mut found = Vec::new();
     let mut before = None;
@@ -98,14 +98,14 @@ pub async fn dead_letters_are_paged_newest_first(kit: Kit) {
     found.reverse();
     assert_eq!(found, letters);
     let other = kit.app().await;
-    assert_eq!(other.letters().await, []);
+    assert_eq!(other.dead_letters().await, []);
 }
 
 pub async fn dead_letters_can_be_filtered_by_each_field(kit: Kit) {
     let app = watched(&kit).await;
-    bury(&app, &["a"], DeadReason::Attempts).await;
-    bury(&app.later(10), &["b"], DeadReason::Depth).await;
-    let letters = bury(&app.later(20), &["c"], DeadReason::Depth).await;
+    dead_letter(&app, &["a"], DeadReason::Attempts).await;
+    dead_letter(&app.later(10), &["b"], DeadReason::Depth).await;
+    let letters = dead_letter(&app.later(20), &["c"], DeadReason::Depth).await;
     let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
     let all = DeadLetterFilter::default;
     for (choice, count) in [
@@ -194,13 +194,13 @@ pub async fn dead_letters_can_be_filtered_by_each_field(kit: Kit) {
 
 pub async fn replay_redelivers_the_same_event(kit: Kit) {
     let app = watched(&kit).await;
-    let [letter] = bury(&app, &["k"], DeadReason::Attempts)
+    let [letter] = dead_letter(&app, &["k"], DeadReason::Attempts)
         .await
         .try_into()
         .expect("one");
     let later = app.later(50);
     assert_eq!(replay(&later, these(&[letter.id]), 10).await, 1);
-    assert_eq!(later.letters().await, []);
+    assert_eq!(later.dead_letters().await, []);
     let [(delivery, receipt)] = later.claim("t", 1).await.try_into().expect("one");
     assert_eq!(delivery.event, letter.event);
     assert_eq!((delivery.attempts, delivery.replays), (1, 1));
@@ -211,7 +211,7 @@ pub async fn replay_redelivers_the_same_event(kit: Kit) {
             .fail(&receipt, Verdict::DeadLetter(DeadReason::Age), false)
             .await
     );
-    let [again] = later.letters().await.try_into().expect("one");
+    let [again] = later.dead_letters().await.try_into().expect("one");
     assert_ne!(again.id, letter.id);
     assert_eq!((again.replays, &again.event), (1, &letter.event));
     assert_eq!(replay(&later, these(&[letter.id]), 10).await, 0);
@@ -261,11 +261,11 @@ async fn give_up_next(app: &Tenant) {
 
 pub async fn replay_and_discard_take_the_oldest_up_to_the_limit(kit: Kit) {
     let app = watched(&kit).await;
-    let letters = bury(&app, &["a", "b", "c", "d"], DeadReason::Attempts).await;
+    let letters = dead_letter(&app, &["a", "b", "c", "d"], DeadReason::Attempts).await;
     assert_eq!(replay(&app, DeadLetterFilter::default(), 1).await, 1);
     assert_eq!(app.claim("t", 9).await[0].0.event, letters[0].event);
     assert_eq!(discard(&app, DeadLetterFilter::default(), 2).await, 2);
-    assert_eq!(app.letters().await, letters[3..]);
+    assert_eq!(app.dead_letters().await, letters[3..]);
     assert_eq!(
         discard(&app, these(&[letters[3].id, letters[0].id]), 9).await,
         1
@@ -275,8 +275,8 @@ pub async fn replay_and_discard_take_the_oldest_up_to_the_limit(kit: Kit) {
 
 pub async fn dead_letters_count_toward_usage_until_removed(kit: Kit) {
     let app = watched(&kit).await;
-    let letters = bury(&app, &["k"], DeadReason::Attempts).await;
-    let used = app.used().await.bytes;
+    let letters = dead_letter(&app, &["k"], DeadReason::Attempts).await;
+    let used = app.quota_usage().await.bytes;
     assert_eq!(used, cost(1, 0, 3) + letters[0].bytes());
     replay(&app, DeadLetterFilter::default(), 1).await;
     assert_eq!(app.usage().await, (1, 6), "the entry and the delivery");
@@ -287,25 +287,25 @@ pub async fn dead_letters_count_toward_usage_until_removed(kit: Kit) {
 
 pub async fn old_and_excess_dead_letters_are_pruned(kit: Kit) {
     let app = watched(&kit).await;
-    bury(&app, &["a", "b"], DeadReason::Attempts).await;
-    let letters = bury(&app.later(100), &["c", "d", "e"], DeadReason::Attempts).await;
+    dead_letter(&app, &["a", "b"], DeadReason::Attempts).await;
+    let letters = dead_letter(&app.later(100), &["c", "d", "e"], DeadReason::Attempts).await;
     let prune = |before, keep, limit| app.store.prune(app.id, before, keep, limit);
     assert_eq!(prune(NOW, 10, 10).await.expect("none"), 0);
     assert_eq!(prune(NOW.plus_ms(1), 10, 1).await.expect("one"), 1);
     assert_eq!(prune(NOW.plus_ms(1), 10, 10).await.expect("one"), 1);
     assert_eq!(prune(NOW, 3, 10).await.expect("none"), 0);
     assert_eq!(prune(NOW, 1, 10).await.expect("two"), 2);
-    assert_eq!(app.letters().await, letters[4..]);
-    let used = app.used().await.bytes;
+    assert_eq!(app.dead_letters().await, letters[4..]);
+    let used = app.quota_usage().await.bytes;
     assert_eq!(used, cost(5, 0, 15) + letters[4].bytes());
     assert_eq!(prune(NOW, 0, 10).await.expect("the last"), 1);
 }
 
 pub async fn dead_letter_operations_on_a_deleted_app(kit: Kit) {
     let app = watched(&kit).await;
-    bury(&app, &["a"], DeadReason::Attempts).await;
+    dead_letter(&app, &["a"], DeadReason::Attempts).await;
     assert!(kit.delete_app(app.id).await.expect("deleted"));
-    assert_eq!(app.letters().await, []);
+    assert_eq!(app.dead_letters().await, []);
     let (all, row) = (DeadLetterFilter::default, || app.audit_row("test"));
     for refused in [
         app.store.replay(app.id, all(), 10, row()).await,

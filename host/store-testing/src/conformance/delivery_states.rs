@@ -11,7 +11,7 @@ use uuid::Uuid;
 type Transition = (String, String, String);
 
 /// The arrows of the diagram. It begins and ends at `[*]`.
-fn drawn() -> BTreeSet<Transition> {
+fn documented_transitions() -> BTreeSet<Transition> {
     let docs = include_str!("../../../../docs/events.md");
     let (_, rest) = docs.split_once("stateDiagram-v2\n").expect("a diagram");
     let (diagram, _) = rest.split_once("```").expect("the end of the diagram");
@@ -35,7 +35,7 @@ impl StateTracker {
     async fn now(&self) -> BTreeMap<Uuid, String> {
         let outstanding = self.app.outstanding().await;
         let state = |delivery: &Delivery| (delivery.event.id, delivery.state().as_str().to_owned());
-        let letters = self.app.letters().await;
+        let letters = self.app.dead_letters().await;
         let dead = letters
             .iter()
             .map(|letter| (letter.event.id, "dead".to_owned()));
@@ -179,7 +179,7 @@ pub async fn documented_delivery_states_match_the_store(kit: Kit) {
         life.seen
             .insert((end.to_owned(), "[*]".to_owned(), String::new()));
     }
-    let drawn = drawn();
+    let drawn = documented_transitions();
     let not_drawn: Vec<_> = life.seen.difference(&drawn).collect();
     assert!(not_drawn.is_empty(), "not in the diagram: {not_drawn:?}");
     // A store notices that one delivery is behind another at the write, or only at a claim.

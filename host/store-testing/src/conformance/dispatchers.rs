@@ -54,7 +54,7 @@ pub async fn concurrent_dispatchers_deliver_in_order_exactly_once(kit: Kit) {
         }
     }
     for k in 0..KEYS {
-        let told = app.value("told", &format!("k{k}")).await;
+        let told = app.value("seen", &format!("k{k}")).await;
         let all = (0..WRITES).map(|n| n.to_string()).collect::<Vec<_>>();
         assert_eq!(told, Some(json(&format!("[{}]", all.join(",")))), "k{k}");
     }
@@ -95,7 +95,7 @@ async fn deliver(
         1 => drop(claim_for(&app.later(60), 1).await),
         _ => {
             let told = key(&key_of(delivery));
-            let before = app.get("told", told.as_str()).await;
+            let before = app.get("seen", told.as_str()).await;
             let list = before.as_ref().map_or_else(
                 || "[]".to_owned(),
                 |entry| String::from_utf8_lossy(entry.value.as_bytes()).replace(' ', ""),
@@ -107,12 +107,12 @@ async fn deliver(
                 value_of(delivery)
             );
             let batch = app.acknowledging(
-                &receipt,
+                receipt,
                 vec![match before {
-                    None => absent("told", told.as_str()),
-                    Some(entry) => super::kit::at_version("told", told.as_str(), entry.version),
+                    None => absent("seen", told.as_str()),
+                    Some(entry) => super::kit::at_version("seen", told.as_str(), entry.version),
                 }],
-                vec![set("told", told.as_str(), json(&list))],
+                vec![set("seen", told.as_str(), json(&list))],
             );
             match app.store.commit(batch).await {
                 Ok(_) | Err(StoreError::LeaseLost | StoreError::Conflict { .. }) => {}

@@ -120,12 +120,12 @@ impl Tenant {
 
     /// Records a failed attempt. Returns whether the lease was held.
     pub async fn fail(&self, receipt: &LeaseToken, verdict: Verdict, deterministic: bool) -> bool {
-        let returned = self.give_back(receipt, verdict, deterministic).await;
+        let returned = self.nack(receipt, verdict, deterministic).await;
         returned.is_held()
     }
 
     /// Records a failed attempt. Returns what becomes of the trigger.
-    pub async fn give_back(
+    pub async fn nack(
         &self,
         receipt: &LeaseToken,
         verdict: Verdict,
@@ -145,7 +145,7 @@ impl Tenant {
     }
 
     /// The app's dead letters, newest first.
-    pub async fn letters(&self) -> Vec<DeadLetter> {
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
         let all = DeadLetterFilter::default();
         let letters = self.store.dead_letters(self.id, &all, None, 10_000).await;
         letters.expect("dead letters")

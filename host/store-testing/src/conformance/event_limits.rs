@@ -99,7 +99,7 @@ pub async fn fan_out_budget_is_shared_by_the_deliveries_of_a_change(kit: Kit) {
         app.fail(&receipt, Verdict::DeadLetter(DeadReason::Age), false)
             .await
     );
-    assert_eq!(app.letters().await[0].event.followers, 2);
+    assert_eq!(app.dead_letters().await[0].event.followers, 2);
     replay(&app).await;
     assert_eq!(followers().await, [2; 6]);
     // With no budget left it may write, but only where no trigger watches.
@@ -116,7 +116,7 @@ pub async fn outstanding_deliveries_are_bounded(kit: Kit) {
         app.commit(vec![], sets((from * step) as usize, step as usize))
             .await;
     }
-    assert_eq!(app.used().await.deliveries, DELIVERIES_MAX);
+    assert_eq!(app.quota_usage().await.deliveries, DELIVERIES_MAX);
     for ops in [sets(0, 1), sets(90_000, 2)] {
         match app.try_commit(vec![], ops).await {
             Err(StoreError::Quota { resource, limit }) => {
@@ -125,7 +125,7 @@ pub async fn outstanding_deliveries_are_bounded(kit: Kit) {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(app.used().await.deliveries, DELIVERIES_MAX);
+    assert_eq!(app.quota_usage().await.deliveries, DELIVERIES_MAX);
     // Unwatched writes succeed, and a handler may do its work.
     app.set("d", "k", bytes("1")).await;
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
@@ -134,7 +134,7 @@ pub async fn outstanding_deliveries_are_bounded(kit: Kit) {
         .commit(app.batch(vec![], vec![set("d", "k", bytes("2"))]))
         .await
         .expect("unwatched");
-    assert_eq!(app.used().await.deliveries, DELIVERIES_MAX - 1);
+    assert_eq!(app.quota_usage().await.deliveries, DELIVERIES_MAX - 1);
     assert!(app.try_commit(vec![], sets(0, 1)).await.is_err());
 }
 
@@ -142,7 +142,7 @@ pub async fn deliveries_and_dead_letters_count_toward_usage(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.set("c", "key", bytes("12345678")).await;
     let entry = ENTRY_BYTES + 12;
-    let used = app.used().await;
+    let used = app.quota_usage().await;
     assert_eq!(used.bytes, entry + DELIVERY_BYTES + 12);
     assert_eq!(used.deliveries, 1);
     let claim = async || {
@@ -152,21 +152,21 @@ pub async fn deliveries_and_dead_letters_count_toward_usage(kit: Kit) {
     // The dead letter also has the texts of its failure.
     let give_up = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&claim().await, give_up, false).await);
-    let letter = app.letters().await.swap_remove(0);
+    let letter = app.dead_letters().await.swap_remove(0);
     assert_eq!(
         letter.bytes(),
         DELIVERY_BYTES + 12 + "it failedat here".len() as u64
     );
-    let used = app.used().await;
+    let used = app.quota_usage().await;
     assert_eq!((used.bytes, used.deliveries), (entry + letter.bytes(), 0));
     replay(&app).await;
-    let used = app.used().await;
+    let used = app.quota_usage().await;
     assert_eq!(
         (used.bytes, used.deliveries),
         (entry + DELIVERY_BYTES + 12, 1)
     );
     app.acknowledge(&claim().await, vec![]).await.expect("done");
-    let used = app.used().await;
+    let used = app.quota_usage().await;
     assert_eq!((used.bytes, used.deliveries), (entry, 0));
 }
 
@@ -175,12 +175,12 @@ pub async fn deliveries_and_dead_letters_count_toward_usage(kit: Kit) {
 pub async fn dead_letters_count_against_the_quota(kit: Kit) {
     let app = watched(&kit, 1).await;
     app.commit(vec![], sets(0, 1)).await;
-    let used = app.used().await.bytes;
-    app.limit(None, Some(used)).await;
+    let used = app.quota_usage().await.bytes;
+    app.set_quota(None, Some(used)).await;
     let [(_, receipt)] = app.claim("t00", 1).await.try_into().expect("one");
     let give_up = Verdict::DeadLetter(DeadReason::Attempts);
     assert!(app.fail(&receipt, give_up, false).await, "is never refused");
-    assert!(app.used().await.bytes > used);
+    assert!(app.quota_usage().await.bytes > used);
     for _ in 0..20 {
         assert!(app.try_commit(vec![], sets(0, 1)).await.is_err());
     }
@@ -206,16 +206,19 @@ pub async fn failed_discard_does_not_change_usage(kit: Kit) {
         .store
         .pause_trigger(app.id, trigger_name("t00"), true, row.clone());
     assert!(pause.await.expect("paused"));
-    let before = app.used().await;
+    let before = app.quota_usage().await;
     // An audit row of that identity already exists.
     let discard = app
         .store
         .discard(app.id, DeadLetterFilter::default(), 2, row);
     if discard.await.is_err() {
-        assert_eq!(app.letters().await.len(), 3);
-        assert_eq!(app.used().await, before);
+        assert_eq!(app.dead_letters().await.len(), 3);
+        assert_eq!(app.quota_usage().await, before);
         app.set("d", "k", bytes("1")).await;
-        assert_eq!(app.used().await.bytes, before.bytes + ENTRY_BYTES + 3);
+        assert_eq!(
+            app.quota_usage().await.bytes,
+            before.bytes + ENTRY_BYTES + 3
+        );
     }
 }
 
@@ -234,9 +237,9 @@ pub async fn delivery_error_text_is_truncated(kit: Kit) {
         trace: None,
         plugin: None,
     };
-    let before = app.used().await;
+    let before = app.quota_usage().await;
     assert!(app.store.fail(&failed).await.expect("recorded").is_held());
     let kept = app.outstanding().await.swap_remove(0).error;
     assert_eq!(kept.expect("a text"), "é".repeat(128));
-    assert_eq!(app.used().await, before);
+    assert_eq!(app.quota_usage().await, before);
 }

@@ -59,13 +59,15 @@ pub async fn absence_check_passes_for_an_expired_entry(kit: Kit) {
         };
         // Before, it exists; after, it does not.
         assert_eq!(
-            app.later(9).conflict(vec![absent(c, "k")], ops()).await,
+            app.later(9)
+                .expect_conflict(vec![absent(c, "k")], ops())
+                .await,
             [0]
         );
         let after = app.later(10);
         assert_eq!(
             after
-                .conflict(vec![at_version(c, "k", version)], ops())
+                .expect_conflict(vec![at_version(c, "k", version)], ops())
                 .await,
             [0]
         );
@@ -85,7 +87,7 @@ pub async fn delete_of_an_expired_entry_reports_absent(kit: Kit) {
     let after = app.later(10);
     assert_eq!(
         after
-            .conflict(
+            .expect_conflict(
                 vec![at_version("c", "a", version)],
                 vec![super::kit::delete("c", "a")]
             )

@@ -2,7 +2,7 @@
 //! as soon as it is visible.
 
 use super::Kit;
-use super::audit::{NamedOperation, changes, operations, yes};
+use super::audit::{NamedOperation, changed, changes, operations};
 use super::kit::{Tenant, audit_row, bytes, set};
 use kvasm_core::store::Store;
 use kvasm_core::{
@@ -135,8 +135,8 @@ pub async fn concurrent_registry_changes_all_take_effect(kit: Kit) {
             for number in 0..10 {
                 let row = audit_row("test");
                 rows.push(row.id);
-                let changed = app.store.set_public(app.id, number % 2 > 0, row);
-                yes(changed.await.unwrap());
+                let change = app.store.set_public(app.id, number % 2 > 0, row);
+                changed(change.await.unwrap());
             }
             rows
         });

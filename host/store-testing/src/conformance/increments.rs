@@ -158,7 +158,7 @@ pub async fn increments_count_against_the_quota(kit: Kit) {
     assert_eq!(app.usage().await, (1, 3));
     add(&app, "k", 1).await.expect("a sum");
     assert_eq!(app.usage().await, (1, 4));
-    app.limit(Some(1), Some(cost(1, 0, 4))).await;
+    app.set_quota(Some(1), Some(cost(1, 0, 4))).await;
     assert!(matches!(
         add(&app, "l", 1).await,
         Err(StoreError::Quota { .. })

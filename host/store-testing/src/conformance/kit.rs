@@ -20,7 +20,7 @@ pub const NOW: Timestamp = Timestamp(1_800_000_000_000);
 pub const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The action of audit rows that are not the subject of a test.
-pub const OF_THE_KIT: &str = "kit";
+pub const KIT_ACTION: &str = "kit";
 
 /// A store to test, and the seed of the test's choices.
 #[derive(Clone)]
@@ -56,13 +56,13 @@ impl Kit {
 
     /// Creates an app. Its audit row is ignored by every test.
     pub async fn create(&self, app: &App) -> Result<(), StoreError> {
-        let row = audit_row(OF_THE_KIT);
+        let row = audit_row(KIT_ACTION);
         self.store.create_app(app.clone(), row).await
     }
 
     /// Deletes an app. Returns whether it existed. See [`create`](Kit::create).
     pub async fn delete_app(&self, app: AppId) -> Result<bool, StoreError> {
-        self.store.delete_app(app, audit_row(OF_THE_KIT)).await
+        self.store.delete_app(app, audit_row(KIT_ACTION)).await
     }
 }
 
@@ -179,7 +179,7 @@ impl Tenant {
     }
 
     /// Commits a batch that must fail, and returns the positions of the failed checks.
-    pub async fn conflict(&self, checks: Vec<Check>, ops: Vec<Op>) -> Vec<usize> {
+    pub async fn expect_conflict(&self, checks: Vec<Check>, ops: Vec<Op>) -> Vec<usize> {
         match self.try_commit(checks, ops).await {
             Err(StoreError::Conflict { failed }) => failed,
             other => panic!("expected a conflict, not {other:?}"),
@@ -188,12 +188,12 @@ impl Tenant {
 
     /// Sets an entry.
     pub async fn set(&self, c: &str, k: &str, value: Value) -> Version {
-        written(self.commit(vec![], vec![set(c, k, value)]).await)
+        set_version(self.commit(vec![], vec![set(c, k, value)]).await)
     }
 
     /// Sets an entry that expires.
     pub async fn set_until(&self, c: &str, k: &str, value: Value, until: Timestamp) -> Version {
-        written(
+        set_version(
             self.commit(vec![], vec![set_until(c, k, value, until)])
                 .await,
         )
@@ -234,7 +234,7 @@ impl Tenant {
     }
 
     /// The app's row.
-    pub async fn row(&self) -> App {
+    pub async fn app_row(&self) -> App {
         let row = self.store.app(&self.name).await.expect("app");
         row.expect("the app exists")
     }
@@ -250,24 +250,24 @@ impl Tenant {
 
     /// Deletes the app. Returns whether it existed. See [`Kit::create`].
     pub async fn delete_app(&self) -> Result<bool, StoreError> {
-        self.store.delete_app(self.id, audit_row(OF_THE_KIT)).await
+        self.store.delete_app(self.id, audit_row(KIT_ACTION)).await
     }
 
     /// The app's entries, and the bytes of names and values that it uses, without the fixed
     /// part of each entry and delivery.
     pub async fn usage(&self) -> (u64, u64) {
-        let used = self.used().await;
+        let used = self.quota_usage().await;
         let fixed = cost(used.entries, used.deliveries, 0);
         (used.entries, used.bytes - fixed)
     }
 
     /// The app's usage, as counted against its quota.
-    pub async fn used(&self) -> Usage {
+    pub async fn quota_usage(&self) -> Usage {
         self.store.usage(self.id).await.expect("usage")
     }
 
     /// Sets the app's quota and removes all other limits.
-    pub async fn limit(&self, entries: Option<u64>, bytes: Option<u64>) {
+    pub async fn set_quota(&self, entries: Option<u64>, bytes: Option<u64>) {
         let limits = AppLimits {
             quota: Quota { entries, bytes },
             ..AppLimits::default()
@@ -315,20 +315,20 @@ impl Tenant {
 
     /// The number of the active plugin version.
     pub async fn active(&self) -> Option<u32> {
-        self.row().await.active.map(|active| active.version.0)
+        self.app_row().await.active.map(|active| active.version.0)
     }
 }
 
 /// Removes all rows of deleted apps.
 pub async fn reap(store: &dyn Store) {
     let mut rounds = LoopGuard::new();
-    while reap_some(store, 500).await > 0 {
+    while reap_step(store, 500).await > 0 {
         rounds.next();
     }
 }
 
 /// Removes up to `limit` rows of one deleted app. Returns how many.
-pub async fn reap_some(store: &dyn Store, limit: u32) -> u64 {
+pub async fn reap_step(store: &dyn Store, limit: u32) -> u64 {
     match store.tombstones(None, 1).await.expect("graves").first() {
         Some(app) => store.reap(*app, limit).await.expect("reaped"),
         None => 0,
@@ -382,7 +382,7 @@ pub fn digest(wasm: &str) -> Digest {
 }
 
 /// The version written by a batch of one set.
-pub fn written(applied: Vec<Applied>) -> Version {
+pub fn set_version(applied: Vec<Applied>) -> Version {
     match applied.as_slice() {
         [Applied::Set(version)] => *version,
         other => panic!("a set returned {other:?}"),

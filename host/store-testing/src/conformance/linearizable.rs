@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-const C: &str = "c";
+const COLLECTION: &str = "c";
 
 /// A version and the value's text.
 type Found = Option<(Version, String)>;
@@ -128,9 +128,9 @@ impl Client {
     async fn read(&mut self, k: usize) -> Observation {
         let name = self.keys[k].clone();
         let entry = match self.rng.below(3) {
-            0 => self.app.get(C, &name).await,
+            0 => self.app.get(COLLECTION, &name).await,
             1 => {
-                let keys = [(collection(C), key(&name))];
+                let keys = [(collection(COLLECTION), key(&name))];
                 let app = &self.app;
                 let found = app.store.get_many(app.id, &keys, app.now, 1_000).await;
                 found.expect("an answer").pop().expect("a slot")
@@ -138,7 +138,7 @@ impl Client {
             _ => {
                 let query = ListQuery {
                     with_values: true,
-                    ..list(C)
+                    ..list(COLLECTION)
                 };
                 let page = self.app.page(&query).await;
                 let mut entries = page.entries.into_iter();
@@ -168,10 +168,10 @@ impl Client {
         };
         let delta = self.rng.below(9) as i64 - 4;
         let op = match self.rng.below(9) {
-            0..=2 => set(C, &name, json(&value)),
-            3 => set_until(C, &name, json(&value), NOW),
-            4 | 5 => delete(C, &name),
-            _ => increment(C, &name, delta),
+            0..=2 => set(COLLECTION, &name, json(&value)),
+            3 => set_until(COLLECTION, &name, json(&value), NOW),
+            4 | 5 => delete(COLLECTION, &name),
+            _ => increment(COLLECTION, &name, delta),
         };
         let expires = matches!(&op, Op::Set { expires_at, .. } if expires_at.is_some());
         let did = move |applied: &Applied| match *applied {
@@ -186,7 +186,8 @@ impl Client {
     async fn write(&mut self, checked: &[usize], changed: &[usize], text: bool) -> Observation {
         let checks: Vec<_> = checked.iter().map(|k| (*k, self.expect(*k))).collect();
         let changes: Vec<_> = changed.iter().map(|k| (*k, self.op(*k, text))).collect();
-        let expectation = |(k, expect): &(usize, Expect)| check(C, &self.keys[*k], *expect);
+        let expectation =
+            |(k, expect): &(usize, Expect)| check(COLLECTION, &self.keys[*k], *expect);
         let of_store: Vec<Check> = checks.iter().map(expectation).collect();
         let ops = changes.iter().map(|(_, (op, _))| op.clone()).collect();
         match self.app.try_commit(of_store, ops).await {
@@ -212,7 +213,7 @@ impl Client {
     async fn of_one_key(&mut self) -> Observation {
         match self.rng.below(10) {
             0..=2 => self.read(0).await,
-            3 => Observation::Has(0, self.app.has(C, &self.keys[0]).await),
+            3 => Observation::Has(0, self.app.has(COLLECTION, &self.keys[0]).await),
             4..=6 => self.swap().await,
             _ => self.write(&[], &[0], true).await,
         }
@@ -226,10 +227,10 @@ impl Client {
         self.written += 1;
         let value = (self.number * 10_000 + self.written).to_string();
         let op = match self.rng.chance(1, 3) {
-            true => delete(C, &name),
-            false => set(C, &name, json(&value)),
+            true => delete(COLLECTION, &name),
+            false => set(COLLECTION, &name, json(&value)),
         };
-        let checks = vec![check(C, &name, expect)];
+        let checks = vec![check(COLLECTION, &name, expect)];
         let checked = vec![(0, expect)];
         match self.app.try_commit(checks, vec![op]).await {
             Ok(applied) => match applied[0] {
@@ -250,7 +251,11 @@ impl Client {
     /// Reads or writes several keys at once.
     async fn of_several_keys(&mut self) -> Observation {
         if self.rng.chance(1, 3) {
-            let keys: Vec<_> = self.keys.iter().map(|k| (collection(C), key(k))).collect();
+            let keys: Vec<_> = self
+                .keys
+                .iter()
+                .map(|k| (collection(COLLECTION), key(k)))
+                .collect();
             let app = &self.app;
             let found = app.store.get_many(app.id, &keys, app.now, 10_000).await;
             let found = found.expect("an answer");
@@ -374,8 +379,8 @@ mod tests {
             .iter()
             .map(|(made, answered, step)| linearizability::Call {
                 client: 0,
-                made: *made,
-                answered: *answered,
+                invoked: *made,
+                returned: *answered,
                 step: step.clone(),
             });
         linearizability::check(vec![None; 2], calls.collect()).is_ok()

@@ -30,7 +30,7 @@ async fn load(app: &Tenant) {
     }
 }
 
-async fn disturb(app: Tenant, mut rng: Rng, stop: Arc<AtomicBool>) -> usize {
+async fn write_concurrently(app: Tenant, mut rng: Rng, stop: Arc<AtomicBool>) -> usize {
     let mut written = 0;
     while !stop.load(Ordering::Relaxed) {
         let k = name(rng.below(KEYS / 10) * 10 + 3);
@@ -81,7 +81,11 @@ pub async fn long_list_is_complete_under_concurrent_writes(kit: Kit) {
     let mut rng = kit.rng();
     let mut writers = JoinSet::new();
     for _ in 0..4 {
-        writers.spawn(disturb(app.clone(), rng.split(), Arc::clone(&stop)));
+        writers.spawn(write_concurrently(
+            app.clone(),
+            rng.split(),
+            Arc::clone(&stop),
+        ));
     }
     for (reverse, with_values) in [(false, false), (true, true)] {
         let told = walk(&app, reverse, with_values).await;

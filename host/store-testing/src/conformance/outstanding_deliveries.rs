@@ -161,11 +161,11 @@ pub async fn discarded_delivery_cannot_be_acknowledged(kit: Kit) {
 
 pub async fn discards_are_limited_and_free_usage(kit: Kit) {
     let app = watched(&kit).await;
-    let before = app.used().await;
+    let before = app.quota_usage().await;
     for n in 0..5 {
         app.set("c", &n.to_string(), json("1")).await;
     }
-    assert_eq!(app.used().await.deliveries, 5);
+    assert_eq!(app.quota_usage().await.deliveries, 5);
     assert_eq!(discard(&app, DeliveryFilter::default(), 2).await, 2);
     assert_eq!(discard(&app, DeliveryFilter::default(), 10).await, 3);
     assert_eq!(discard(&app, DeliveryFilter::default(), 10).await, 0);
@@ -173,7 +173,7 @@ pub async fn discards_are_limited_and_free_usage(kit: Kit) {
         assert!(app.later(1).delete("c", &n.to_string()).await);
     }
     assert_eq!(discard(&app, DeliveryFilter::default(), 10).await, 5);
-    assert_eq!(app.used().await, before);
+    assert_eq!(app.quota_usage().await, before);
 }
 
 pub async fn trigger_with_outstanding_deliveries_is_deleted_only_on_request(kit: Kit) {

@@ -36,7 +36,7 @@ async fn paused(app: &Tenant) -> BTreeSet<String> {
     let claimed = app.claim("t", FAILURES_MAX).await;
     assert_eq!(claimed.len(), FAILURES_MAX as usize);
     for (at, (_, receipt)) in claimed.iter().enumerate() {
-        let returned = app.give_back(receipt, RETRY, true).await;
+        let returned = app.nack(receipt, RETRY, true).await;
         let is_last = at + 1 == claimed.len();
         let expected = match is_last {
             false => FailOutcome::Recorded,
@@ -68,10 +68,7 @@ pub async fn consecutive_failures_count_each_delivery_once(kit: Kit) {
     for _ in 0..FAILURES_MAX + 2 {
         let [(delivery, receipt)] = app.claim("t", 1).await.try_into().expect("one");
         assert!(!delivery.is_probe);
-        assert_eq!(
-            app.give_back(&receipt, RETRY, true).await,
-            FailOutcome::Recorded
-        );
+        assert_eq!(app.nack(&receipt, RETRY, true).await, FailOutcome::Recorded);
     }
     assert_eq!(
         (standing(&app).await.paused, standing(&app).await.failures),
@@ -127,7 +124,7 @@ pub async fn failed_probe_doubles_the_wait(kit: Kit) {
         let (delivery, receipt) = probe(&at).await;
         failed.insert(key_of(&delivery));
         let probe_at = at.now.plus_ms(wait * WAIT_MS);
-        let returned = at.give_back(&receipt, Verdict::RetryAt(at.now), true).await;
+        let returned = at.nack(&receipt, Verdict::RetryAt(at.now), true).await;
         assert_eq!(returned, FailOutcome::ProbeFailed { probe_at });
         assert_eq!(at.due().await, [""; 0]);
         at = at.later(wait * WAIT_MS);
@@ -144,9 +141,7 @@ pub async fn transient_probe_failure_does_not_double_the_wait(kit: Kit) {
     for _ in 0..3 {
         let (_, receipt) = probe(&at).await;
         let probe_at = at.now.plus_ms(WAIT_MS);
-        let returned = at
-            .give_back(&receipt, Verdict::RetryAt(at.now), false)
-            .await;
+        let returned = at.nack(&receipt, Verdict::RetryAt(at.now), false).await;
         assert_eq!(returned, FailOutcome::ProbeFailed { probe_at });
         at = at.later(WAIT_MS);
     }
@@ -318,7 +313,7 @@ pub async fn released_delivery_does_not_count_as_an_attempt(kit: Kit) {
     );
     let (_, receipt) = probe(&later).await;
     let returned = later
-        .give_back(&receipt, Verdict::RetryAt(later.now), true)
+        .nack(&receipt, Verdict::RetryAt(later.now), true)
         .await;
     let probe_at = later.now.plus_ms(2 * WAIT_MS);
     assert_eq!(returned, FailOutcome::ProbeFailed { probe_at });

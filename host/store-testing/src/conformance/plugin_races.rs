@@ -55,11 +55,11 @@ pub async fn concurrent_deploys_get_distinct_version_numbers(kit: Kit) {
         assert_eq!(found.unwrap().unwrap().digest, digest(wasm));
         assert!(kit.store.module(digest(wasm)).await.unwrap().is_some());
     }
-    assert_one_chain(&app, &added).await;
+    assert_replaced_in_order(&app, &added).await;
 }
 
 /// Asserts that the versions, each activated once, replaced one another in some order.
-async fn assert_one_chain(app: &Tenant, added: &[(u32, String, bool)]) {
+async fn assert_replaced_in_order(app: &Tenant, added: &[(u32, String, bool)]) {
     let activated = added.iter().filter(|(_, _, activate)| *activate);
     let activated: BTreeSet<_> = activated.map(|(number, ..)| *number).collect();
     let mut seen = BTreeSet::from([app.active().await.expect("an active version")]);

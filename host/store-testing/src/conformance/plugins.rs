@@ -140,7 +140,7 @@ pub async fn app_row_includes_its_active_version(kit: Kit) {
             version: PluginVersion(number),
             digest: digest(wasm),
         });
-        assert_eq!(app.row().await.active, active);
+        assert_eq!(app.app_row().await.active, active);
         let rows = kit.store.apps(None, 9).await.unwrap();
         let row = rows.iter().find(|row| row.id == app.id).expect("the app");
         assert_eq!(row.active, active);
@@ -159,12 +159,12 @@ pub async fn app_row_includes_its_active_version(kit: Kit) {
     assert_eq!(app.try_roll_back().await.unwrap(), 3);
     assert_active(3, "three").await;
     assert_deleted(&app, 1).await;
-    app.limit(Some(1), None).await;
+    app.set_quota(Some(1), None).await;
     assert_active(3, "three").await;
     // The digest depends on the module, not on the version.
     app.add("three", true).await;
     assert_active(4, "three").await;
-    let theirs = other.row().await.active.expect("their version");
+    let theirs = other.app_row().await.active.expect("their version");
     assert_eq!((theirs.version.0, theirs.digest), (1, digest("other")));
 }
 
@@ -334,7 +334,7 @@ pub async fn shared_module_survives_app_deletion(kit: Kit) {
         assert_eq!(numbers(app).await, [0; 0]);
     }
     assert!(has_module(&kit, "shared").await);
-    let active = three.row().await.active.expect("its version");
+    let active = three.app_row().await.active.expect("its version");
     assert_eq!(active.digest, digest("shared"));
     assert!(kit.delete_app(three.id).await.unwrap());
     assert!(!has_module(&kit, "shared").await);

@@ -2,7 +2,7 @@
 
 use super::Kit;
 use super::kit::{
-    NOW, Tenant, absent, app, at_version, bytes, cost, delete, set, set_until, written,
+    NOW, Tenant, absent, app, at_version, bytes, cost, delete, set, set_until, set_version,
 };
 use super::rng::Rng;
 use kvasm_core::store::StoreError;
@@ -33,7 +33,7 @@ fn sized(k: &str, bytes: usize) -> Op {
 
 pub async fn entry_quota_rejects_one_more_entry(kit: Kit) {
     let app = kit.app().await;
-    app.limit(Some(3), None).await;
+    app.set_quota(Some(3), None).await;
     for k in ["a", "b"] {
         app.set("c", k, bytes("1")).await;
     }
@@ -61,7 +61,7 @@ pub async fn batch_over_the_quota_writes_nothing(kit: Kit) {
     let app = kit.app().await;
     let version = app.set("c", "a", bytes("old")).await;
     let guarded = app.set("c", "b", bytes("old")).await;
-    app.limit(Some(3), Some(room(2, 100))).await;
+    app.set_quota(Some(3), Some(room(2, 100))).await;
     let ops = vec![
         set("c", "a", bytes("new")),
         delete("c", "b"),
@@ -91,7 +91,7 @@ pub async fn byte_quota_can_be_filled_exactly(kit: Kit) {
     let app = kit.app().await;
     // In many small steps that add up to exactly the quota.
     let quota = room(30, 30 * 7);
-    app.limit(None, Some(quota)).await;
+    app.set_quota(None, Some(quota)).await;
     for number in 0..30 {
         app.commit(vec![], vec![sized(&format!("{number:02}"), 7)])
             .await;
@@ -102,10 +102,10 @@ pub async fn byte_quota_can_be_filled_exactly(kit: Kit) {
     // In one.
     let app = kit.app().await;
     let quota = room(1, 1000);
-    app.limit(None, Some(quota)).await;
+    app.set_quota(None, Some(quota)).await;
     for k in ["a", "b", "d"] {
         assert_refused(&app, vec![sized(k, 1001)], Resource::Bytes, quota).await;
-        let version = written(app.commit(vec![absent("c", k)], vec![sized(k, 1000)]).await);
+        let version = set_version(app.commit(vec![absent("c", k)], vec![sized(k, 1000)]).await);
         assert_refused(&app, vec![sized(k, 1001)], Resource::Bytes, quota).await;
         let same = vec![at_version("c", k, version)];
         app.commit(same, vec![sized(k, 1000)]).await;
@@ -113,7 +113,7 @@ pub async fn byte_quota_can_be_filled_exactly(kit: Kit) {
     }
     // In a batch.
     let quota = room(2, 1000);
-    app.limit(None, Some(quota)).await;
+    app.set_quota(None, Some(quota)).await;
     let two = |last| vec![sized("a", 500), sized("b", last)];
     assert_refused(&app, two(501), Resource::Bytes, quota).await;
     app.commit(vec![], two(500)).await;
@@ -126,7 +126,7 @@ pub async fn zero_quota_rejects_every_new_entry(kit: Kit) {
         (None, Some(0), Resource::Bytes),
     ] {
         let app = kit.app().await;
-        app.limit(entries, bytes).await;
+        app.set_quota(entries, bytes).await;
         assert_refused(&app, vec![sized("k", 2)], short, 0).await;
         let two = vec![sized("k", 3), sized("l", 3)];
         assert_refused(&app, two, short, 0).await;
@@ -166,7 +166,7 @@ pub async fn over_the_entry_quota_writes_without_new_entries_succeed(kit: Kit) {
     for k in ["a", "b", "d", "e", "f"] {
         app.set("c", k, bytes("12")).await;
     }
-    app.limit(Some(2), None).await;
+    app.set_quota(Some(2), None).await;
     assert_refused(&app, vec![sized("g", 3)], Resource::Entries, 2).await;
     let one_more = vec![delete("c", "a"), sized("g", 3), sized("h", 3)];
     assert_refused(&app, one_more, Resource::Entries, 2).await;
@@ -191,7 +191,7 @@ pub async fn over_the_byte_quota_writes_that_do_not_grow_succeed(kit: Kit) {
     app.commit(vec![], vec![sized("a", 50), sized("b", 50)])
         .await;
     let quota = room(2, 60);
-    app.limit(None, Some(quota)).await;
+    app.set_quota(None, Some(quota)).await;
     assert_refused(&app, vec![sized("d", 2)], Resource::Bytes, quota).await;
     assert_refused(&app, vec![sized("a", 51)], Resource::Bytes, quota).await;
     let moved = vec![sized("a", 40), sized("b", 61)];
@@ -212,9 +212,9 @@ pub async fn over_the_byte_quota_writes_that_do_not_grow_succeed(kit: Kit) {
     assert_eq!(app.usage().await, (2, 60));
     // More entries in fewer bytes.
     let large = 2 * ENTRY_BYTES as usize;
-    app.limit(None, None).await;
+    app.set_quota(None, None).await;
     app.commit(vec![], vec![sized("d", large)]).await;
-    app.limit(None, Some(quota)).await;
+    app.set_quota(None, Some(quota)).await;
     let more = |bytes| vec![sized("d", bytes), sized("e", 10)];
     let same = large - 10 - ENTRY_BYTES as usize;
     assert_refused(&app, more(same + 1), Resource::Bytes, quota).await;
@@ -227,7 +227,7 @@ pub async fn quota_applies_to_the_net_size_of_a_batch(kit: Kit) {
     app.commit(vec![], vec![sized("a", 40), sized("b", 60)])
         .await;
     let quota = room(2, 100);
-    app.limit(Some(2), Some(quota)).await;
+    app.set_quota(Some(2), Some(quota)).await;
     // Space freed by the batch is available to the rest of it, in any order.
     app.commit(vec![], vec![delete("c", "a"), sized("d", 40)])
         .await;
@@ -249,7 +249,7 @@ pub async fn quota_applies_to_the_net_size_of_a_batch(kit: Kit) {
 
 pub async fn expired_entries_count_against_the_quota(kit: Kit) {
     let app = kit.app().await;
-    app.limit(Some(2), None).await;
+    app.set_quota(Some(2), None).await;
     for k in ["a", "b"] {
         app.set_until("c", k, bytes("1"), NOW.plus_ms(5)).await;
     }
@@ -271,7 +271,7 @@ pub async fn deleting_an_entry_frees_quota(kit: Kit) {
         (None, Some(room(10, 200)), Resource::Bytes, room(10, 200)),
     ] {
         let app = kit.app().await;
-        app.limit(entries, bytes).await;
+        app.set_quota(entries, bytes).await;
         for at in 0..10 {
             app.commit(vec![], vec![sized(&name(at), 20)]).await;
         }
@@ -286,19 +286,19 @@ pub async fn deleting_an_entry_frees_quota(kit: Kit) {
 
 pub async fn raising_the_quota_takes_effect_at_once(kit: Kit) {
     let app = kit.app().await;
-    app.limit(Some(1), Some(room(1, 10))).await;
+    app.set_quota(Some(1), Some(room(1, 10))).await;
     app.commit(vec![], vec![sized("a", 10)]).await;
     assert_refused(&app, vec![sized("a", 11)], Resource::Bytes, room(1, 10)).await;
-    app.limit(Some(1), Some(room(1, 11))).await;
+    app.set_quota(Some(1), Some(room(1, 11))).await;
     app.commit(vec![], vec![sized("a", 11)]).await;
-    app.limit(Some(1), Some(100)).await;
+    app.set_quota(Some(1), Some(100)).await;
     assert_refused(&app, vec![sized("b", 11)], Resource::Entries, 1).await;
     let quota = room(2, 100);
-    app.limit(Some(2), Some(quota)).await;
+    app.set_quota(Some(2), Some(quota)).await;
     app.commit(vec![], vec![sized("b", 89)]).await;
-    app.limit(None, Some(quota)).await;
+    app.set_quota(None, Some(quota)).await;
     assert_refused(&app, vec![sized("d", 2)], Resource::Bytes, quota).await;
-    app.limit(None, None).await;
+    app.set_quota(None, None).await;
     app.commit(vec![], vec![sized("d", 100_000)]).await;
     assert_eq!(app.usage().await, (3, 100_100));
 }
@@ -306,8 +306,8 @@ pub async fn raising_the_quota_takes_effect_at_once(kit: Kit) {
 pub async fn quota_of_one_app_does_not_affect_another(kit: Kit) {
     let (one, two) = (kit.app().await, kit.app().await);
     let (of_one, of_two) = (room(1, 13), room(2, 30));
-    one.limit(Some(1), Some(of_one)).await;
-    two.limit(Some(2), Some(of_two)).await;
+    one.set_quota(Some(1), Some(of_one)).await;
+    two.set_quota(Some(2), Some(of_two)).await;
     for app in [&one, &two] {
         app.commit(vec![], vec![sized("a", 10)]).await;
     }
@@ -348,7 +348,7 @@ async fn fill(app: Tenant, writer: usize, quota: u64, mut rng: Rng) -> u64 {
             }
             Err(error) => panic!("{error:?}"),
         }
-        let used = app.used().await.bytes;
+        let used = app.quota_usage().await.bytes;
         assert!(used <= quota, "{used} bytes of {quota}");
     }
     sum
@@ -357,14 +357,14 @@ async fn fill(app: Tenant, writer: usize, quota: u64, mut rng: Rng) -> u64 {
 pub async fn concurrent_writers_never_exceed_the_byte_quota(kit: Kit) {
     const QUOTA: u64 = 300_000;
     let app = kit.app().await;
-    app.limit(None, Some(QUOTA)).await;
+    app.set_quota(None, Some(QUOTA)).await;
     let mut rng = kit.rng();
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         writers.spawn(fill(app.clone(), writer, QUOTA, rng.split()));
     }
     let written: u64 = writers.join_all().await.into_iter().sum();
-    let used = app.used().await.bytes;
+    let used = app.quota_usage().await.bytes;
     assert_eq!(used, written);
     // Every writer was refused the smallest entry, so there is no room for it.
     assert!(used + room(1, 16) > QUOTA, "{used} bytes of {QUOTA}");
@@ -373,7 +373,7 @@ pub async fn concurrent_writers_never_exceed_the_byte_quota(kit: Kit) {
 pub async fn concurrent_writers_never_exceed_the_entry_quota(kit: Kit) {
     const QUOTA: usize = 200;
     let app = kit.app().await;
-    app.limit(Some(QUOTA as u64), None).await;
+    app.set_quota(Some(QUOTA as u64), None).await;
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let app = app.clone();

@@ -36,7 +36,7 @@ async fn winners(app: &Tenant, batch: impl Fn(usize) -> (Vec<Check>, Vec<Op>)) -
 
 /// The operation on `k`, in some rounds with another one, so that both the statement for one
 /// operation and the transaction for several are tested.
-fn beside(round: usize, caller: usize, op: Op) -> Vec<Op> {
+fn with_another(round: usize, caller: usize, op: Op) -> Vec<Op> {
     let mut ops = vec![op];
     if round % 2 == 1 {
         ops.push(set("c", &format!("beside-{caller}"), bytes("x")));
@@ -56,7 +56,7 @@ pub async fn one_concurrent_update_of_a_version_wins(kit: Kit) {
             let op = set("c", "k", bytes([caller as u8]));
             (
                 vec![at_version("c", "k", version)],
-                beside(round, caller, op),
+                with_another(round, caller, op),
             )
         });
         assert_eq!(won.await, 1, "round {round}");
@@ -70,7 +70,7 @@ pub async fn one_concurrent_create_wins(kit: Kit) {
         let k = format!("k{round}");
         let won = winners(&app, |caller| {
             let op = set("c", &k, bytes([caller as u8]));
-            (vec![absent("c", &k)], beside(round, caller, op))
+            (vec![absent("c", &k)], with_another(round, caller, op))
         });
         assert_eq!(won.await, 1, "round {round}");
         assert!(app.has("c", &k).await);
@@ -85,7 +85,7 @@ pub async fn one_concurrent_recreate_of_an_expired_entry_wins(kit: Kit) {
         let old = app.set_until("c", &k, bytes("old"), NOW.plus_ms(10)).await;
         let won = winners(&after, |caller| {
             let op = set("c", &k, bytes([caller as u8]));
-            (vec![absent("c", &k)], beside(round, caller, op))
+            (vec![absent("c", &k)], with_another(round, caller, op))
         });
         assert_eq!(won.await, 1, "round {round}");
         assert!(after.get("c", &k).await.unwrap().version > old);
@@ -104,7 +104,7 @@ pub async fn one_concurrent_delete_of_a_version_wins(kit: Kit) {
             };
             (
                 vec![at_version("c", "k", version)],
-                beside(round, caller, op),
+                with_another(round, caller, op),
             )
         });
         assert_eq!(won.await, 1, "round {round}");

@@ -312,7 +312,7 @@ pub async fn largest_limits_behave_as_unlimited(kit: Kit) {
             name: row.name.clone(),
             ..kit.app().await
         };
-        let found = app.row().await.limits;
+        let found = app.app_row().await.limits;
         // A signed column holds no more than this.
         let least = limit.min(SIGNED_MAX);
         assert!(found.quota.entries.is_none_or(|found| found >= least));
@@ -341,7 +341,7 @@ pub async fn app_is_deleted_once(kit: Kit) {
     for app in [gone.id, AppId::generate()] {
         assert!(!kit.delete_app(app).await.unwrap());
     }
-    assert_eq!(kept.row().await.id, kept.id);
+    assert_eq!(kept.app_row().await.id, kept.id);
     assert_eq!(kept.value("c", "k").await, Some(bytes("x")));
     // The name can be reused.
     kit.create(&app(gone.name.as_str())).await.unwrap();

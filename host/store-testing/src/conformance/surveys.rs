@@ -21,7 +21,7 @@ pub async fn survey_reports_deliveries_and_dead_letters(kit: Kit) {
     let later = app.later(5_000);
     later.set("d", "k", json("1")).await;
     let expected = AppSurvey {
-        usage: app.used().await,
+        usage: app.quota_usage().await,
         oldest_due: Some(NOW),
         ..AppSurvey::default()
     };

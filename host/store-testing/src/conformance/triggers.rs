@@ -76,7 +76,7 @@ pub async fn no_op_write_creates_no_delivery(kit: Kit) {
     app.watch("t", "c").await;
     assert!(!app.delete("c", "absent").await);
     app.set("other", "a", json("1")).await;
-    app.conflict(vec![absent("other", "a")], vec![set("c", "a", json("1"))])
+    app.expect_conflict(vec![absent("other", "a")], vec![set("c", "a", json("1"))])
         .await;
     app.set_until("c", "short", json("1"), NOW.plus_ms(1)).await;
     let before = app.outstanding().await.len();
@@ -160,7 +160,7 @@ pub async fn failed_write_creates_no_delivery(kit: Kit) {
         )
         .await;
     assert!(refused.is_err());
-    app.limit(None, Some(10)).await;
+    app.set_quota(None, Some(10)).await;
     let refused = app
         .try_commit(vec![], vec![set("c", "a", bytes("12345678901"))])
         .await;
@@ -179,14 +179,14 @@ pub async fn deliveries_count_against_the_quota(kit: Kit) {
     app.set("c", "k", bytes("12345678")).await;
     // The entry, and two deliveries of ten bytes.
     assert_eq!(app.usage().await, (1, 30));
-    app.limit(None, Some(cost(1, 2, 31))).await;
+    app.set_quota(None, Some(cost(1, 2, 31))).await;
     let again = || vec![set("c", "k", bytes("abcdefgh"))];
     let refused = app.try_commit(vec![], again()).await;
     assert!(
         matches!(refused, Err(StoreError::Quota { .. })),
         "{refused:?}"
     );
-    app.limit(None, Some(cost(1, 4, 50))).await;
+    app.set_quota(None, Some(cost(1, 4, 50))).await;
     app.commit(vec![], again()).await;
     assert_eq!(app.usage().await, (1, 50));
 }

@@ -111,9 +111,9 @@ pub async fn usage_counts_only_guarded_writes_that_succeed(kit: Kit) {
     let version = {
         let ops = vec![set("c", "k", bytes("12345"))];
         let wrong = vec![at_version("c", "k", Version(1 << 40))];
-        assert_eq!(app.conflict(wrong, ops.clone()).await, [0]);
+        assert_eq!(app.expect_conflict(wrong, ops.clone()).await, [0]);
         assert_eq!(app.usage().await, empty);
-        super::kit::written(app.commit(vec![absent("c", "k")], ops).await)
+        super::kit::set_version(app.commit(vec![absent("c", "k")], ops).await)
     };
     assert_eq!(app.usage().await, full);
     for ops in [
@@ -121,7 +121,7 @@ pub async fn usage_counts_only_guarded_writes_that_succeed(kit: Kit) {
         vec![delete("c", "k")],
         vec![delete("c", "k"), set("c", "l", bytes("other"))],
     ] {
-        assert_eq!(app.conflict(vec![absent("c", "k")], ops).await, [0]);
+        assert_eq!(app.expect_conflict(vec![absent("c", "k")], ops).await, [0]);
         assert_eq!(app.usage().await, full);
     }
     let checks = vec![at_version("c", "k", version), absent("c", "l")];
@@ -186,7 +186,7 @@ impl UsageModel {
 }
 
 /// The resources that a write would exceed. If both, a store may report either.
-fn short(quota: Quota, before: (u64, u64), after: (u64, u64)) -> Vec<(Resource, u64)> {
+fn exceeded_resources(quota: Quota, before: (u64, u64), after: (u64, u64)) -> Vec<(Resource, u64)> {
     let asked = [
         (Resource::Entries, quota.entries, before.0, after.0),
         (Resource::Bytes, quota.bytes, before.1, after.1),
@@ -245,7 +245,7 @@ pub async fn usage_matches_the_model_for_random_histories(kit: Kit) {
                 entries: random_limit(&mut rng, before.0),
                 bytes: random_limit(&mut rng, before.1),
             };
-            app.limit(quota.entries, quota.bytes).await;
+            app.set_quota(quota.entries, quota.bytes).await;
         }
         let most = *rng.pick(&[1, 1, 2, 8]);
         let ops: Vec<_> = (0..1 + rng.below(most))
@@ -253,7 +253,7 @@ pub async fn usage_matches_the_model_for_random_histories(kit: Kit) {
             .collect();
         let checks = random_checks(&mut rng, ops.last());
         let after = sizes.after(&ops);
-        let short = short(quota, before, after.usage());
+        let short = exceeded_resources(quota, before, after.usage());
         match app.try_commit(checks, ops.clone()).await {
             Ok(_) => {
                 assert!(short.is_empty(), "{short:?} was not enough for {ops:?}");
@@ -265,7 +265,7 @@ pub async fn usage_matches_the_model_for_random_histories(kit: Kit) {
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => panic!("{error:?}"),
         }
-        let used = app.used().await;
+        let used = app.quota_usage().await;
         assert_eq!((used.entries, used.bytes), sizes.usage(), "{ops:?}");
         app.now = app.now.plus_ms(rng.below(5) as u64);
     }
@@ -312,7 +312,7 @@ fn writers(app: &Tenant, rng: &mut Rng, quota: Option<u64>) -> JoinSet<()> {
                     Ok(_) | Err(StoreError::Quota { .. }) => {}
                     Err(error) => panic!("{error:?}"),
                 }
-                let used = app.used().await.bytes;
+                let used = app.quota_usage().await.bytes;
                 assert!(quota.is_none_or(|quota| used <= quota), "{used} bytes");
             }
         });
@@ -328,7 +328,7 @@ pub async fn usage_is_exact_under_concurrent_writes(kit: Kit) {
         for number in 0..10 {
             app.delete("c", &format!("k{number}")).await;
         }
-        app.limit(None, quota).await;
+        app.set_quota(None, quota).await;
         writers(&app, &mut rng, quota).join_all().await;
         assert_counted(&app, "c").await;
     }
@@ -341,8 +341,8 @@ pub async fn quota_changes_during_concurrent_writes(kit: Kit) {
     while !writers.is_empty() {
         let entries = rng.chance(1, 2).then(|| rng.below(12) as u64);
         let bytes = rng.chance(1, 2).then(|| rng.below(4000) as u64);
-        app.limit(entries, bytes).await;
-        assert_eq!(app.row().await.limits.quota, Quota { entries, bytes });
+        app.set_quota(entries, bytes).await;
+        assert_eq!(app.app_row().await.limits.quota, Quota { entries, bytes });
         if let Some(Err(error)) = writers.try_join_next() {
             std::panic::resume_unwind(error.into_panic());
         }
@@ -352,7 +352,7 @@ pub async fn quota_changes_during_concurrent_writes(kit: Kit) {
     // Room for exactly one more, no matter how the quota was divided before.
     let (entries, used) = app.usage().await;
     let quota = cost(entries + 1, 0, used + 12);
-    app.limit(Some(entries + 1), Some(quota)).await;
+    app.set_quota(Some(entries + 1), Some(quota)).await;
     let refused = app.try_commit(vec![], vec![set("c", "n", bytes("12345678901"))]);
     assert!(matches!(
         refused.await,

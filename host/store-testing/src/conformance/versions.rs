@@ -71,7 +71,7 @@ struct Written {
 
 /// Asserts that versions are distinct, and that a write that started after another one ended
 /// has the greater version.
-fn assert_growth(mut writes: Vec<Written>) {
+fn assert_increasing(mut writes: Vec<Written>) {
     let mut by_key: BTreeMap<usize, Vec<Written>> = BTreeMap::new();
     for write in writes.drain(..) {
         by_key.entry(write.key).or_default().push(write);
@@ -202,7 +202,7 @@ async fn write_at_once(kit: Kit, batches: bool) {
     }
     let written: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
     assert!(written.len() > 300, "only {} writes", written.len());
-    assert_growth(written);
+    assert_increasing(written);
 }
 
 pub async fn versions_increase_under_concurrent_writes_and_deletes(kit: Kit) {

@@ -1,15 +1,16 @@
 //! A failing app, and other apps behind it.
 
-use super::stage::{Database, Stage, counter, ticker};
+use super::stage::{BackgroundHost, Database, counter, ticker};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{App, Timestamp};
+use kvasm_store_testing::faulty::{Operation, failed};
 use kvasm_tests::server::eventually;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the schedules of an app long overdue.
-async fn make_due(stage: &Stage, app: &App) {
+async fn make_due(stage: &BackgroundHost, app: &App) {
     let app = stage.database.literal(app);
     let due = format!("UPDATE triggers SET next_at = 1 WHERE app_id = {app}");
     stage.database.sql(&due).await;
@@ -18,7 +19,7 @@ async fn make_due(stage: &Stage, app: &App) {
 /// An app that is locked as by its deletion, with a due schedule that sorts first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locked_app_does_not_block_other_deliveries_on_postgres() {
-    let mut stage = Stage::postgres(PATIENCE).await;
+    let mut stage = BackgroundHost::postgres(PATIENCE).await;
     let locked = stage.server.deployed("locked", ticker()).await;
     let quiet = stage.server.deployed("quiet", counter()).await;
     let regular = stage.server.deployed("regular", ticker()).await;
@@ -30,9 +31,9 @@ async fn locked_app_does_not_block_other_deliveries_on_postgres() {
     stage.start();
     for n in 1..=3 {
         stage.set(&quiet, &n.to_string(), None).await;
-        stage.counts(&quiet, &n.to_string()).await;
+        stage.wait_for_count(&quiet, &n.to_string()).await;
     }
-    stage.counts(&regular, "1").await;
+    stage.wait_for_count(&regular, "1").await;
     let planned = format!("SELECT next_at FROM triggers WHERE app_id = {id}");
     assert_eq!(
         stage.database.sql(&planned).await,
@@ -40,7 +41,7 @@ async fn locked_app_does_not_block_other_deliveries_on_postgres() {
         "it is still locked"
     );
     eventually("it was skipped", async || {
-        stage.counted("kvasm_task_skips_total{name=\"schedules\"}")
+        stage.has_metric("kvasm_task_skips_total{name=\"schedules\"}")
     })
     .await;
     let ready = stage.server.host.health().check().await;
@@ -49,11 +50,11 @@ async fn locked_app_does_not_block_other_deliveries_on_postgres() {
         "one app's lock does not affect the host: {ready:?}"
     );
     drop(hold);
-    stage.counts(&locked, "1").await;
+    stage.wait_for_count(&locked, "1").await;
     stage.stop().await;
 }
 
-async fn an_unreadable_schedule(mut stage: Stage) {
+async fn an_unreadable_schedule(mut stage: BackgroundHost) {
     let bad = stage.server.deployed("bad", ticker()).await;
     let quiet = stage.server.deployed("quiet", counter()).await;
     let regular = stage.server.deployed("regular", ticker()).await;
@@ -65,10 +66,10 @@ async fn an_unreadable_schedule(mut stage: Stage) {
     make_due(&stage, &regular).await;
     stage.start();
     stage.set(&quiet, "1", None).await;
-    stage.counts(&quiet, "1").await;
-    stage.counts(&regular, "1").await;
+    stage.wait_for_count(&quiet, "1").await;
+    stage.wait_for_count(&regular, "1").await;
     eventually("it was skipped", async || {
-        stage.counted("kvasm_task_skips_total{name=\"schedules\"}")
+        stage.has_metric("kvasm_task_skips_total{name=\"schedules\"}")
     })
     .await;
     let ready = stage.server.host.health().check().await;
@@ -78,29 +79,29 @@ async fn an_unreadable_schedule(mut stage: Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreadable_schedule_blocks_nothing() {
-    an_unreadable_schedule(Stage::sqlite().await).await;
+    an_unreadable_schedule(BackgroundHost::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unreadable_schedule_blocks_nothing_on_postgres() {
-    an_unreadable_schedule(Stage::postgres(PATIENCE).await).await;
+    an_unreadable_schedule(BackgroundHost::postgres(PATIENCE).await).await;
 }
 
 /// More unreadable schedules than one query of the schedules returns.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_unreadable_schedules_do_not_starve_others() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     let bad = stage.server.app("bad", false).await;
     let regular = stage.server.deployed("regular", ticker()).await;
     schedules(&stage, &[bad], 250, "at dawn").await;
     make_due(&stage, &regular).await;
     stage.start();
-    stage.counts(&regular, "1").await;
+    stage.wait_for_count(&regular, "1").await;
     stage.stop().await;
 }
 
 /// Gives each app this many schedules that are not planned yet.
-async fn schedules(stage: &Stage, apps: &[App], of_each: usize, expression: &str) {
+async fn schedules(stage: &BackgroundHost, apps: &[App], of_each: usize, expression: &str) {
     for app in apps {
         let app = stage.database.literal(app);
         let insert = format!(
@@ -116,7 +117,7 @@ async fn schedules(stage: &Stage, apps: &[App], of_each: usize, expression: &str
 /// Planning 10,000 schedules takes 10,000 writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_due_schedules_do_not_delay_claims() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     let quiet = stage.server.deployed("quiet", counter()).await;
     let mut busy = Vec::new();
     for n in 0..100 {
@@ -127,7 +128,7 @@ async fn ten_thousand_due_schedules_do_not_delay_claims() {
     assert_eq!(stage.database.sql(unplanned).await, "10000");
     stage.set(&quiet, "1", None).await;
     stage.start();
-    stage.counts(&quiet, "1").await;
+    stage.wait_for_count(&quiet, "1").await;
     let left: u32 = stage.database.sql(unplanned).await.parse().unwrap();
     assert!(left > 0, "all schedules came before the claim");
     eventually("all are planned", async || {
@@ -138,7 +139,7 @@ async fn ten_thousand_due_schedules_do_not_delay_claims() {
 }
 
 /// An app whose expired entries cannot be removed, and whose name sorts first.
-async fn upkeep_behind_a_bad_app(mut stage: Stage) {
+async fn upkeep_behind_a_bad_app(mut stage: BackgroundHost) {
     let bad = stage.server.app("a-bad", false).await;
     let good = stage.server.app("b-good", false).await;
     for app in [&bad, &good] {
@@ -178,7 +179,7 @@ async fn upkeep_behind_a_bad_app(mut stage: Stage) {
     })
     .await;
     eventually("the bad one is counted", async || {
-        stage.counted("kvasm_task_skips_total{name=\"upkeep\"}")
+        stage.has_metric("kvasm_task_skips_total{name=\"upkeep\"}")
     })
     .await;
     assert_eq!(entries(&bad).await, 1);
@@ -188,54 +189,47 @@ async fn upkeep_behind_a_bad_app(mut stage: Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_failing_app_does_not_abort_the_upkeep_round() {
-    upkeep_behind_a_bad_app(Stage::sqlite().await).await;
+    upkeep_behind_a_bad_app(BackgroundHost::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_failing_app_does_not_abort_upkeep_on_postgres() {
-    upkeep_behind_a_bad_app(Stage::postgres(Duration::from_secs(3)).await).await;
-}
-
-/// Makes writes to some apps' rows fail.
-async fn refuse(stage: &Stage, what: &str, apps: &[App]) {
-    let apps: Vec<_> = apps.iter().map(|app| stage.database.literal(app)).collect();
-    let apps = apps.join(", ");
-    let trigger = format!(
-        "CREATE TRIGGER refuse BEFORE {what} WHEN OLD.app_id IN ({apps})
-         BEGIN SELECT RAISE(ABORT, 'refused'); END"
-    );
-    stage.database.sql(&trigger).await;
+    upkeep_behind_a_bad_app(BackgroundHost::postgres(Duration::from_secs(3)).await).await;
 }
 
 /// Enough failing apps at the head of the queues to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_failing_apps_do_not_block_other_claims() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     let mut apps = Vec::new();
     for name in ["a", "b", "c", "d", "e"] {
         apps.push(stage.server.deployed(name, counter()).await);
     }
     apps.sort_by_key(|app| app.id);
     let last = apps.pop().unwrap();
-    refuse(&stage, "UPDATE ON deliveries", &apps).await;
+    for app in &apps {
+        stage.faults.on(Operation::Claim).of(app.id).fail(failed);
+    }
     for app in apps.iter().chain([&last]) {
         stage.set(app, "1", None).await;
     }
     stage.start();
-    stage.counts(&last, "1").await;
+    stage.wait_for_count(&last, "1").await;
     stage.stop().await;
 }
 
 /// Enough failing apps at the head of the names to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_failing_apps_do_not_block_other_upkeep() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     let mut bad = Vec::new();
     for n in 0..12 {
         bad.push(stage.server.app(&format!("a-bad-{n}"), false).await);
     }
     let good = stage.server.app("b-good", false).await;
-    refuse(&stage, "DELETE ON kv_entries", &bad).await;
+    for app in &bad {
+        stage.faults.on(Operation::Sweep).of(app.id).fail(failed);
+    }
     for app in bad.iter().chain([&good]) {
         stage.set(app, "k", Some(Timestamp(1))).await;
     }

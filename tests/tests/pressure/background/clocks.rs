@@ -1,6 +1,6 @@
 //! Wrong clocks, and the timestamps that they leave behind.
 
-use super::stage::{Database, Stage, counter, ticker};
+use super::stage::{BackgroundHost, Database, counter, ticker};
 use kvasm::dispatch::{DispatchOptions, TimeSource};
 use kvasm::model::{App, Timestamp};
 use kvasm_tests::server::eventually;
@@ -25,7 +25,7 @@ fn options(now: fn() -> Timestamp) -> DispatchOptions {
 }
 
 /// Waits until a round of upkeep has processed the app: it sweeps expired entries first.
-async fn upkeep(stage: &Stage, app: &App) {
+async fn upkeep(stage: &BackgroundHost, app: &App) {
     let id = stage.database.literal(app);
     let rows = format!("SELECT count(*) FROM audit WHERE app_id = {id}");
     // One audit row, as any operation adds.
@@ -39,11 +39,11 @@ async fn upkeep(stage: &Stage, app: &App) {
     .await;
 }
 
-async fn trusts(stage: &Stage, state: &str) {
-    eventually(state, async || stage.counted(state)).await;
+async fn wait_for_trust(stage: &BackgroundHost, state: &str) {
+    eventually(state, async || stage.has_metric(state)).await;
 }
 
-async fn has_entry(stage: &Stage, app: &App, key: &str) -> bool {
+async fn has_entry(stage: &BackgroundHost, app: &App, key: &str) -> bool {
     let id = stage.database.literal(app);
     let find = format!("SELECT count(*) FROM kv_entries WHERE app_id = {id} AND key = '{key}'");
     stage.database.sql(&find).await == "1"
@@ -51,7 +51,7 @@ async fn has_entry(stage: &Stage, app: &App, key: &str) -> bool {
 
 /// The rows that a host with a clock 400 days ahead leaves behind: a planned schedule, a retry,
 /// a lease, and the probe of a paused trigger.
-async fn left_by_a_wrong_clock(mut stage: Stage) {
+async fn left_by_a_wrong_clock(mut stage: BackgroundHost) {
     let scheduled = stage.server.deployed("scheduled", ticker()).await;
     let paused = stage.server.deployed("paused", ticker()).await;
     let [retried, leased] = [
@@ -90,9 +90,9 @@ async fn left_by_a_wrong_clock(mut stage: Stage) {
         stage.database.sql(&sql).await;
     }
     stage.start();
-    stage.counts(&retried, "1").await;
-    stage.counts(&leased, "1").await;
-    stage.counts(&paused, "1").await;
+    stage.wait_for_count(&retried, "1").await;
+    stage.wait_for_count(&leased, "1").await;
+    stage.wait_for_count(&paused, "1").await;
     let planned = format!(
         "SELECT next_at FROM triggers WHERE app_id = {}",
         id(&scheduled)
@@ -108,12 +108,12 @@ async fn left_by_a_wrong_clock(mut stage: Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_clock_timestamps_are_repaired_at_start_on_sqlite() {
-    left_by_a_wrong_clock(Stage::sqlite().await).await;
+    left_by_a_wrong_clock(BackgroundHost::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_clock_timestamps_are_repaired_at_start_on_postgres() {
-    left_by_a_wrong_clock(Stage::postgres(PATIENCE).await).await;
+    left_by_a_wrong_clock(BackgroundHost::postgres(PATIENCE).await).await;
 }
 
 /// Milliseconds by which a clock is ahead.
@@ -125,7 +125,7 @@ fn on_postgres() -> Timestamp {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn host_with_clock_skew_pauses_and_reports_it() {
-    let mut stage = Stage::postgres(PATIENCE).await;
+    let mut stage = BackgroundHost::postgres(PATIENCE).await;
     let app = stage.server.deployed("app", counter()).await;
     let ticking = stage.server.deployed("ticking", ticker()).await;
     let now = Timestamp::now().0;
@@ -134,20 +134,23 @@ async fn host_with_clock_skew_pauses_and_reports_it() {
         .await;
     ON_POSTGRES.store(AHEAD, Ordering::Relaxed);
     stage.start_with(options(on_postgres));
-    trusts(&stage, DOUBTED).await;
+    wait_for_trust(&stage, DOUBTED).await;
     let anonymous = stage.server.anonymous();
     eventually("the host is not ready", async || {
         anonymous.get("/readyz").await.status == 503
     })
     .await;
-    anonymous.get("/readyz").await.refused(503, "not-ready");
+    anonymous
+        .get("/readyz")
+        .await
+        .expect_problem(503, "not-ready");
     let failing = stage.server.root.get("/readyz").await.json()["failing"].clone();
     assert_eq!(failing[0]["name"], "clock", "{failing}");
     let cause = failing[0]["cause"].as_str().unwrap();
     assert!(cause.contains("ahead of the database's"), "{cause}");
     // Less the duration of the query.
     assert!(cause.contains(" is 345"), "by how much: {cause}");
-    assert!(stage.counted("kvasm_task_failing{name=\"clock\"} 1"));
+    assert!(stage.has_metric("kvasm_task_failing{name=\"clock\"} 1"));
     upkeep(&stage, &app).await;
     assert!(has_entry(&stage, &app, "fresh").await, "it has not expired");
     assert_eq!(
@@ -162,8 +165,8 @@ async fn host_with_clock_skew_pauses_and_reports_it() {
     assert_eq!(stage.database.sql(&planned).await, "0");
 
     ON_POSTGRES.store(0, Ordering::Relaxed);
-    trusts(&stage, TRUSTED).await;
-    stage.counts(&app, "1").await;
+    wait_for_trust(&stage, TRUSTED).await;
+    stage.wait_for_count(&app, "1").await;
     eventually("the host is ready", async || {
         anonymous.get("/readyz").await.status == 200
     })
@@ -171,12 +174,12 @@ async fn host_with_clock_skew_pauses_and_reports_it() {
 
     // The clock steps while the host runs, and then back.
     ON_POSTGRES.store(-AHEAD, Ordering::Relaxed);
-    trusts(&stage, DOUBTED).await;
+    wait_for_trust(&stage, DOUBTED).await;
     stage.set(&app, "second", None).await;
     upkeep(&stage, &app).await;
     assert_eq!(stage.count(&app).await, "1");
     ON_POSTGRES.store(0, Ordering::Relaxed);
-    stage.counts(&app, "2").await;
+    stage.wait_for_count(&app, "2").await;
     stage.stop().await;
 }
 
@@ -188,11 +191,11 @@ fn on_sqlite() -> Timestamp {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clock_step_suspends_deletions_until_undone() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     let app = stage.server.deployed("app", counter()).await;
     let now = Timestamp::now().0;
     stage.start_with(options(on_sqlite));
-    trusts(&stage, TRUSTED).await;
+    wait_for_trust(&stage, TRUSTED).await;
     let noted = async || {
         stage
             .database
@@ -202,11 +205,11 @@ async fn clock_step_suspends_deletions_until_undone() {
     };
     eventually("the time is noted", async || noted().await.unwrap() >= now).await;
     ON_SQLITE.store(AHEAD, Ordering::Relaxed);
-    trusts(&stage, DOUBTED).await;
+    wait_for_trust(&stage, DOUBTED).await;
     stage
         .set(&app, "fresh", Some(Timestamp(now + 100 * DAY)))
         .await;
-    stage.counts(&app, "1").await;
+    stage.wait_for_count(&app, "1").await;
     upkeep(&stage, &app).await;
     assert!(has_entry(&stage, &app, "fresh").await, "it has not expired");
     assert!(
@@ -216,14 +219,14 @@ async fn clock_step_suspends_deletions_until_undone() {
     let ready = stage.server.host.health().check().await;
     assert!(ready.is_ready(), "{ready:?}");
     ON_SQLITE.store(0, Ordering::Relaxed);
-    trusts(&stage, TRUSTED).await;
+    wait_for_trust(&stage, TRUSTED).await;
     stage.set(&app, "old", Some(Timestamp(now))).await;
     eventually("it is swept", async || {
         !has_entry(&stage, &app, "old").await
     })
     .await;
     // The dispatcher's own time is back, too.
-    stage.counts(&app, "2").await;
+    stage.wait_for_count(&app, "2").await;
     assert!(has_entry(&stage, &app, "fresh").await);
     stage.stop().await;
 }
@@ -231,15 +234,15 @@ async fn clock_step_suspends_deletions_until_undone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn implausible_clock_at_start_suspends_deletions() {
     for off in [AHEAD, -AHEAD] {
-        let mut stage = Stage::sqlite().await;
+        let mut stage = BackgroundHost::sqlite().await;
         let app = stage.server.deployed("app", counter()).await;
         let now = Timestamp::now().0;
         stage.set(&app, "old", Some(Timestamp(now - DAY))).await;
         let seen = format!("UPDATE health SET at = {}", now + off);
         stage.database.sql(&seen).await;
         stage.start_with(options(Timestamp::now));
-        trusts(&stage, DOUBTED).await;
-        stage.counts(&app, "1").await;
+        wait_for_trust(&stage, DOUBTED).await;
+        stage.wait_for_count(&app, "1").await;
         upkeep(&stage, &app).await;
         assert!(has_entry(&stage, &app, "old").await, "{off}");
         // A readiness probe writes, but not this value.

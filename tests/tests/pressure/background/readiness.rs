@@ -1,7 +1,7 @@
 //! `/readyz` when the host cannot work. Full disks are covered in `tests/tests/serve/stores.rs`
 //! and, for Postgres, in `full_postgres.rs`.
 
-use super::stage::{Database, Stage};
+use super::stage::{BackgroundHost, Database};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Batch, Collection, Commit, Key, Op, Timestamp, Value as Entry};
 use kvasm::store::{PostgresOptions, PostgresStore};
@@ -28,16 +28,16 @@ async fn becomes_unready(server: &Server, kind: &str) -> Value {
     })
     .await;
     let answer = anonymous.get("/readyz").await;
-    answer.refused(503, kind);
+    answer.expect_problem(503, kind);
     assert!(answer.json().get("failing").is_none(), "{}", answer.text());
     let answer = server.root.get("/readyz").await;
-    answer.refused(503, kind);
+    answer.expect_problem(503, kind);
     answer.json()["failing"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn external_lock_makes_the_host_unready() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;
     let Database::Sqlite(path) = &stage.database else {
@@ -77,7 +77,7 @@ async fn read_only_postgres_makes_the_host_unready() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failing_task_makes_the_host_unready_with_a_reason() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;
     let rename = |from: &str, to: &str| format!("ALTER TABLE {from} RENAME TO {to}");
@@ -88,7 +88,7 @@ async fn failing_task_makes_the_host_unready_with_a_reason() {
     let cause = schedules.unwrap()["cause"].as_str().unwrap();
     assert!(cause.contains("triggers"), "{cause}");
     eventually("it is started again and again", async || {
-        stage.counted("kvasm_task_restarts_total{name=\"schedules\"}")
+        stage.has_metric("kvasm_task_restarts_total{name=\"schedules\"}")
     })
     .await;
     stage.database.sql(&rename("others", "triggers")).await;
@@ -98,7 +98,7 @@ async fn failing_task_makes_the_host_unready_with_a_reason() {
 
 /// While a table that a task needs is missing, the task is reported as failing.
 async fn shows_as(task: &str, table: &str) {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     stage.start_with(DispatchOptions {
         upkeep: Duration::from_millis(20),
         ..DispatchOptions::default()
@@ -107,7 +107,7 @@ async fn shows_as(task: &str, table: &str) {
     let rename = |from: &str, to: &str| format!("ALTER TABLE {from} RENAME TO {to}");
     stage.database.sql(&rename(table, "others")).await;
     eventually("it shows in the metrics", async || {
-        stage.counted(&format!("kvasm_task_failing{{name=\"{task}\"}} 1"))
+        stage.has_metric(&format!("kvasm_task_failing{{name=\"{task}\"}} 1"))
     })
     .await;
     let failing = becomes_unready(&stage.server, "not-ready").await;
@@ -133,7 +133,7 @@ async fn failing_reaper_makes_the_host_unready() {
 /// A poll of the queues that takes minutes because it waits for a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_queue_poll_does_not_delay_shutdown() {
-    let mut stage = Stage::postgres(Duration::from_secs(600)).await;
+    let mut stage = BackgroundHost::postgres(Duration::from_secs(600)).await;
     let lock = "LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE";
     let hold = stage.database.hold(lock).await;
     stage.start();
@@ -152,7 +152,7 @@ async fn slow_queue_poll_does_not_delay_shutdown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_dispatcher_makes_the_host_unready() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;
     stage.abort().await;
@@ -172,15 +172,15 @@ async fn put(server: &Server, value: &'static str) -> ApiResponse {
 }
 
 /// Panics when woken, and panics again when the payload of that panic is dropped.
-struct Bomb;
+struct PanicOnWake;
 
-impl Wake for Bomb {
+impl Wake for PanicOnWake {
     fn wake(self: Arc<Self>) {
-        std::panic::panic_any(Bomb);
+        std::panic::panic_any(PanicOnWake);
     }
 }
 
-impl Drop for Bomb {
+impl Drop for PanicOnWake {
     fn drop(&mut self) {
         // Not where the test drops it.
         if std::thread::current().name() == Some("kvasm-sqlite") {
@@ -193,7 +193,7 @@ impl Drop for Bomb {
 /// code that an embedder's executor runs when a task is woken runs on that thread.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_writer_makes_the_host_unready_but_healthy() {
-    let mut stage = Stage::sqlite().await;
+    let mut stage = BackgroundHost::sqlite().await;
     stage.start();
     becomes_ready(&stage.server).await;
     let app = stage.server.app("app", true).await;
@@ -213,7 +213,7 @@ async fn dead_writer_makes_the_host_unready_but_healthy() {
     let batch = Commit::new(app.id, Timestamp::now(), Batch::of(vec![op]));
     let store = Arc::clone(stage.server.host.store());
     let mut commit = store.commit(batch);
-    let waker = Waker::from(Arc::new(Bomb));
+    let waker = Waker::from(Arc::new(PanicOnWake));
     let polled = commit.as_mut().poll(&mut Context::from_waker(&waker));
     assert!(polled.is_pending());
     lock.execute_batch("COMMIT").unwrap();
@@ -225,7 +225,9 @@ async fn dead_writer_makes_the_host_unready_but_healthy() {
     let anonymous = stage.server.anonymous();
     anonymous.get("/healthz").await.expect(200);
     // Writes fail immediately, and reads continue.
-    put(&stage.server, "3").await.refused(500, "internal");
+    put(&stage.server, "3")
+        .await
+        .expect_problem(500, "internal");
     let found = stage.server.root.get(ENTRY);
     assert_eq!(found.await.expect(200).text(), "2");
     drop(commit);

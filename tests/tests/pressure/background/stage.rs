@@ -3,6 +3,7 @@
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{App, Batch, Collection, Commit, Key, Op, Timestamp, Value};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
+use kvasm_store_testing::faulty::{Faults, FaultyStore};
 use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::postgres::{fresh_database, shared};
 use kvasm_tests::server::{Server, eventually};
@@ -66,7 +67,7 @@ impl Database {
     }
 
     /// Holds the lock of a statement until the returned value is dropped, on Postgres.
-    pub async fn hold(&self, lock: &str) -> Hold {
+    pub async fn hold(&self, lock: &str) -> HeldLock {
         let Database::Postgres(name) = self else {
             panic!("SQLite has no locks of rows");
         };
@@ -79,7 +80,7 @@ impl Database {
             self.sql(held).await == "1"
         })
         .await;
-        Hold {
+        HeldLock {
             database: name.clone(),
             session: Some(session),
         }
@@ -96,12 +97,12 @@ fn text(value: rusqlite::types::Value) -> String {
 }
 
 /// A lock that is held until this is dropped.
-pub struct Hold {
+pub struct HeldLock {
     database: String,
     session: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Drop for Hold {
+impl Drop for HeldLock {
     fn drop(&mut self) {
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event = 'PgSleep'";
@@ -111,22 +112,23 @@ impl Drop for Hold {
 }
 
 /// A server with a dispatcher that is not started yet.
-pub struct Stage {
+pub struct BackgroundHost {
     pub server: Server,
+    pub faults: Faults,
     pub database: Database,
     dispatcher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     _folder: tempfile::TempDir,
 }
 
-impl Stage {
-    pub async fn sqlite() -> Stage {
+impl BackgroundHost {
+    pub async fn sqlite() -> BackgroundHost {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kvasm.db");
         let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
-        Stage::over(Arc::new(store), Database::Sqlite(path), folder).await
+        BackgroundHost::over(Arc::new(store), Database::Sqlite(path), folder).await
     }
 
-    pub async fn postgres(statement_timeout: Duration) -> Stage {
+    pub async fn postgres(statement_timeout: Duration) -> BackgroundHost {
         let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
         let name = url.rsplit('/').next().unwrap().to_owned();
         let mut options = PostgresOptions::new(url);
@@ -134,12 +136,18 @@ impl Stage {
         options.statement_timeout = statement_timeout;
         let store = PostgresStore::connect(options).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        Stage::over(Arc::new(store), Database::Postgres(name), folder).await
+        BackgroundHost::over(Arc::new(store), Database::Postgres(name), folder).await
     }
 
-    async fn over(store: Arc<dyn Store>, database: Database, folder: tempfile::TempDir) -> Stage {
-        Stage {
+    async fn over(
+        store: Arc<dyn Store>,
+        database: Database,
+        folder: tempfile::TempDir,
+    ) -> BackgroundHost {
+        let (store, faults) = FaultyStore::over(store);
+        BackgroundHost {
             server: Server::with(|builder| builder.shared_store(store)).await,
+            faults,
             database,
             dispatcher: None,
             _folder: folder,
@@ -197,13 +205,13 @@ impl Stage {
     }
 
     /// Waits until "k" of "d" has this count.
-    pub async fn counts(&self, app: &App, count: &str) {
+    pub async fn wait_for_count(&self, app: &App, count: &str) {
         let what = format!("{} counts {count}", app.name);
         eventually(&what, async || self.count(app).await == count).await;
     }
 
     /// Whether a line of the metrics begins with this.
-    pub fn counted(&self, series: &str) -> bool {
+    pub fn has_metric(&self, series: &str) -> bool {
         let text = self.server.host.metrics().encode();
         text.lines().any(|line| line.starts_with(series))
     }

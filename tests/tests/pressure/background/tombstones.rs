@@ -1,6 +1,6 @@
 //! Deleted apps whose rows cannot be removed, and other tombstones behind them.
 
-use super::stage::{Database, Stage};
+use super::stage::{BackgroundHost, Database};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{App, Timestamp};
 use kvasm_tests::server::eventually;
@@ -15,7 +15,7 @@ fn often() -> DispatchOptions {
 
 /// Creates apps with one entry each and deletes them. Returns them in the order of their
 /// tombstones.
-async fn graves(stage: &Stage, count: usize) -> Vec<App> {
+async fn create_tombstones(stage: &BackgroundHost, count: usize) -> Vec<App> {
     let mut apps = Vec::new();
     for n in 0..count {
         let app = stage.server.app(&format!("app-{n}"), false).await;
@@ -28,13 +28,13 @@ async fn graves(stage: &Stage, count: usize) -> Vec<App> {
     apps
 }
 
-async fn left(stage: &Stage) -> String {
+async fn left(stage: &BackgroundHost) -> String {
     let graves = "SELECT count(*) FROM apps WHERE deleted_at IS NOT NULL";
     stage.database.sql(graves).await
 }
 
 /// Makes removal of some apps' entries fail.
-async fn refuse(stage: &Stage, apps: &[App]) {
+async fn fail_removal(stage: &BackgroundHost, apps: &[App]) {
     let apps: Vec<_> = apps.iter().map(|app| stage.database.literal(app)).collect();
     let apps = apps.join(", ");
     let trigger = format!(
@@ -46,11 +46,11 @@ async fn refuse(stage: &Stage, apps: &[App]) {
 
 /// The first of three tombstones fails: because of rows that cannot be removed on SQLite, and
 /// of a lock on Postgres.
-async fn one_bad_grave(mut stage: Stage) {
-    let apps = graves(&stage, 3).await;
+async fn one_bad_grave(mut stage: BackgroundHost) {
+    let apps = create_tombstones(&stage, 3).await;
     let hold = match &stage.database {
         Database::Sqlite(_) => {
-            refuse(&stage, &apps[..1]).await;
+            fail_removal(&stage, &apps[..1]).await;
             None
         }
         Database::Postgres(_) => {
@@ -62,7 +62,7 @@ async fn one_bad_grave(mut stage: Stage) {
     stage.start_with(often());
     eventually("the others are removed", async || left(&stage).await == "1").await;
     eventually("the bad one is counted", async || {
-        stage.counted("kvasm_task_skips_total{name=\"reaper\"}")
+        stage.has_metric("kvasm_task_skips_total{name=\"reaper\"}")
     })
     .await;
     let ready = stage.server.host.health().check().await;
@@ -80,27 +80,27 @@ async fn one_bad_grave(mut stage: Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_failing_tombstone_does_not_block_the_others() {
-    one_bad_grave(Stage::sqlite().await).await;
+    one_bad_grave(BackgroundHost::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_failing_tombstone_does_not_block_on_postgres() {
-    one_bad_grave(Stage::postgres(Duration::from_secs(3)).await).await;
+    one_bad_grave(BackgroundHost::postgres(Duration::from_secs(3)).await).await;
 }
 
 /// Enough failing tombstones to look like a store failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_failing_tombstones_are_reported_without_blocking() {
-    let mut stage = Stage::sqlite().await;
-    let apps = graves(&stage, 13).await;
-    refuse(&stage, &apps[..12]).await;
+    let mut stage = BackgroundHost::sqlite().await;
+    let apps = create_tombstones(&stage, 13).await;
+    fail_removal(&stage, &apps[..12]).await;
     stage.start_with(often());
     eventually("the one behind them is removed", async || {
         left(&stage).await == "12"
     })
     .await;
     eventually("the task has failed", async || {
-        stage.counted("kvasm_task_restarts_total{name=\"reaper\"}")
+        stage.has_metric("kvasm_task_restarts_total{name=\"reaper\"}")
     })
     .await;
     stage.stop().await;
@@ -109,8 +109,8 @@ async fn many_failing_tombstones_are_reported_without_blocking() {
 /// A step of the reaper that takes minutes because it waits for a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_tombstone_removal_does_not_delay_the_sweep() {
-    let mut stage = Stage::postgres(Duration::from_secs(600)).await;
-    let apps = graves(&stage, 1).await;
+    let mut stage = BackgroundHost::postgres(Duration::from_secs(600)).await;
+    let apps = create_tombstones(&stage, 1).await;
     let live = stage.server.app("live", false).await;
     let grave = stage.database.literal(&apps[0]);
     let lock = format!("SELECT id FROM apps WHERE id = {grave} FOR UPDATE");

@@ -1,13 +1,13 @@
 //! Deliveries of apps that cannot be read: the attempts do not count.
 
-use super::stage::{Stage, counter};
+use super::stage::{BackgroundHost, counter};
 use kvasm::dispatch::DispatchOptions;
 use kvasm_tests::server::eventually;
 use serde_json::json;
 use std::time::Duration;
 
 /// The number of claimed deliveries that were skipped so far.
-fn skips(stage: &Stage) -> u64 {
+fn skips(stage: &BackgroundHost) -> u64 {
     let text = stage.server.host.metrics().encode();
     let line = "kvasm_task_skips_total{name=\"deliveries\"} ";
     let mut lines = text.lines();
@@ -17,7 +17,7 @@ fn skips(stage: &Stage) -> u64 {
 
 /// A store that answers claims but fails to read apps, and then recovers. As one attempt is
 /// allowed, a single counted attempt would create a dead letter.
-async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
+async fn a_store_that_flaps_gives_nothing_up(mut stage: BackgroundHost) {
     let app = stage.server.deployed("flapping", counter()).await;
     let trigger = json!({ "collection": "c", "attempts_max": 1 });
     let path = "/v1/apps/flapping/triggers/run";
@@ -52,7 +52,7 @@ async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
         assert!(outstanding[0].attempts <= 1, "{outstanding:?}");
         let back = "ALTER TABLE apps RENAME COLUMN away TO public";
         stage.database.sql(back).await;
-        stage.counts(&app, &round.to_string()).await;
+        stage.wait_for_count(&app, &round.to_string()).await;
         let all = kvasm::model::DeadLetterFilter::default();
         let dead = store.dead_letters(app.id, &all, None, 10).await.unwrap();
         assert!(dead.is_empty(), "{dead:?}");
@@ -62,11 +62,11 @@ async fn a_store_that_flaps_gives_nothing_up(mut stage: Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flapping_store_dead_letters_nothing_on_sqlite() {
-    a_store_that_flaps_gives_nothing_up(Stage::sqlite().await).await;
+    a_store_that_flaps_gives_nothing_up(BackgroundHost::sqlite().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flapping_store_dead_letters_nothing_on_postgres() {
-    let stage = Stage::postgres(Duration::from_secs(60)).await;
+    let stage = BackgroundHost::postgres(Duration::from_secs(60)).await;
     a_store_that_flaps_gives_nothing_up(stage).await;
 }

@@ -111,7 +111,7 @@ async fn write(app: Tenant, book: Arc<DeliveryLog>, mut rng: Rng, times: usize) 
 }
 
 /// More consecutive idle rounds, of a few milliseconds each, than occur on a busy machine.
-const IN_VAIN_MAX: u32 = 10_000;
+const IDLE_ROUNDS_MAX: u32 = 10_000;
 
 /// Claims and ends deliveries in every way until all are done. Fails if deliveries remain that
 /// cannot be claimed.
@@ -132,12 +132,12 @@ async fn handle(app: Tenant, book: Arc<DeliveryLog>, mut rng: Rng) {
             // In this order, a dead letter that is replayed between the two reads is seen at
             // least once. If a delivery is dead-lettered between them, its handler task is
             // still running.
-            let letters = app.letters().await;
+            let letters = app.dead_letters().await;
             let left = app.outstanding().await;
             if left.is_empty() && letters.is_empty() {
                 return;
             }
-            assert!(in_vain < IN_VAIN_MAX, "stuck: {left:#?}");
+            assert!(in_vain < IDLE_ROUNDS_MAX, "stuck: {left:#?}");
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     }
@@ -174,7 +174,7 @@ async fn end(
                 true => vec![set("c", key, json("2"))],
                 false => vec![set("done", &delivery.place.seq.to_string(), bytes(""))],
             };
-            let batch = app.acknowledging(&receipt, vec![], ops.clone());
+            let batch = app.acknowledging(receipt, vec![], ops.clone());
             let committed = app.store.commit(batch).await.expect("acknowledgement");
             book.cause(&ops, &committed.applied);
             book.deliver(&delivery.event);
@@ -190,8 +190,8 @@ async fn replay(app: Tenant, book: Arc<DeliveryLog>) {
         let replayed = app.store.replay(app.id, all, 3, row).await;
         let over = book.writers.load(Ordering::SeqCst) == 0 && replayed.expect("a replay") == 0;
         in_vain = if over { in_vain + 1 } else { 0 };
-        assert!(in_vain < IN_VAIN_MAX, "the handlers ended too early");
-        if over && app.outstanding().await.is_empty() && app.letters().await.is_empty() {
+        assert!(in_vain < IDLE_ROUNDS_MAX, "the handlers ended too early");
+        if over && app.outstanding().await.is_empty() && app.dead_letters().await.is_empty() {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;

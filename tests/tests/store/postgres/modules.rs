@@ -4,7 +4,7 @@ use super::usage::audit;
 use super::{connect, deadlocks, options, psql};
 use kvasm::model::{AppId, Commit, Digest, Exports, NewPlugin, PluginVersion};
 use kvasm::store::{Store, StoreError};
-use kvasm_store_testing::conformance::kit::{OF_THE_KIT, absent, bytes, reap, set};
+use kvasm_store_testing::conformance::kit::{KIT_ACTION, absent, bytes, reap, set};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -122,6 +122,6 @@ async fn batch_and_audit_row_commit_together() {
     );
     app.store.commit(batch(vec![])).await.expect("a set");
     let rows = app.store.audit(None, None, 10).await.expect("the log");
-    let rows = rows.iter().filter(|row| row.action != OF_THE_KIT);
+    let rows = rows.iter().filter(|row| row.action != KIT_ACTION);
     assert_eq!(rows.count(), 2);
 }

@@ -130,7 +130,7 @@ impl BankClient {
     }
 
     /// Sets and deletes other keys, without checks.
-    async fn around(&mut self) {
+    async fn write_other_keys(&mut self) {
         let key = |rng: &mut Rng| format!("account-{}-note", rng.below(ACCOUNTS));
         let (one, two) = (key(&mut self.rng), key(&mut self.rng));
         let mut ops = vec![set("a", &one, bytes("note"))];
@@ -174,7 +174,7 @@ async fn transfers_on_three_hosts_preserve_the_sum() {
                 match teller.rng.below(8) {
                     0 => teller.touch().await,
                     1 => teller.recreate().await,
-                    2 => teller.around().await,
+                    2 => teller.write_other_keys().await,
                     _ => teller.transfer().await,
                 }
             }
@@ -249,8 +249,12 @@ async fn out_of_range_versions_match_no_entry() {
         for key in ["there", "absent"] {
             let checks = || vec![absent("c", "z"), at_version("c", key, version)];
             let ops = vec![set("c", "d", bytes("x"))];
-            assert_eq!(app.conflict(checks(), ops).await, [1], "{version:?}");
-            assert_eq!(app.conflict(checks(), vec![]).await, [1], "{version:?}");
+            assert_eq!(app.expect_conflict(checks(), ops).await, [1], "{version:?}");
+            assert_eq!(
+                app.expect_conflict(checks(), vec![]).await,
+                [1],
+                "{version:?}"
+            );
         }
     }
 }

@@ -85,7 +85,7 @@ async fn write(
 }
 
 /// Waits until a count has grown by `by`, for at most a minute.
-async fn grows(count: &AtomicUsize, by: usize, what: &str) {
+async fn wait_for_growth(count: &AtomicUsize, by: usize, what: &str) {
     let goal = count.load(Ordering::SeqCst) + by;
     for _ in 0..6000 {
         if count.load(Ordering::SeqCst) >= goal {
@@ -120,17 +120,17 @@ async fn survive(outages: Vec<Outage>) {
     }
     for outage in outages {
         println!("{outage:?}");
-        grows(&progress.acknowledged, 50, "acknowledged").await;
+        wait_for_growth(&progress.acknowledged, 50, "acknowledged").await;
         cluster = tokio::task::spawn_blocking(move || {
             match outage {
                 Outage::Stop(how) => cluster.stop(how).expect("the server stops"),
-                Outage::Kill9 => cluster.kill9().expect("the server dies"),
+                Outage::Kill9 => cluster.kill().expect("the server dies"),
             }
             cluster
         })
         .await
         .unwrap();
-        grows(&progress.unavailable, 4, "unavailable").await;
+        wait_for_growth(&progress.unavailable, 4, "unavailable").await;
         assert_reads_are_unavailable(&app).await;
         cluster = tokio::task::spawn_blocking(move || {
             cluster.restart().expect("the server starts");
@@ -139,7 +139,7 @@ async fn survive(outages: Vec<Outage>) {
         .await
         .unwrap();
         // The same store reconnects automatically.
-        grows(&progress.acknowledged, 50, "acknowledged").await;
+        wait_for_growth(&progress.acknowledged, 50, "acknowledged").await;
     }
     progress.stop.store(true, Ordering::SeqCst);
     for known in writers.join_all().await {

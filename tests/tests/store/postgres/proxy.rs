@@ -18,7 +18,7 @@ pub struct ProxyStats {
     /// Statements that were prepared.
     pub prepared: AtomicUsize,
     /// While set, nothing is forwarded and nothing is closed.
-    pub held: AtomicBool,
+    pub stalled: AtomicBool,
     /// Connections that were opened.
     pub connections: AtomicUsize,
 }
@@ -68,7 +68,7 @@ async fn forward(
         let Ok(len @ 1..) = from.read(&mut buffer).await else {
             return;
         };
-        while line.held.load(Ordering::SeqCst) {
+        while line.stalled.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         if counts {

@@ -56,7 +56,7 @@ async fn hosts_share_writes_and_apps() {
     }
     assert_eq!(
         there
-            .conflict(vec![absent("c", "k")], vec![set("c", "k", bytes("x"))])
+            .expect_conflict(vec![absent("c", "k")], vec![set("c", "k", bytes("x"))])
             .await,
         [0]
     );

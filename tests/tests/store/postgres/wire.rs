@@ -105,11 +105,12 @@ async fn guarded_single_key_writes_take_one_round_trip() {
     let loses = async || {
         let set = || vec![set("c", "k", bytes("2"))];
         let old = kvasm::model::Version(version.0 - 1);
-        app.conflict(vec![absent("c", "k")], set()).await;
-        app.conflict(vec![at_version("c", "k", old)], set()).await;
-        app.conflict(vec![at_version("c", "k", old)], vec![delete("c", "k")])
+        app.expect_conflict(vec![absent("c", "k")], set()).await;
+        app.expect_conflict(vec![at_version("c", "k", old)], set())
             .await;
-        app.conflict(vec![absent("c", "k")], vec![delete("c", "k")])
+        app.expect_conflict(vec![at_version("c", "k", old)], vec![delete("c", "k")])
+            .await;
+        app.expect_conflict(vec![absent("c", "k")], vec![delete("c", "k")])
             .await;
     };
     assert_eq!(statements(&line, loses).await, 4);
@@ -218,13 +219,13 @@ async fn transaction_takes_its_reads_and_one_round_trip() {
     assert_eq!(count, 2, "a read, and a batch that creates and deletes");
     let loses = async || {
         let checks = vec![absent("c", "z"), absent("c", "b")];
-        assert_eq!(app.conflict(checks, sets()).await, [1]);
+        assert_eq!(app.expect_conflict(checks, sets()).await, [1]);
     };
     assert_eq!(statements(&line, loses).await, 1, "a conflict");
     let checks_alone = async || {
         let checks = vec![read("a").await, absent("c", "z")];
         app.commit(checks, vec![]).await;
-        let failed = app.conflict(vec![absent("c", "z"), absent("c", "a")], vec![]);
+        let failed = app.expect_conflict(vec![absent("c", "z"), absent("c", "a")], vec![]);
         assert_eq!(failed.await, [1]);
     };
     assert_eq!(statements(&line, checks_alone).await, 3, "only checks");
@@ -293,7 +294,7 @@ async fn hanging_connection_makes_calls_unavailable() {
     .await;
     let app = kit.app().await;
     app.set("c", "k", bytes("1")).await;
-    line.held.store(true, Ordering::SeqCst);
+    line.stalled.store(true, Ordering::SeqCst);
     let calls: Vec<_> = (0..6)
         .map(|at| {
             let app = app.clone();
@@ -323,7 +324,7 @@ async fn hanging_connection_makes_calls_unavailable() {
             "{result:?}"
         );
     }
-    line.held.store(false, Ordering::SeqCst);
+    line.stalled.store(false, Ordering::SeqCst);
     until_it_works(&app).await;
 }
 
