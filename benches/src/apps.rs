@@ -38,7 +38,6 @@ fn app(n: usize) -> Result<App> {
         public: false,
         limits: AppLimits::default(),
         active: None,
-        settings: None,
     })
 }
 

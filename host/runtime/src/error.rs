@@ -312,8 +312,6 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::NothingToRollBackTo
         | ServiceError::TokenNotFound
         | ServiceError::LastAdmin
-        | ServiceError::SettingNotFound(_)
-        | ServiceError::Secrets(_)
         | ServiceError::LifetimeExceeded(_)
         | ServiceError::ScopeExceeded(_) => Blame::Host,
     }

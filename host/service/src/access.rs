@@ -340,7 +340,6 @@ mod tests {
             public: false,
             limits: AppLimits::default(),
             active: None,
-            settings: None,
         });
         let row = || (Arc::clone(&app), Generation(Uuid::nil()));
         kept.put(0, row());

@@ -102,7 +102,6 @@ mod tests {
                 ..AppLimits::default()
             },
             active: None,
-            settings: None,
         }
     }
 

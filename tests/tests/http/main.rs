@@ -17,7 +17,6 @@ mod plugins;
 mod problems;
 mod protocol;
 mod schemathesis;
-mod settings;
 mod tokens;
 mod trace;
 mod triggers;

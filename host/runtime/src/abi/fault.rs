@@ -90,9 +90,7 @@ impl From<ServiceError> for Fault {
             | ServiceError::TokenNotFound
             | ServiceError::ScopeExceeded(_)
             | ServiceError::LifetimeExceeded(_)
-            | ServiceError::LastAdmin
-            | ServiceError::SettingNotFound(_)
-            | ServiceError::Secrets(_) => Status::Internal,
+            | ServiceError::LastAdmin => Status::Internal,
         };
         match status {
             Status::Internal | Status::Unavailable => Fault::Host(status, error),

@@ -82,7 +82,6 @@ pub fn app(name: &str) -> App {
         public: false,
         limits: AppLimits::default(),
         active: None,
-        settings: None,
     }
 }
 
