@@ -44,11 +44,11 @@ pub(super) struct Failure {
     message: String,
     request_id: Option<String>,
     /// The guest's log, for `--json`; without it, the log was printed as it arrived.
-    log: Option<serde_json::Value>,
+    log: Option<Box<serde_json::Value>>,
     /// The status and problem type of an error response of the host, if it was one.
     problem: Option<(StatusCode, String)>,
     /// What a failed call used, if that was asked for.
-    cost: Option<CostView>,
+    cost: Option<Box<CostView>>,
 }
 
 /// The fields of a problem document that this program reads.
@@ -163,7 +163,7 @@ impl Failure {
 
     /// Adds what the call used.
     pub(super) fn with_cost(mut self, cost: Option<CostView>) -> Failure {
-        self.cost = cost;
+        self.cost = cost.map(Box::new);
         self
     }
 
@@ -289,7 +289,7 @@ impl From<CallFailure> for Failure {
             fault: failure.error.blame().into(),
             message: failure.error.to_string(),
             request_id: Some(failure.request_id.to_string()),
-            log: Some(serde_json::json!(failure.log.lines())),
+            log: Some(Box::new(serde_json::json!(failure.log.lines()))),
             problem: None,
             cost: None,
         }

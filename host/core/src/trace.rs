@@ -94,7 +94,7 @@ impl TraceContext {
     pub fn root(id: Uuid) -> TraceContext {
         let trace_id = TraceId::of_uuid(id);
         TraceContext {
-            trace_id: trace_id.unwrap_or_else(|| TraceId(random(|id| NonZeroU128::new(id)))),
+            trace_id: trace_id.unwrap_or_else(|| TraceId(random(NonZeroU128::new))),
             span_id: new_span(),
             sampled: false,
             state: None,

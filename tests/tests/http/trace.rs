@@ -109,7 +109,7 @@ async fn log_lines_are_filtered_by_trace() {
         [of_client(first.clone()), of_client(second)]
     );
     let started = (third.clone(), third.replace('-', ""));
-    assert_eq!(found(&started.1).await, [started.clone()]);
+    assert_eq!(found(&started.1).await, vec![started.clone()]);
     assert_eq!(found(&third).await, [started]);
     assert_eq!(found(&first).await, []);
     for bad in ["x", "00000000000000000000000000000000", "4bf9"] {
