@@ -163,6 +163,9 @@ fn merge(schema: &mut Value, shape: Value) {
 const APP: &str = "^[a-z0-9_-]+$";
 const TRIGGER: &str = "^[A-Za-z0-9_.-]+$";
 const TOKEN: &str = "^[0-9a-f]{32}$";
+/// 32 hexadecimal digits or a UUID, not all zeros.
+const TRACE_ID: &str =
+    "^(?![0-]+$)([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$";
 const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 const NO_NUL: &str = "^[^\\u0000]*$";
 
@@ -219,6 +222,7 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
             json!({ "enum": OnTriggerDelete::ALL.map(OnTriggerDelete::as_str) })
         }
         "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
+        "?trace /v1/apps/{app}/logs" => json!({ "pattern": TRACE_ID }),
         "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
         "DeliveriesRequest.events" => json!({
             "minItems": 1,
