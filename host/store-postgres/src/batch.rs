@@ -207,11 +207,12 @@ async fn expire(
     plan: &Plan<'_>,
     found: &BTreeMap<Address<'_>, Version>,
 ) -> Result<(), Error> {
-    let anew = plan.keys.iter();
-    let anew = anew.filter(|(address, fate)| fate.recreates() && found.contains_key(*address));
-    let anew: Vec<_> = anew.map(|(address, _)| address).collect();
-    if !anew.is_empty() {
-        let statement = on_keys(sql::EXPIRE, write, anew.into_iter());
+    let recreated = plan.keys.iter();
+    let recreated =
+        recreated.filter(|(address, fate)| fate.recreates() && found.contains_key(*address));
+    let recreated: Vec<_> = recreated.map(|(address, _)| address).collect();
+    if !recreated.is_empty() {
+        let statement = on_keys(sql::EXPIRE, write, recreated.into_iter());
         lease.run(statement.bind(BEFORE_ALL_TIMES)).await?;
     }
     Ok(())

@@ -25,9 +25,9 @@ pub use lock_set::{LockSet, LockSetGuard};
 pub use transactional::Transaction;
 
 /// Maximum number of checks and operations in a batch, and of keys in one `get_many`.
-pub const BATCH_MAX: usize = 1_000;
+pub const BATCH_MAX: usize = kvasm_abi::BATCH_OPS_MAX;
 /// Maximum size in bytes of a batch, and of the values returned by one `get_many`.
-pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const BATCH_BYTES_MAX: usize = kvasm_abi::BATCH_BYTES_MAX;
 
 /// A query for a page of a collection.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use super::direct::{check_count, list_query, seal};
 use super::key_locks::Address;
 use super::lock_policy::{LockPolicy, PendingCommitGuard};
 use super::view::{TransactionView, checks, operation, take_bytes};
-use super::{BATCH_MAX, Kv, List, Listing, capability};
+use super::{Kv, List, Listing, capability};
 use crate::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
@@ -348,6 +348,3 @@ impl Kv for Transaction {
         applied
     }
 }
-
-// The limits of a batch and of a commit are the same.
-const _: () = assert!(BATCH_MAX == kvasm_abi::BATCH_OPS_MAX);
