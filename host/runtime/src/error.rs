@@ -312,6 +312,8 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::NothingToRollBackTo
         | ServiceError::TokenNotFound
         | ServiceError::LastAdmin
+        | ServiceError::SettingNotFound(_)
+        | ServiceError::Secrets(_)
         | ServiceError::LifetimeExceeded(_)
         | ServiceError::ScopeExceeded(_) => Blame::Host,
     }
