@@ -39,6 +39,13 @@ pub struct Context {
     /// and not at all if it fails.
     #[serde(default)]
     pub transaction: bool,
+    /// The `traceparent` of what the invocation causes, as in W3C Trace Context: the trace that it
+    /// belongs to, and its span. `None` if the host is too old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The `tracestate` of what the invocation causes, if its trace has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
 }
 
 /// The delivery that a handler runs for.
@@ -127,18 +134,25 @@ mod tests {
         let context: Context = serde_json::from_str(&json).unwrap();
         assert_eq!(context.caller, Caller::Principal);
         assert_eq!((context.trigger, context.transaction), (None, false));
+        assert_eq!((context.traceparent, context.tracestate), (None, None));
     }
 
     #[test]
     fn handler_context_is_decoded() {
         let json = r#"{"app":"a","function":"f","request_id":"r","caller":"trigger","transaction":true,
-            "trigger":{"name":"t","event_id":"e","attempt":2,"depth":3}}"#;
+            "trigger":{"name":"t","event_id":"e","attempt":2,"depth":3},
+            "traceparent":"00-p","tracestate":"a=1"}"#;
         let context: Context = serde_json::from_str(json).unwrap();
         assert_eq!(
             (context.caller, context.transaction),
             (Caller::Trigger, true)
         );
         assert_eq!(context.trigger, Some(Trigger::new("t", "e", 2, 3)));
+        let trace = (
+            context.traceparent.as_deref(),
+            context.tracestate.as_deref(),
+        );
+        assert_eq!(trace, (Some("00-p"), Some("a=1")));
     }
 
     #[test]

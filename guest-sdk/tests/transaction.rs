@@ -85,6 +85,7 @@ fn nested_transaction_joins_the_outer_one() {
 fn handler_receives_change_and_context() {
     let seen = |change: Change<i32>| {
         let context = kvasm_guest::context().map_err(Permanent)?;
+        assert!(context.traceparent.is_some());
         let trigger = context
             .trigger
             .ok_or(Permanent(Error::Internal("no trigger".into())))?;

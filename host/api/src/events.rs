@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kvasm_core::{
     Changes, DeadLetter, DeclaredTrigger, Delivery, Event, EventKind, Origin, Pause, Policy,
-    Trigger, Value, Watch,
+    TraceContext, Trigger, Value, Watch,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -177,6 +177,15 @@ pub struct EventView {
     pub at: i64,
     /// 1 for a change made by a call, plus one for each handler in between.
     pub depth: u32,
+    /// Id of the trace of its handlers: that of the request which caused it, or its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// The `traceparent` of what caused it, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// The `tracestate` of what caused it, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
     /// For a change: the entry's collection.
     pub collection: Option<String>,
     /// For a change: the entry's key.
@@ -211,11 +220,15 @@ impl EventView {
             Some(Value::Bytes(bytes)) => (None, Some(STANDARD.encode(bytes))),
         };
         let entry = event.kind.entry();
+        let trace = event.trace.as_ref();
         Ok(EventView {
             id: event.id.to_string(),
             kind: event.kind.kind().to_owned(),
             at: event.at.0,
             depth: event.depth,
+            trace_id: event.trace_id().map(|id| id.to_string()),
+            traceparent: trace.map(TraceContext::parent),
+            tracestate: trace.and_then(TraceContext::state).map(str::to_owned),
             collection: entry.map(|(collection, _)| collection.to_string()),
             key: entry.map(|(_, key)| key.to_string()),
             version,

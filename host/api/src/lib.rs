@@ -382,6 +382,9 @@ pub struct LogView {
     pub function: String,
     /// Id of the request.
     pub request_id: String,
+    /// Id of its trace, if it belongs to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
     /// Text of the line.
     pub message: String,
     /// Whether the run that wrote it was discarded and repeated.
@@ -401,6 +404,7 @@ impl From<&LogRecord> for LogView {
             source: line.source.to_string(),
             function: line.function.to_string(),
             request_id: line.request_id.to_string(),
+            trace_id: line.trace_id.map(|id| id.to_string()),
             message: line.message.clone(),
             discarded: line.discarded,
             cost: line.cost.as_deref().map(CostView::from),

@@ -231,6 +231,13 @@ fn print(letter: &DeadLetterView) -> Result<(), Failure> {
         ("event id", event.id.clone()),
         ("happened", output::time(event.at)),
         ("depth", event.depth.to_string()),
+        (
+            "trace id",
+            event
+                .trace_id
+                .clone()
+                .unwrap_or_else(|| "unknown".to_owned()),
+        ),
         ("value", value(event)),
     ];
     output::rows(&rows.map(|(name, value)| [name.to_owned(), value]))?;

@@ -8,7 +8,7 @@ use super::output;
 use axum::body::Body;
 use clap::Args;
 use kvasm::api::LogView;
-use kvasm::model::{AppName, Level, Timestamp};
+use kvasm::model::{AppName, Level, Timestamp, TraceId};
 use std::io::Write;
 use uuid::Uuid;
 
@@ -25,6 +25,9 @@ pub(super) struct LogsArgs {
     /// Only lines of this request
     #[arg(long, value_name = "ID")]
     request: Option<Uuid>,
+    /// Only lines of this trace, which the client of a request or its request id names
+    #[arg(long, value_name = "ID", value_parser = trace_id)]
+    trace: Option<TraceId>,
     /// Only lines at least as severe as this: error, warn, info, debug or trace
     #[arg(long, value_parser = level)]
     level: Option<Level>,
@@ -39,6 +42,11 @@ fn level(word: &str) -> Result<Level, String> {
         .map_err(|()| format!("expected one of {}", words()))
 }
 
+fn trace_id(text: &str) -> Result<TraceId, String> {
+    let refused = |()| "expected 32 hexadecimal digits, or a UUID".to_owned();
+    text.parse().map_err(refused)
+}
+
 pub(super) async fn run(global: &Global, logs: LogsArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     if !client.is_server() {
@@ -49,6 +57,7 @@ pub(super) async fn run(global: &Global, logs: LogsArgs) -> Result<CommandOutcom
     let path = RequestPath::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
     let path = path
         .with("request", logs.request)
+        .with("trace", logs.trace)
         .with("level", logs.level.map(Level::as_str))
         .with("since", logs.since.map(|at| at.0))
         .with("follow", logs.follow.then_some(true));
@@ -115,6 +124,7 @@ mod tests {
             source: "plugin".to_owned(),
             function: "f".to_owned(),
             request_id: String::new(),
+            trace_id: None,
             message: "x\n1970-01-01T00:00:00.000Z error f [host] forged\r\u{1b}[2K".to_owned(),
             discarded: false,
             cost: None,

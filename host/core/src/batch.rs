@@ -2,7 +2,7 @@
 
 use super::{
     AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, Key, LeaseToken, Link,
-    TRIGGERED_DELIVERIES_MAX, Timestamp, Value, Version,
+    TRIGGERED_DELIVERIES_MAX, Timestamp, TraceContext, Value, Version,
 };
 
 /// The expected state of an entry, for a check or a conditional write.
@@ -134,10 +134,13 @@ pub struct Commit {
     /// the event that is being handled, or [`TRIGGERED_DELIVERIES_MAX`] for each change outside a
     /// handler.
     pub delivery_budget: u32,
+    /// The span that causes the write. It is stored with the deliveries that the write creates, and
+    /// nowhere else.
+    pub trace: Option<TraceContext>,
 }
 
 impl Commit {
-    /// Creates a commit outside of handlers, without an audit row.
+    /// Creates a commit outside of handlers and traces, without an audit row.
     pub fn new(app_id: AppId, now: Timestamp, batch: Batch) -> Commit {
         Commit {
             app_id,
@@ -146,6 +149,7 @@ impl Commit {
             audit: None,
             depth: 0,
             delivery_budget: TRIGGERED_DELIVERIES_MAX,
+            trace: None,
         }
     }
 

@@ -7,7 +7,7 @@
 use super::Version;
 use super::{
     AppId, Collection, DELIVERY_BYTES, DeliveryState, Digest, Key, PluginVersion, Policy,
-    ProbeDelay, Timestamp, TriggerName, Value,
+    ProbeDelay, Timestamp, TraceContext, TraceId, TriggerName, Value,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -29,8 +29,34 @@ pub struct Event {
     pub followers: u32,
     /// When it occurred; for a schedule, when it was due.
     pub at: Timestamp,
+    /// The span that caused it, if that belongs to a trace.
+    pub trace: Option<TraceContext>,
     /// Its kind and data.
     pub kind: EventKind,
+}
+
+impl Event {
+    /// Returns the bytes that a delivery of it counts against its app's quota: those of its
+    /// [kind](EventKind::bytes) and of its encoded trace context.
+    pub fn bytes(&self) -> u64 {
+        let trace = self.trace.as_ref().map_or(0, TraceContext::encoded_len);
+        self.kind.bytes() + trace as u64
+    }
+
+    /// Returns the trace of the runs of its handlers: the one that it was caused in, or one of its
+    /// own, which has its id.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        let trace = self.trace.as_ref().map(TraceContext::trace_id);
+        trace.or_else(|| TraceId::of_uuid(self.id))
+    }
+
+    /// Returns the trace context of a run of a handler: a new span.
+    pub fn handler_span(&self) -> TraceContext {
+        match &self.trace {
+            Some(cause) => cause.child(),
+            None => TraceContext::root(self.id),
+        }
+    }
 }
 
 /// The kind of an event, with its data.
@@ -83,8 +109,8 @@ impl EventKind {
         }
     }
 
-    /// Returns the bytes that a delivery of it counts against its app's quota: those of collection,
-    /// key and value, and [`DELIVERY_BYTES`]. A run of a schedule counts nothing, because each
+    /// Returns the bytes that a delivery of it counts against its app's quota, without its trace
+    /// context: those of collection, key and value, and [`DELIVERY_BYTES`]. A run of a schedule counts nothing, because each
     /// schedule has at most one.
     pub fn bytes(&self) -> u64 {
         let (names, value) = match self {
@@ -192,7 +218,7 @@ impl DeadLetter {
     /// texts of its failure.
     pub fn bytes(&self) -> u64 {
         let texts = self.error.len() + self.trace.as_ref().map_or(0, String::len);
-        self.event.kind.bytes().max(DELIVERY_BYTES) + texts as u64
+        self.event.bytes().max(DELIVERY_BYTES) + texts as u64
     }
 }
 

@@ -26,6 +26,7 @@ mod settings;
 pub mod store;
 mod text;
 mod token;
+mod trace;
 mod trigger;
 mod trigger_health;
 
@@ -66,6 +67,7 @@ pub use settings::{
 };
 pub use text::{display_truncated, truncate};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
+pub use trace::{TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, TraceContext, TraceId};
 pub use trigger::{
     Changes, DeclaredTrigger, DueSchedule, NewTrigger, Origin, Policy, SchedulePosition,
     TRIGGERS_MAX, Trigger, TriggerName, Watch,

@@ -72,6 +72,7 @@ fn log(
         source: LogSource::Host,
         function: delivery.function.as_str().into(),
         request_id,
+        trace_id: delivery.event.trace_id(),
         message,
         discarded: false,
         cost: None,

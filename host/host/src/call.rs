@@ -1,13 +1,14 @@
 //! Calls of an app's active plugin, and how a plugin becomes active.
 
-use super::{Call, Host, Plugin};
+use super::{Host, Plugin};
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    App, AppId, Capability, Cost, Digest, Exports, Level, Pieces, PluginVersion, Timestamp,
+    App, AppId, Capability, Cost, Digest, Exports, Level, Pieces, PluginVersion, Principal,
+    Timestamp, TraceContext, TraceId,
 };
 use kvasm_runtime::GuestLog;
-use kvasm_runtime::{CallFailure, CompiledPlugin, LoadError, Response};
+use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationTarget, LoadError, Response};
 use kvasm_service::{
     Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
 };
@@ -67,6 +68,68 @@ pub enum DeployError {
     Service(#[from] ServiceError),
 }
 
+/// A call of a function.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub(super) target: InvocationTarget,
+    pub(super) input: Pieces,
+    pub(super) principal: Option<Principal>,
+    pub(super) request_id: Option<Uuid>,
+    pub(super) trace: Option<TraceContext>,
+}
+
+impl Call {
+    /// A public call without input.
+    pub fn function(name: impl Into<Arc<str>>) -> Call {
+        Call::of(InvocationTarget::Function(name.into()))
+    }
+
+    /// A public call of the HTTP handler, whose input and output are framed as in
+    /// `kvasm_abi::http`.
+    pub fn http() -> Call {
+        Call::of(InvocationTarget::Http)
+    }
+
+    fn of(target: InvocationTarget) -> Call {
+        Call {
+            target,
+            input: Pieces::default(),
+            principal: None,
+            request_id: None,
+            trace: None,
+        }
+    }
+
+    /// Sets the request id. By default a new one is generated.
+    #[must_use]
+    pub fn request_id(mut self, id: Uuid) -> Call {
+        self.request_id = Some(id);
+        self
+    }
+
+    /// Sets the trace context: the span of the call. By default it starts a trace, whose id is the
+    /// request id.
+    #[must_use]
+    pub fn trace(mut self, trace: TraceContext) -> Call {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// Sets the input, whose format is up to the function.
+    #[must_use]
+    pub fn input(mut self, input: impl Into<Pieces>) -> Call {
+        self.input = input.into();
+        self
+    }
+
+    /// Sets the principal. Each key-value operation then requires one of its scopes.
+    #[must_use]
+    pub fn principal(mut self, principal: Principal) -> Call {
+        self.principal = Some(principal);
+        self
+    }
+}
+
 /// A call that was admitted by [`Host::admit`]. It counts against the app's limit until it has
 /// ended or this is dropped.
 pub struct AdmittedCall {
@@ -119,8 +182,9 @@ impl AdmittedCall {
             .current_plugin(Arc::clone(&app), digest, &context.deadline)
             .await?;
         let name: Arc<str> = call.target.name(&plugin.compiled).into();
+        let trace_id = context.caller.trace().map(TraceContext::trace_id);
         let result = host.run(&plugin, call, context).await;
-        host.keep_log(app.id, name, &result);
+        host.keep_log(app.id, name, trace_id, &result);
         Ok(result?)
     }
 }
@@ -303,6 +367,7 @@ impl Host {
         &self,
         app: AppId,
         function: Arc<str>,
+        trace_id: Option<TraceId>,
         result: &Result<Response, CallFailure>,
     ) {
         let (request_id, cost, log, thrown, error) = match result {
@@ -323,6 +388,7 @@ impl Host {
             source,
             function: Arc::clone(&function),
             request_id,
+            trace_id,
             message,
             discarded,
             cost: None,

@@ -110,8 +110,10 @@ impl Host {
         let Some((_, digest)) = plugin else {
             return Err(failed(ServiceError::NoActivePlugin.into()));
         };
+        let trace = delivery.event.handler_span();
+        let trace_id = trace.trace_id();
         let context = CallContext {
-            caller: Caller::handler(app, &delivery.event),
+            caller: Caller::handler(app, &delivery.event).with_trace(trace),
             request_id: Uuid::now_v7(),
             deadline: Deadline::patient(
                 self.0.limits.wall_time,
@@ -131,7 +133,7 @@ impl Host {
         };
         let run = Run::new(&plugin, context, target, input).of_delivery(delivered, receipt);
         let result = self.run_transaction(run).await;
-        self.keep_log(app.id, name, &result);
+        self.keep_log(app.id, name, Some(trace_id), &result);
         let done = result.map_err(|error| failed(error.into()))?;
         Ok(done.cost)
     }

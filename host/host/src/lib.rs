@@ -7,11 +7,9 @@ mod deliver;
 mod transaction;
 
 use kvasm_core::store::{Store, StoreError};
-use kvasm_core::{App, AppName, Digest, Limits, Pieces, Principal};
+use kvasm_core::{App, AppName, Digest, Limits, TraceContext};
 use kvasm_metrics::Metrics;
-use kvasm_runtime::{
-    CallFailure, CompiledPlugin, InvocationRequest, InvocationTarget, LoadError, Response, Runtime,
-};
+use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationRequest, LoadError, Response, Runtime};
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
     KeyLocks, Kv, Logs, SeenGeneration, ServiceError, Services, WriteRates,
@@ -20,7 +18,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 pub use builder::HostBuilder;
-pub use call::{AdmittedCall, DeployError, InvokeError};
+pub use call::{AdmittedCall, Call, DeployError, InvokeError};
 pub use deliver::DeliverError;
 
 /// A plugin host: apps, their plugins and their entries. Cheap to clone.
@@ -151,9 +149,12 @@ impl Host {
 
     /// Creates the context of a call, whose deadline starts now.
     fn context(&self, app: &App, call: &Call) -> CallContext {
+        let request_id = call.request_id.unwrap_or_else(Uuid::now_v7);
+        let trace = call.trace.clone();
+        let trace = trace.unwrap_or_else(|| TraceContext::root(request_id));
         CallContext {
-            caller: Caller::new(app, call.principal.clone()),
-            request_id: call.request_id.unwrap_or_else(Uuid::now_v7),
+            caller: Caller::new(app, call.principal.clone()).with_trace(trace),
+            request_id,
             deadline: Deadline::after(self.0.limits.wall_time),
         }
     }
@@ -206,57 +207,5 @@ impl Plugin {
     /// Returns the SHA-256 of its module.
     pub fn digest(&self) -> Digest {
         self.compiled.digest()
-    }
-}
-
-/// A call of a function.
-#[derive(Debug, Clone)]
-pub struct Call {
-    target: InvocationTarget,
-    input: Pieces,
-    principal: Option<Principal>,
-    request_id: Option<Uuid>,
-}
-
-impl Call {
-    /// A public call without input.
-    pub fn function(name: impl Into<Arc<str>>) -> Call {
-        Call::of(InvocationTarget::Function(name.into()))
-    }
-
-    /// A public call of the HTTP handler, whose input and output are framed as in
-    /// `kvasm_abi::http`.
-    pub fn http() -> Call {
-        Call::of(InvocationTarget::Http)
-    }
-
-    fn of(target: InvocationTarget) -> Call {
-        Call {
-            target,
-            input: Pieces::default(),
-            principal: None,
-            request_id: None,
-        }
-    }
-
-    /// Sets the request id. By default a new one is generated.
-    #[must_use]
-    pub fn request_id(mut self, id: Uuid) -> Call {
-        self.request_id = Some(id);
-        self
-    }
-
-    /// Sets the input, whose format is up to the function.
-    #[must_use]
-    pub fn input(mut self, input: impl Into<Pieces>) -> Call {
-        self.input = input.into();
-        self
-    }
-
-    /// Sets the principal. Each key-value operation then requires one of its scopes.
-    #[must_use]
-    pub fn principal(mut self, principal: Principal) -> Call {
-        self.principal = Some(principal);
-        self
     }
 }

@@ -174,7 +174,10 @@ impl Runtime {
             Ok(found) => found,
             Err(error) => return Err(CallFailure::before_the_run(error, request_id)),
         };
-        let span = tracing::info_span!("call", %request_id, app = &*app, function = &*name);
+        let trace_id = request.context.trace_id_to_log();
+        let trace_id = trace_id.map(tracing::field::display);
+        let span =
+            tracing::info_span!("call", %request_id, trace_id, app = &*app, function = &*name);
         let result = self
             .call_function(plugin, name, function, request)
             .instrument(span)

@@ -1,11 +1,12 @@
 //! The log line of each request, written once its response is sent.
 
 use super::client_address::{self, Network, Remote};
+use super::request_ids::RequestIds;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use kvasm_core::{App, AppId, AppName, TokenId, display_truncated};
+use kvasm_core::{App, AppId, AppName, TokenId, TraceId, display_truncated};
 use kvasm_service::{Actor, RequestOutcome, admit_request_line};
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -61,6 +62,8 @@ pub(super) struct AccessLogLine {
     notes: Arc<Notes>,
     start: Instant,
     id: Uuid,
+    /// The trace that the client has started, if any.
+    trace_id: Option<TraceId>,
     client: Option<IpAddr>,
     method: &'static str,
     route: Option<MatchedPath>,
@@ -74,7 +77,7 @@ pub(super) struct AccessLogLine {
 impl AccessLogLine {
     pub(super) fn new(
         request: &Request,
-        id: Uuid,
+        ids: &RequestIds,
         method: &'static str,
         trusted: &[Network],
     ) -> AccessLogLine {
@@ -82,7 +85,8 @@ impl AccessLogLine {
         AccessLogLine {
             notes: Arc::default(),
             start: Instant::now(),
-            id,
+            id: ids.request,
+            trace_id: ids.trace_id_to_log(),
             client: remote
                 .map(|Remote(remote)| client_address::address(*remote, request.headers(), trusted)),
             method,
@@ -167,6 +171,7 @@ impl AccessLogLine {
                 tracing::$level!(
                     target: "kvasm::requests",
                     request_id = %self.id,
+                    trace_id = self.trace_id.map(tracing::field::display),
                     client = self.client.map(tracing::field::display),
                     method = self.method,
                     route = self.route(),

@@ -2,8 +2,8 @@
 
 use super::access_log::note_actor;
 use super::document::{self, TokenNeed};
-use super::layer::RequestId;
 use super::problem::{Kind, Problem};
+use super::request_ids::RequestIds;
 use super::{Authority, SharedServer};
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
@@ -42,7 +42,9 @@ impl FromRequestParts<SharedServer> for OptionalAuth {
         shared: &SharedServer,
     ) -> Result<OptionalAuth, Problem> {
         let mut seen = SeenGeneration::default();
-        let actor = authenticate(shared, &mut seen, &parts.headers, request_id(parts)).await?;
+        let ids = RequestIds::of(parts);
+        let actor = authenticate(shared, &mut seen, &parts.headers, ids.request).await?;
+        let actor = actor.map(|actor| actor.with_trace(ids.trace));
         if let Some(actor) = &actor {
             note_actor(actor);
         }
@@ -98,11 +100,6 @@ pub(super) fn token_required() -> Problem {
         Kind::TokenRequired,
         "a token is required: send `Authorization: Bearer kvasm_...`",
     )
-}
-
-pub(super) fn request_id(parts: &Parts) -> Uuid {
-    let id = parts.extensions.get::<RequestId>();
-    id.map_or_else(Uuid::now_v7, |RequestId(id)| *id)
 }
 
 /// Whether an Authorization header is meant for the host, or is empty. All tokens of the host

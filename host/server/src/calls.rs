@@ -5,10 +5,10 @@ use super::access_log::note_app;
 use super::auth::{self, OptionalAuth, token_required};
 use super::body;
 use super::cost;
-use super::layer::RequestId;
 use super::params::Segments;
 use super::plugin_headers;
 use super::problem::{Kind, Problem};
+use super::request_ids::RequestIds;
 use super::stream::Peer;
 use axum::Extension;
 use axum::body::Body;
@@ -83,14 +83,15 @@ pub(super) async fn call(
     State(shared): State<SharedServer>,
     OptionalAuth(actor, mut seen): OptionalAuth,
     Segments((name, function)): Segments<(String, String)>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(ids): Extension<RequestIds>,
     peer: Option<Extension<Peer>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), &name).await?;
     let shows_cost = cost::is_shown(&headers, &app, principal.as_ref());
-    let call = with(Call::function(function).request_id(id), principal);
+    let call = Call::function(function).request_id(ids.request);
+    let call = with(call.trace(ids.trace), principal);
     // Before the body is read, since the body of most refused calls need not be sent.
     let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
@@ -166,11 +167,12 @@ struct ResponseHead {
     security((), ("token" = [])))]
 pub(super) async fn handle(
     State(shared): State<SharedServer>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(ids): Extension<RequestIds>,
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, body) = request.into_parts();
     let mut seen = SeenGeneration::default();
+    let id = ids.request;
     let actor = auth::authenticate_plugin_request(&shared, &mut seen, &parts.headers, id).await?;
     let (name, path) = split_path(parts.uri.path());
     if is_wide_service_worker(&parts) {
@@ -180,14 +182,17 @@ pub(super) async fn handle(
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), name).await?;
     let (id_of_app, name) = (app.id, app.name.clone());
     let shows_cost = cost::is_shown(&parts.headers, &app, principal.as_ref());
-    let call = with(Call::http().request_id(id), principal);
+    let call = Call::http().request_id(id).trace(ids.trace.clone());
+    let call = with(call, principal);
     let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
+    let trace = ids.is_continued.then(|| ids.trace.parent());
+    let trace = trace.as_deref().map(|parent| (parent, ids.trace.state()));
     let head = RequestHead {
         method: parts.method.as_str(),
         path,
         query: parts.uri.query().unwrap_or_default(),
-        headers: plugin_headers::of_request(&parts.headers),
+        headers: plugin_headers::of_request(&parts.headers, trace),
     };
     let head = encode_request_head(&head)?;
     // The limit applies to the guest's whole input.

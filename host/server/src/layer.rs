@@ -7,13 +7,14 @@ use super::auth;
 use super::budget::{BytesOwner, NoRoom};
 use super::counted::{count_request, count_response};
 use super::problem::{Kind, Problem};
+use super::request_ids::{REQUEST_ID, RequestIds};
 use super::stream::Peer;
 use super::uri;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
@@ -22,8 +23,6 @@ use std::time::Duration;
 use tracing::Instrument;
 use uuid::Uuid;
 
-/// The request id, in requests and responses.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Maximum bytes of a request's headers, which hyper bounds only approximately.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Maximum bytes of a body that a handler keeps, except for inputs and modules.
@@ -34,22 +33,20 @@ const RATE_LIMIT_DELAY: Duration = Duration::from_millis(100);
 /// Maximum length of the path and query, in bytes.
 const URI_BYTES_MAX: usize = 8 * 1024;
 
-/// The request id, in the request's extensions.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RequestId(pub(super) Uuid);
-
 pub(super) async fn handle(
     State(shared): State<SharedServer>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let id = client_request_id(request.headers()).unwrap_or_else(Uuid::now_v7);
-    request.extensions_mut().insert(RequestId(id));
+    let ids = RequestIds::sent(request.headers());
+    let (id, trace_id) = (ids.request, ids.trace_id_to_log());
     let method = method(&request);
-    let line = AccessLogLine::new(&request, id, method, &shared.options.trusted_proxies);
+    let line = AccessLogLine::new(&request, &ids, method, &shared.options.trusted_proxies);
+    request.extensions_mut().insert(ids);
     let route = line.route();
 
-    let span = tracing::info_span!("request", request_id = %id, method, route);
+    let trace_id = trace_id.map(tracing::field::display);
+    let span = tracing::info_span!("request", request_id = %id, trace_id, method, route);
     let handled = async {
         if let Err(problem) = check_syntax(&request) {
             return problem.into_response();
@@ -118,13 +115,6 @@ async fn counted(shared: &SharedServer, request: Request, next: Next) -> Result<
     let request = count_request(request, counting, most);
     let response = next.run(request).await;
     count_response(response, held, may_refuse)
-}
-
-/// The request id that the client sent. One that is not a UUID is replaced, since ids go into logs
-/// and to plugins.
-fn client_request_id(headers: &HeaderMap) -> Option<Uuid> {
-    let text = headers.get(REQUEST_ID)?.to_str().ok()?;
-    Uuid::try_parse(text).ok()
 }
 
 /// Whether responses with this status have no content, including those of plugins.

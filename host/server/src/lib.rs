@@ -33,6 +33,7 @@ mod plugin_headers;
 mod plugins;
 mod preconditions;
 mod problem;
+mod request_ids;
 mod router;
 mod serve;
 mod settings;

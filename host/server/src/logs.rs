@@ -3,9 +3,9 @@
 use super::SharedServer;
 use super::apps::find;
 use super::auth::{self, Authenticated};
-use super::layer::RequestId;
 use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
+use super::request_ids::RequestIds;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
@@ -14,7 +14,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_api::LogView;
-use kvasm_core::{App, AppId, Capability, Level, Timestamp};
+use kvasm_core::{App, AppId, Capability, Level, Timestamp, TraceId};
 use kvasm_service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, SeenGeneration};
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -36,6 +36,8 @@ pub(super) struct LogParams {
     limit: Option<u32>,
     /// Only lines of the request with this id.
     request: Option<String>,
+    /// Only lines of the trace with this id: 32 hexadecimal digits, or a UUID.
+    trace: Option<String>,
     /// Only lines at least as severe as this: `error`, `warn`, `info`, `debug` or `trace`.
     level: Option<String>,
     /// Only lines written at or after this time.
@@ -55,7 +57,7 @@ pub(super) async fn show(
     Authenticated(actor, mut seen): Authenticated,
     Segments(name): Segments<String>,
     Params(params): Params<LogParams>,
-    Extension(RequestId(id)): Extension<RequestId>,
+    Extension(ids): Extension<RequestIds>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::LogRead).await?;
@@ -73,7 +75,7 @@ pub(super) async fn show(
                 .filter_map(|(name, value)| name.map(|name| (name, value)))
                 .filter(|(name, _)| name == AUTHORIZATION)
                 .collect(),
-            id,
+            id: ids.request,
             after,
             limit,
             filter,
@@ -91,11 +93,15 @@ pub(super) async fn show(
 
 fn filter(params: &LogParams) -> Result<LogFilter, Problem> {
     let request = params.request.as_deref().map(Uuid::try_parse);
+    let trace = params.trace.as_deref().map(str::parse::<TraceId>);
     let level = params.level.as_deref().map(str::parse::<Level>);
     Ok(LogFilter {
         request: request
             .transpose()
             .map_err(|_| refused("`request` must be the UUID of a request"))?,
+        trace: trace
+            .transpose()
+            .map_err(|()| refused("`trace` must be 32 hexadecimal digits, or a UUID"))?,
         level: level
             .transpose()
             .map_err(|()| refused("`level` must be error, warn, info, debug or trace"))?,

@@ -222,6 +222,7 @@ mod tests {
                 level: Level::Info,
                 source: LogSource::Plugin,
                 function: "f".into(),
+                trace_id: None,
                 request_id: uuid::Uuid::nil(),
                 message: "x".repeat(100),
                 discarded: false,

@@ -3,7 +3,7 @@
 
 use super::auth;
 use super::cost::{KVASM_COST, SERVER_TIMING};
-use super::layer::REQUEST_ID;
+use super::request_ids::{REQUEST_ID, TRACEPARENT, TRACESTATE};
 use axum::http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -14,6 +14,9 @@ use kvasm_core::AppName;
 /// Limits of the headers of a plugin's response: their number, and their total bytes.
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// The trace of a response, in a draft of the W3C. The host sends none.
+const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
 /// Whether a header belongs to one connection, or to the host.
 fn is_hop_or_host_header(name: &HeaderName) -> bool {
@@ -29,6 +32,9 @@ fn is_hop_or_host_header(name: &HeaderName) -> bool {
         PROXY_CONNECTION,
         REQUEST_ID,
         TE,
+        TRACEPARENT,
+        TRACERESPONSE,
+        TRACESTATE,
         TRAILER,
         TRANSFER_ENCODING,
         UPGRADE,
@@ -60,8 +66,12 @@ fn affects_origin(name: &HeaderName) -> bool {
     names.contains(&name) || name.starts_with("x-accel-")
 }
 
-/// The headers of a request that a plugin receives, without the host's token.
-pub(super) fn of_request(headers: &HeaderMap) -> Vec<(&str, &str)> {
+/// The headers of a request that a plugin receives, without the host's token. `trace` is the
+/// `traceparent` and the `tracestate` of the host, which replace those of the client.
+pub(super) fn of_request<'h>(
+    headers: &'h HeaderMap,
+    trace: Option<(&'h str, Option<&'h str>)>,
+) -> Vec<(&'h str, &'h str)> {
     let is_hidden = |name: &HeaderName, value: &HeaderValue| {
         is_hop_or_host_header(name) || (*name == AUTHORIZATION && auth::is_for_host(value))
     };
@@ -72,7 +82,10 @@ pub(super) fn of_request(headers: &HeaderMap) -> Vec<(&str, &str)> {
         let value = std::str::from_utf8(value.as_bytes()).ok()?;
         Some((name.as_str(), value))
     });
-    text.collect()
+    let (parent, state) = trace.unzip();
+    let parent = parent.map(|parent| ("traceparent", parent));
+    let state = state.flatten().map(|state| ("tracestate", state));
+    text.chain(parent).chain(state).collect()
 }
 
 /// The headers of a plugin's response that are sent to the client, or why they are invalid.
@@ -189,6 +202,9 @@ mod tests {
             ("Alt-Svc", "h2=\"evil.example:443\""),
             ("X-Accel-Redirect", "/internal"),
             ("X-Request-Id", "mine"),
+            ("Traceparent", "mine"),
+            ("TraceState", "mine"),
+            ("TraceResponse", "mine"),
             ("Kvasm-Cost", "runs=1"),
             ("Server-Timing", "cpu;dur=0"),
             ("Set-Cookie", "a=1; Path=/"),
@@ -218,7 +234,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, authorization.parse().unwrap());
             headers.insert(REQUEST_ID, "x".parse().unwrap());
-            of_request(&headers).len()
+            of_request(&headers, None).len()
         };
         for host in ["Bearer kvasm_x", "KVASM_x", "Basic kvasm_x", "", "Bearer"] {
             assert_eq!(shown(host), 0, "{host}");

@@ -1,7 +1,9 @@
 //! Actors of administrative requests, and their audit rows.
 
 use super::ServiceError;
-use kvasm_core::{App, Audit, Capability, Principal, Scope, Timestamp, Token, TokenId};
+use kvasm_core::{
+    App, Audit, Capability, Principal, Scope, Timestamp, Token, TokenId, TraceContext,
+};
 use serde_json::Value;
 use std::borrow::Cow;
 use uuid::Uuid;
@@ -14,6 +16,7 @@ pub struct Actor {
     expires_at: Option<Timestamp>,
     name: String,
     request_id: Uuid,
+    trace: Option<TraceContext>,
 }
 
 impl Actor {
@@ -25,6 +28,7 @@ impl Actor {
             expires_at: token.expires_at,
             name: token.name.clone(),
             request_id,
+            trace: None,
         }
     }
 
@@ -37,7 +41,23 @@ impl Actor {
             expires_at: None,
             name: name.into(),
             request_id,
+            trace: None,
         }
+    }
+
+    /// Sets the trace context of its request. Without one, what the request changes belongs to no
+    /// trace.
+    #[must_use]
+    pub fn with_trace(self, trace: TraceContext) -> Actor {
+        Actor {
+            trace: Some(trace),
+            ..self
+        }
+    }
+
+    /// Returns the trace context of its request.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     /// Returns its permissions.

@@ -2,7 +2,9 @@
 
 use super::kv::LockSetId;
 use super::{Actor, ServiceError};
-use kvasm_core::{App, AppId, Capability, CursorKey, Event, Principal, TRIGGERED_DELIVERIES_MAX};
+use kvasm_core::{
+    App, AppId, Capability, CursorKey, Event, Principal, TRIGGERED_DELIVERIES_MAX, TraceContext,
+};
 use std::sync::Arc;
 
 /// The caller of an operation. The host builds it before a guest runs; nothing that a guest does
@@ -20,6 +22,8 @@ pub struct Caller {
     delivery_budget: u32,
     /// The lock set whose locks its commits do not wait for.
     lane: Option<LockSetId>,
+    /// Its span, which causes what it does.
+    trace: Option<TraceContext>,
 }
 
 impl Caller {
@@ -34,6 +38,7 @@ impl Caller {
             depth: 0,
             delivery_budget: TRIGGERED_DELIVERIES_MAX,
             lane: None,
+            trace: None,
         }
     }
 
@@ -50,6 +55,7 @@ impl Caller {
     fn audited_as(app: &App, actor: &Actor, action: &'static str) -> Caller {
         Caller {
             audited: Some(Arc::new((actor.clone(), app.clone(), action))),
+            trace: actor.trace().cloned(),
             ..Caller::new(app, Some(actor.principal().clone()))
         }
     }
@@ -62,6 +68,20 @@ impl Caller {
             delivery_budget: event.followers,
             ..Caller::new(app, None)
         }
+    }
+
+    /// Sets its trace context. Without one, it belongs to no trace.
+    #[must_use]
+    pub fn with_trace(self, trace: TraceContext) -> Caller {
+        Caller {
+            trace: Some(trace),
+            ..self
+        }
+    }
+
+    /// Returns its trace context: the span of the call, which causes what it does.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     /// Returns a caller without access checks, for reads that a permitted operation implies.

@@ -1,6 +1,6 @@
 //! The logs of apps: recent lines of their plugins, and of the host about them.
 
-use kvasm_core::{AppId, Cost, Level, Timestamp, truncate};
+use kvasm_core::{AppId, Cost, Level, Timestamp, TraceId, truncate};
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -55,6 +55,8 @@ pub struct LogRecord {
     pub function: Arc<str>,
     /// The request.
     pub request_id: Uuid,
+    /// The trace of the request, if it belongs to one.
+    pub trace_id: Option<TraceId>,
     /// Its text, without control characters.
     pub message: String,
     /// Whether the run that wrote it was discarded and rerun.
@@ -75,6 +77,8 @@ impl LogRecord {
 pub struct LogFilter {
     /// Lines of this request.
     pub request: Option<Uuid>,
+    /// Lines of this trace.
+    pub trace: Option<TraceId>,
     /// Lines at least as severe as this.
     pub level: Option<Level>,
     /// Lines written at this time or later.
@@ -85,6 +89,7 @@ impl LogFilter {
     fn covers(&self, line: &LogRecord) -> bool {
         self.request
             .is_none_or(|request| request == line.request_id)
+            && self.trace.is_none_or(|trace| Some(trace) == line.trace_id)
             && self.level.is_none_or(|level| line.level <= level)
             && self.since.is_none_or(|since| since <= line.at)
     }
@@ -277,6 +282,7 @@ mod tests {
             source: LogSource::Plugin,
             function: "f".into(),
             request_id: Uuid::nil(),
+            trace_id: None,
             message: message.to_owned(),
             discarded: false,
             cost: None,
@@ -339,6 +345,7 @@ mod tests {
     fn log_filter_combines_conditions() {
         let (logs, app) = (Logs::default(), AppId::generate());
         let request = Uuid::from_u128(7);
+        let trace = TraceId::of_uuid(Uuid::from_u128(8));
         let lines = [
             (1, Level::Error, Uuid::nil()),
             (2, Level::Info, request),
@@ -351,6 +358,7 @@ mod tests {
                 at: Timestamp(at),
                 level,
                 request_id,
+                trace_id: trace.filter(|_| at > 2),
                 ..line(&at.to_string())
             }),
         );
@@ -367,8 +375,10 @@ mod tests {
         assert_eq!(found(LogFilter { level, ..all }), "1 3");
         let since = Some(Timestamp(3));
         assert_eq!(found(LogFilter { since, ..all }), "3 4");
+        assert_eq!(found(LogFilter { trace, ..all }), "3 4");
         let both = LogFilter {
             request,
+            trace,
             level,
             since: None,
         };

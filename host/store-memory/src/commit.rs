@@ -29,7 +29,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     }
     let mut usage = tenant.usage;
     if let Some(receipt) = &commit.batch.acknowledge {
-        uncount_delivery(&mut usage, &tenant.leased(receipt)?.event.kind);
+        uncount_delivery(&mut usage, &tenant.leased(receipt)?.event);
     }
     let (changes, last_version) = plan(tenant, &commit, *version)?;
     let usage = usage_after(tenant, &changes, usage)?;
@@ -194,6 +194,7 @@ impl AppData {
             depth: commit.depth + 1,
             followers: 0,
             at: commit.now,
+            trace: commit.trace.clone(),
             kind: what,
         };
         let meant = |watch: &Watch| match (watch, &event.kind) {

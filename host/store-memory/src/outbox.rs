@@ -162,7 +162,7 @@ impl Outbox for MemoryStore {
                     replays: row.replays,
                     dead_at: failed.now,
                 };
-                uncount_delivery(&mut tenant.usage, &letter.event.kind);
+                uncount_delivery(&mut tenant.usage, &letter.event);
                 tenant.usage.bytes += letter.bytes();
                 tenant.dead_letters.insert(letter.id, letter);
                 tenant.unblock_next(place, failed.now);
@@ -297,6 +297,7 @@ impl Outbox for MemoryStore {
             depth: 1,
             followers: TRIGGERED_DELIVERIES_MAX,
             at,
+            trace: None,
             kind: EventKind::Due,
         };
         tenant.enqueue(name, function, event, seq, tick.now, 0);

@@ -156,7 +156,7 @@ impl MemoryState {
         let meant: Vec<_> = meant.collect();
         for key in &meant {
             if let Some(row) = tenant.deliveries.remove(key) {
-                uncount_delivery(&mut tenant.usage, &row.event.kind);
+                uncount_delivery(&mut tenant.usage, &row.event);
             }
         }
         let count = meant.len() as u64;
@@ -200,7 +200,7 @@ impl MemoryState {
             };
             version += 1;
             tenant.usage.bytes -= letter.bytes();
-            count_delivery(&mut tenant.usage, &letter.event.kind);
+            count_delivery(&mut tenant.usage, &letter.event);
             let replays = letter.replays + 1;
             let (trigger, function) = (letter.trigger, letter.function);
             let seq = version.cast_signed();

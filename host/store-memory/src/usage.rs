@@ -4,7 +4,8 @@ use super::AppData;
 use super::commit::EntryChange;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    Collection, DELIVERIES_MAX, ENTRY_BYTES, Entry, EventKind, Key, Quota, Resource, Usage, Value,
+    Collection, DELIVERIES_MAX, ENTRY_BYTES, Entry, Event, EventKind, Key, Quota, Resource, Usage,
+    Value,
 };
 use std::collections::HashMap;
 
@@ -34,7 +35,7 @@ pub(super) fn usage_after(
         after.entries = after.entries + u64::from(now > 0) - u64::from(last > 0);
         after.bytes = after.bytes + now - last;
         for (_, _, event) in &change.deliveries {
-            count_delivery(&mut after, &event.kind);
+            count_delivery(&mut after, event);
         }
     }
     let Quota { entries, bytes } = tenant.app.limits.quota;
@@ -52,15 +53,15 @@ pub(super) fn usage_after(
 }
 
 /// Adds a delivery to what its app uses. Runs of schedules are not counted.
-pub(super) fn count_delivery(usage: &mut Usage, what: &EventKind) {
-    usage.bytes += what.bytes();
-    usage.deliveries += u64::from(*what != EventKind::Due);
+pub(super) fn count_delivery(usage: &mut Usage, event: &Event) {
+    usage.bytes += event.bytes();
+    usage.deliveries += u64::from(event.kind != EventKind::Due);
 }
 
 /// Removes a delivery from what its app uses.
-pub(super) fn uncount_delivery(usage: &mut Usage, what: &EventKind) {
-    usage.bytes -= what.bytes();
-    usage.deliveries -= u64::from(*what != EventKind::Due);
+pub(super) fn uncount_delivery(usage: &mut Usage, event: &Event) {
+    usage.bytes -= event.bytes();
+    usage.deliveries -= u64::from(event.kind != EventKind::Due);
 }
 
 /// Returns the size of an entry as counted in quotas; never 0.

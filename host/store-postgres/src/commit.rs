@@ -10,7 +10,8 @@ use super::transaction::Abort;
 use super::{batch, classify, entries, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Applied, Commit, Committed, Expect, Op, Timestamp, Value, Version, ordering_key_of,
+    AppId, Applied, Commit, Committed, Expect, Op, Timestamp, TraceContext, Value, Version,
+    ordering_key_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -103,12 +104,14 @@ fn conflict() -> Abort {
     Abort::Refused(StoreError::Conflict { failed: vec![0] })
 }
 
-/// Binds the fields of the event of a batch of one operation: ordering key, identity, depth.
+/// Binds the fields of the event of a batch of one operation: ordering key, identity, depth, trace
+/// context. Only the statement finds out whether a delivery needs them.
 fn bind_event<'q>(statement: Statement<'q>, write: &Commit, key: &str) -> Statement<'q> {
     statement
         .bind(ordering_key_of(key))
         .bind(Uuid::now_v7())
         .bind(event_depth(write))
+        .bind(write.trace.as_ref().map(TraceContext::encode))
 }
 
 /// Returns the depth of the events that a batch causes.

@@ -7,7 +7,7 @@ use super::sql;
 use super::transaction::Abort;
 use super::usage::SlotDelta;
 use kvasm_core::store::StoreError;
-use kvasm_core::{Commit, DELIVERY_BYTES, Op, Value, ordering_key_of};
+use kvasm_core::{Commit, DELIVERY_BYTES, Op, TraceContext, Value, ordering_key_of};
 use sqlx::{Error, Row};
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -24,6 +24,8 @@ struct EventColumns<'b> {
     bytes: Vec<Option<&'b [u8]>>,
     chains: Vec<i64>,
     ids: Vec<Uuid>,
+    /// The trace context of all of them.
+    trace: Option<Vec<u8>>,
 }
 
 impl<'b> EventColumns<'b> {
@@ -45,7 +47,8 @@ impl<'b> EventColumns<'b> {
         self.keys.push(address.1);
         self.kinds.push(kind);
         self.versions.push(super::commit::version_number(version));
-        self.sizes.push(delivery_size(address, len));
+        let trace = self.trace.as_ref().map_or(0, Vec::len);
+        self.sizes.push(delivery_size(address, len + trace));
         self.json.push(json);
         self.bytes.push(bytes);
         self.chains.push(ordering_key_of(address.1));
@@ -53,9 +56,10 @@ impl<'b> EventColumns<'b> {
     }
 }
 
-/// Returns what a delivery counts against the quota.
-fn delivery_size(address: Address<'_>, value: usize) -> i32 {
-    size(address, value).saturating_add(DELIVERY_BYTES as i32)
+/// Returns what a delivery counts against the quota, with the bytes of its value and its trace
+/// context.
+fn delivery_size(address: Address<'_>, bytes: usize) -> i32 {
+    size(address, bytes).saturating_add(DELIVERY_BYTES as i32)
 }
 
 /// Creates the deliveries of operations, in order. Returns their number. Only watched collections
@@ -68,7 +72,13 @@ pub(super) async fn fire(
     watched: &BTreeSet<String>,
     delta: &mut SlotDelta,
 ) -> Result<u64, Abort> {
-    let mut events = EventColumns::default();
+    if watched.is_empty() {
+        return Ok(0);
+    }
+    let mut events = EventColumns {
+        trace: write.trace.as_ref().map(TraceContext::encode),
+        ..EventColumns::default()
+    };
     for (op, done) in ops.iter().zip(done) {
         if watched.contains(address(op).0) {
             events.push(op, done);
@@ -92,7 +102,8 @@ pub(super) async fn fire(
         .bind(events.ids);
     let limit = write.deliveries_max();
     let statement = statement.bind(i64::from(write.delivery_budget));
-    let rows = lease.run(statement.bind(i64::from(limit))).await?;
+    let statement = statement.bind(i64::from(limit)).bind(events.trace);
+    let rows = lease.run(statement).await?;
     let row = rows.first().ok_or(Error::RowNotFound)?;
     let (deliveries, bytes): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     if deliveries > i64::from(limit) {

@@ -22,7 +22,7 @@ use uuid::Uuid;
 const LOOKED_AT_MIN: u32 = 64;
 
 /// The column of a claim with the due time of the first delivery that it scanned.
-const CLAIM_FIRST: usize = 22;
+const CLAIM_FIRST: usize = 23;
 
 #[async_trait]
 impl Outbox for PostgresStore {

@@ -5,7 +5,7 @@ use super::registry::{damaged, narrow, optional_version};
 use kvasm_core::{
     AppId, Changes, Collection, DeadLetter, Delivery, DeliveryKey, Digest, DueSchedule, Event,
     EventKind, JsonText, Key, Origin, Pause, Policy, Queue, Schedule, SchedulePosition, Timestamp,
-    Trigger, TriggerHealth, TriggerName, Value, Watch,
+    TraceContext, Trigger, TriggerHealth, TriggerName, Value, Watch,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -158,11 +158,14 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
         }
         _ => EventKind::Due,
     };
+    let trace: Option<&[u8]> = row.try_get(first + 10)?;
     Ok(Event {
         id: row.try_get(first)?,
         depth: number(row, first + 1)?,
         at: time(row, first + 2)?,
         followers: number(row, first + 9)?,
+        // A damaged one must not hold up the delivery.
+        trace: trace.and_then(TraceContext::decode),
         kind: what,
     })
 }
@@ -183,7 +186,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
         function: row.try_get(8)?,
         error: row.try_get(9)?,
         event: event(row, 10)?,
-        policy: policy(row, 20)?,
+        policy: policy(row, 21)?,
         is_probe: false,
     })
 }

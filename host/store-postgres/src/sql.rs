@@ -109,8 +109,8 @@ macro_rules! insert_one {
 }
 
 /// Ends the statement that sets one entry, `$1` to `$8`: counts it in the slot `$9`, creates the
-/// deliveries of the event `$10, $11, $12` (ordering key, identity, depth), and returns the written
-/// version, if any, whether the app exists, and the number of deliveries.
+/// deliveries of the event `$10, $11, $12` (ordering key, identity, depth) with the trace context
+/// `$13`, and returns the written version, if any, whether the app exists, and the number of deliveries.
 macro_rules! set_fires {
     () => {
         concat!(
@@ -118,9 +118,10 @@ macro_rules! set_fires {
             fired!(
                 "$7",
                 "$10, $11, $12",
+                "$13",
                 concat!(
                     "'set', $2, $3, w.version, $6 + ",
-                    delivery_bytes!(),
+                    traced_bytes!("$13"),
                     ", $4, $5"
                 ),
                 "written AS w",
@@ -136,7 +137,7 @@ macro_rules! set_fires {
 
 /// Ends the statement that deletes the entry `$1, $2, $3` at `$4`: counts it in the slot `$5`,
 /// creates the deliveries of the event of size `$6` and `$7, $8, $9` (ordering key, identity,
-/// depth), and returns whether there was an entry, whether the app exists, and the number of
+/// depth) with the trace context `$10`, and returns whether there was an entry, whether the app exists, and the number of
 /// deliveries.
 macro_rules! delete_fires {
     () => {
@@ -147,9 +148,10 @@ macro_rules! delete_fires {
             fired!(
                 "$4",
                 "$7, $8, $9",
+                "$10",
                 concat!(
                     "'delete', $2, $3, g.version, $6 + ",
-                    delivery_bytes!(),
+                    traced_bytes!("$10"),
                     ", NULL, NULL"
                 ),
                 "gone AS g",
@@ -362,12 +364,12 @@ statements! {
         "WITH ", held_app!(), ", written AS (", insert_one!("held"), overwrite!(),
         "WHERE e.expires_at <= excluded.updated_at ", set_fires!()
     );
-    /// Sets an entry if it has version `$13`. As `SET`. Here `expected` locks the entry in the
+    /// Sets an entry if it has version `$14`. As `SET`. Here `expected` locks the entry in the
     /// requested state, so it can be neither changed nor deleted before the INSERT, which would
     /// otherwise create it.
     SET_IF_VERSION = concat!(
         "WITH ", held_app!(), ", expected AS (SELECT 1 FROM kv_entries AS e WHERE ",
-        this_entry!(), " AND e.version = $13 AND ", live!("$7"),
+        this_entry!(), " AND e.version = $14 AND ", live!("$7"),
         " AND EXISTS (SELECT 1 FROM held) FOR UPDATE), written AS (",
         insert_one!("expected"), overwrite!(), set_fires!()
     );
@@ -376,14 +378,14 @@ statements! {
         "WITH ", held_app!(), ", gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(),
         " AND EXISTS (SELECT 1 FROM held)", delete_fires!()
     );
-    /// Deletes an entry if it has version `$10`. As `DELETE`.
+    /// Deletes an entry if it has version `$11`. As `DELETE`.
     DELETE_IF_VERSION = concat!(
         "WITH ", held_app!(), ", gone AS (DELETE FROM kv_entries AS e WHERE ", this_entry!(),
-        " AND ", live!("$4"), " AND e.version = $10 AND EXISTS (SELECT 1 FROM held)",
+        " AND ", live!("$4"), " AND e.version = $11 AND EXISTS (SELECT 1 FROM held)",
         delete_fires!()
     );
     /// App, collection, key, delta, the size of the names, now, slot; ordering key, identity and
-    /// depth of the event. Adds to an entry, or creates it with the delta if it is absent or
+    /// depth of the event; the trace context. Adds to an entry, or creates it with the delta if it is absent or
     /// expired. Returns the version, whether the app exists, how many deliveries it created, and
     /// the new value; no version if the value is not an integer. Fails if the sum is out of range.
     INCREMENT = concat!(
@@ -403,8 +405,8 @@ statements! {
          expires_at = CASE WHEN e.expires_at > excluded.updated_at THEN e.expires_at END \
          WHERE e.expires_at <= excluded.updated_at OR ", integer!(), " \
          RETURNING e.version, e.size, e.replaced, e.json::text AS json), ",
-        fired!("$6", "$8, $9, $10",
-            concat!("'set', $2, $3, w.version, w.size + ", delivery_bytes!(), ", w.json, NULL"),
+        fired!("$6", "$8, $9, $10", "$11",
+            concat!("'set', $2, $3, w.version, w.size + ", traced_bytes!("$11"), ", w.json, NULL"),
             "written AS w", "t.on_set"), ", ",
         count_written!("$7", queued!()), "SELECT (SELECT w.version FROM written AS w), ",
         held_and_fired!(), ", (SELECT w.json::bigint FROM written AS w)"

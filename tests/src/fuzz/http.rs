@@ -1,9 +1,9 @@
-//! HTTP responses of plugins, and imports by clients.
+//! HTTP responses of plugins, and imports and trace contexts of clients.
 
 use axum::http::{HeaderMap, HeaderValue};
 use kvasm::fuzzing;
 use kvasm::model::AppName;
-use kvasm::model::{Op, Timestamp};
+use kvasm::model::{Op, TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, Timestamp, TraceContext};
 use kvasm_abi::http::{PREFIX_BYTES, STATUSES, prefix, split};
 use std::net::IpAddr;
 
@@ -34,6 +34,8 @@ pub fn http_frame(bytes: &[u8]) {
         "transfer-encoding",
         "connection",
         "clear-site-data",
+        "traceparent",
+        "tracestate",
     ] {
         assert!(!headers.contains_key(name), "{name}");
     }
@@ -153,4 +155,39 @@ pub fn import_lines(bytes: &[u8]) {
             more => panic!("one line decoded to {} entries", more.len()),
         }
     }
+}
+
+/// The trace context of a request: the first line is its `traceparent`, each other one a
+/// `tracestate`. What is kept of it is within the limits, and parses to the same; so does its
+/// encoding for stores.
+pub fn trace_context(bytes: &[u8]) {
+    if let Some(stored) = TraceContext::decode(bytes) {
+        assert_eq!(TraceContext::decode(&stored.encode()), Some(stored));
+    }
+    let mut lines = bytes.split(|byte| *byte == b'\n');
+    let parent = lines.next().unwrap_or_default();
+    let Some(context) = TraceContext::parse(parent, lines) else {
+        return;
+    };
+    let shown = context.parent();
+    assert_eq!(shown.len(), 55);
+    // Only the version and the flags may differ.
+    assert_eq!(shown.as_bytes()[3..53], parent[3..53]);
+    assert!(parent.len() == 55 || (parent.len() > 55 && !parent.starts_with(b"00")));
+    if let Some(state) = context.state() {
+        assert!((3..=TRACE_STATE_BYTES_MAX).contains(&state.len()));
+        assert!(state.split(',').count() <= TRACE_STATE_MEMBERS_MAX);
+        assert!(HeaderValue::from_str(state).is_ok());
+    }
+    let state = context.state().map(str::as_bytes);
+    let again = TraceContext::parse(shown.as_bytes(), state);
+    assert_eq!(again.as_ref(), Some(&context));
+    assert_eq!(
+        TraceContext::decode(&context.encode()),
+        Some(context.clone())
+    );
+    let child = context.child();
+    assert_ne!(child, context);
+    assert_eq!(child.state(), context.state());
+    assert_eq!(child.trace_id(), context.trace_id());
 }

@@ -10,7 +10,7 @@ mod packed;
 mod seeds;
 
 pub use guest::{cursor, json, manifest, options};
-pub use http::{http_frame, http_text, import_lines};
+pub use http::{http_frame, http_text, import_lines, trace_context};
 pub use mutation::mutate;
 pub use packed::{batch, page, records};
 pub use seeds::seeds;
@@ -43,4 +43,5 @@ pub const TARGETS: &[Target] = targets![
     options,
     page,
     records,
+    trace_context,
 ];

@@ -21,6 +21,7 @@ pub fn seeds(target: &str) -> Seeds {
         "options" => options(),
         "page" => pages(),
         "records" => records(),
+        "trace_context" => texts(TRACE_CONTEXTS),
         other => panic!("no seeds for {other}"),
     }
 }
@@ -272,6 +273,40 @@ const HTTP_TEXTS: &[(&str, &str)] = &[
     (
         "forwarded",
         "for=203.0.113.7;proto=https, for=\"[2001:db8::7]\"",
+    ),
+];
+
+/// A `traceparent`, and one `tracestate` in each line after it.
+const TRACE_CONTEXTS: &[(&str, &str)] = &[
+    (
+        "parent",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    ),
+    (
+        "state",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00\na=1,t1@b= 2, ,c/d=~\na=3",
+    ),
+    (
+        "later_version",
+        "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-09-more\na=1",
+    ),
+    (
+        "nil",
+        "00-00000000000000000000000000000000-0000000000000000-01\na=1",
+    ),
+    (
+        "upper_case",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-00F067AA0BA902B7-01",
+    ),
+    (
+        "invalid_state",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\na=1,@b=2",
+    ),
+    (
+        "33_members",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\na=1,b=1,c=1,d=1,e=1,f=1,g=1,\
+         h=1,i=1,j=1,k=1,l=1,m=1,n=1,o=1,p=1,q=1,r=1,s=1,t=1,u=1,v=1,w=1,x=1,y=1,z=1,aa=1,ab=1,\
+         ac=1,ad=1,ae=1,af=1,ag=1",
     ),
 ];
 

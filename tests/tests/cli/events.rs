@@ -273,6 +273,7 @@ fn dead_letters_are_shown_and_replayed() {
         shown.contains("at here") && shown.contains("version 7"),
         "{shown}"
     );
+    assert!(shown.contains("trace id"), "{shown}");
     let raw = user.ok(&["dead-letter", "show", "demo", &id, "--json"]);
     assert!(raw.contains("12345678901234567890123"), "{raw}");
     let absent = "00000000-0000-0000-0000-000000000099";

@@ -126,6 +126,7 @@ tests![
     options,
     page,
     records,
+    trace_context,
 ];
 
 /// cargo-fuzz finds the programs in its manifest.

@@ -1,6 +1,6 @@
 //! Input, output, context, log, clock and randomness.
 
-use kvasm::model::Principal;
+use kvasm::model::{Principal, TraceContext};
 use kvasm::{Blame, Call, CallError};
 use kvasm_abi::Status;
 use kvasm_tests::guests::{TestHost, module, report};
@@ -67,15 +67,42 @@ async fn guest_can_read_its_context() {
     ] {
         let response = bench.host.call(&plugin, call).await.unwrap();
         let context: serde_json::Value = serde_json::from_slice(&response.output).unwrap();
+        // The call starts a trace, whose id is its request id.
+        let parent = context["traceparent"].as_str().unwrap();
+        let id = response.request_id.simple().to_string();
+        assert_eq!((&parent[3..35], parent.len()), (id.as_str(), 55));
         let expected = serde_json::json!({
             "app": "app",
             "function": "run",
             "request_id": response.request_id.to_string(),
             "caller": caller,
             "transaction": false,
+            "traceparent": parent,
         });
         assert_eq!(context, expected);
     }
+}
+
+/// A caller decides how long a context is, so a guest must read one that does not fit.
+#[tokio::test]
+async fn context_with_the_longest_tracestate_can_be_read() {
+    let bench = TestHost::new().await;
+    let body = "(local $len i32)
+        (local.set $len (i32.wrap_i64 (call $context (i32.const 0) (i32.const 100))))
+        (drop (call $result_read (i32.const 0) (i32.const 1024) (local.get $len)))
+        (drop (call $output_write (i32.const 1024) (local.get $len))) (i32.const 0)";
+    let plugin = bench.load(module("", body)).await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let members = [("a", 128), ("b", 128), ("c", 128), ("d", 125)];
+    let members = members.map(|(key, len)| format!("{key}={}", "v".repeat(len - 2)));
+    let state = members.join(",");
+    let trace = TraceContext::parse(parent.as_bytes(), [state.as_bytes()]).unwrap();
+    let call = Call::function("run").trace(trace.clone());
+    let response = bench.host.call(&plugin, call).await.unwrap();
+    let context: serde_json::Value = serde_json::from_slice(&response.output).unwrap();
+    assert_eq!(context["traceparent"], parent);
+    assert_eq!(context["tracestate"], trace.state().unwrap());
+    assert_eq!(trace.state().unwrap().len(), 512);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ fn frame(head: &str) -> Vec<u8> {
 }
 
 /// A module whose handler answers with this head, and with the request as the body.
-fn echo(head: &str) -> Vec<u8> {
+pub fn echo(head: &str) -> Vec<u8> {
     let frame = frame(head);
     let body = format!(
         "(drop (call $output_write (i32.const 0) (i32.const {})))
@@ -31,7 +31,7 @@ fn echo(head: &str) -> Vec<u8> {
 }
 
 /// The head of the echoed request.
-fn echoed(answer: &ApiResponse) -> Value {
+pub fn echoed(answer: &ApiResponse) -> Value {
     let len = u32::from_le_bytes(answer.body[..4].try_into().unwrap()) as usize;
     serde_json::from_slice(&answer.body[4..4 + len]).unwrap()
 }

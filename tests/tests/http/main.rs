@@ -19,4 +19,5 @@ mod protocol;
 mod schemathesis;
 mod settings;
 mod tokens;
+mod trace;
 mod triggers;

@@ -103,10 +103,9 @@ fn request_log_identifies_client_and_request() {
         (&5.into(), &5.into())
     );
     assert!(line["took_us"].as_u64().unwrap() > 0, "{line}");
-    assert!(
-        line.get("actor").is_none() && line.get("token").is_none(),
-        "{line}"
-    );
+    for none in ["actor", "token", "trace_id"] {
+        assert!(line.get(none).is_none(), "{line}");
+    }
 
     let (id, secret) = token(&server, "demo", "the reader");
     let bearer = format!("Authorization: Bearer {secret}\r\n");
@@ -221,6 +220,24 @@ fn app_log_lines_are_rate_limited_and_escaped() {
             !line.contains('\u{202e}') && !line.contains('\u{9b}'),
             "{line}"
         );
+    }
+    server.stop();
+}
+
+#[test]
+fn request_log_has_the_trace_of_the_client() {
+    let home = Home::new();
+    let server = home.start(&JSON);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let valid = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01\r\n");
+    let (status, line) = ask(&server, "GET", "/healthz", &valid, b"", 1);
+    assert_eq!((status, &line["trace_id"]), (200, &trace.into()), "{line}");
+    // Two are as invalid as one that is not in lower case.
+    for (number, invalid) in [valid.repeat(2), valid.to_uppercase()].iter().enumerate() {
+        let number = 2 + number as u32;
+        let (status, line) = ask(&server, "GET", "/healthz", invalid, b"", number);
+        assert_eq!(status, 200);
+        assert_eq!(line.get("trace_id"), None, "{line}");
     }
     server.stop();
 }

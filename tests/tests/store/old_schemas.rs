@@ -71,7 +71,9 @@ async fn assert_migrated(tenant: &Tenant) {
     assert_eq!(used.deliveries, 1);
     let seven = bytes([1, 2, 3, 4, 5, 6, 7]);
     assert_eq!(tenant.value("c", "a").await, Some(seven));
-    assert_eq!(tenant.outstanding().await.len(), 2);
+    let outstanding = tenant.outstanding().await;
+    assert_eq!(outstanding.len(), 2);
+    assert!(outstanding.iter().all(|old| old.event.trace.is_none()));
     assert_eq!(tenant.dead_letters().await.len(), 1);
     // Each row subtracts what it was counted as.
     let discarded = tenant.store.discard(

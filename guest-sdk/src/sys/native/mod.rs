@@ -20,6 +20,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use store::Store;
 
+/// The trace of calls in tests.
+const TRACEPARENT: &str = "00-00000000000000000000000000000001-0000000000000001-00";
+
 struct Host {
     store: Store,
     context: Context,
@@ -42,6 +45,8 @@ impl Host {
                 caller: Caller::Public,
                 trigger: None,
                 transaction: false,
+                traceparent: Some(TRACEPARENT.to_owned()),
+                tracestate: None,
             },
             dead_letters: Vec::new(),
             clock_ahead_ms: 0,

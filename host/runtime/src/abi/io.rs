@@ -142,6 +142,11 @@ fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result
         });
         members.insert("trigger".to_owned(), trigger);
     }
+    if let (Some(trace), Some(members)) = (state.context.caller.trace(), context.as_object_mut()) {
+        let state = trace.state().map(|state| ("tracestate", state.to_owned()));
+        let headers = [("traceparent", trace.parent())].into_iter().chain(state);
+        members.extend(headers.map(|(name, value)| (name.to_owned(), value.into())));
+    }
     guest.answer(at(out, cap), context.to_string().into_bytes())
 }
 

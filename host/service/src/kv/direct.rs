@@ -245,6 +245,7 @@ impl Kv for KvService {
             audit: audit_row(caller, now, &batch.ops),
             depth: caller.depth(),
             delivery_budget: caller.followers(),
+            trace: caller.trace().cloned(),
             ..Commit::new(caller.app(), now, batch)
         };
         let applied = self.store_commit(caller, commit).await?;

@@ -44,10 +44,10 @@ statements! {
     REPLAY = concat!(
         remove_these!(), ", made AS (INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
          replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
-         followers) \
+         followers, trace_context) \
          SELECT $1, g.trigger_name, nextval('delivery_seq'), g.function, $8, $8, g.replays + 1, \
          g.at, g.chain, g.event_id, g.depth, g.kind, g.collection, g.key, g.version, g.size, \
-         g.json, g.bytes, g.followers FROM gone AS g ORDER BY g.id RETURNING d.seq), ",
+         g.json, g.bytes, g.followers, g.trace_context FROM gone AS g ORDER BY g.id RETURNING d.seq), ",
         count_letters_replayed!("$9"), "SELECT m.seq FROM made AS m"
     );
     /// See `remove_these!`; slot. Returns the number removed.

@@ -35,7 +35,7 @@ macro_rules! insert_delivery {
     () => {
         "INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, at, \
          chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
-         followers) "
+         followers, trace_context) "
     };
 }
 
@@ -47,9 +47,10 @@ macro_rules! followers_max {
 }
 
 /// Creates the deliveries of a change of the entry `$1, $2, $3` in the statement that changes it,
-/// from the row of the change. The number is drawn for that row, which is locked at that point.
+/// from the row of the change, with the trace context `$trace`. The number is drawn for that row,
+/// which is locked at that point.
 macro_rules! fired {
-    ($now:literal, $event:literal, $what:expr, $from:literal, $on:literal) => {
+    ($now:literal, $event:literal, $trace:literal, $what:expr, $from:literal, $on:literal) => {
         concat!(
             "fired AS (",
             insert_delivery!(),
@@ -66,12 +67,26 @@ macro_rules! fired {
             // As in `share`: no app has so many triggers that nothing is left.
             ", ",
             followers_max!(),
-            " / count(*) OVER () - 1 FROM ",
+            " / count(*) OVER () - 1, ",
+            $trace,
+            "::bytea FROM ",
             $from,
             ", triggers AS t WHERE t.app_id = $1 AND t.collection = $2 \
              AND starts_with($3, t.prefix) AND ",
             $on,
             " RETURNING d.size)"
+        )
+    };
+}
+
+/// What a delivery with this trace context counts, besides its names and its value.
+macro_rules! traced_bytes {
+    ($trace:literal) => {
+        concat!(
+            delivery_bytes!(),
+            " + coalesce(octet_length(",
+            $trace,
+            "::bytea), 0)"
         )
     };
 }
@@ -169,7 +184,9 @@ macro_rules! event_columns {
             $table,
             ".bytes, ",
             $table,
-            ".followers"
+            ".followers, ",
+            $table,
+            ".trace_context"
         )
     };
 }
@@ -191,7 +208,7 @@ macro_rules! these_deliveries {
 statements! {
     /// App, now, depth; collections, keys, kinds, versions, sizes, JSON, bytes, ordering keys and
     /// identities of events, in order; how many deliveries may follow from each event, or from all
-    /// if they are a handler's; the maximum number of deliveries. Creates the deliveries of the
+    /// if they are a handler's; the maximum number of deliveries; the trace context. Creates the deliveries of the
     /// changes of a transaction. Returns their number and bytes. Creates none if there are more
     /// than the maximum.
     FIRE = concat!(
@@ -206,7 +223,7 @@ statements! {
          fired AS (", insert_delivery!(),
         "SELECT $1, m.name, nextval('delivery_seq'), m.function, $2, $2, $2, n.chain, n.event_id, \
          $3, n.kind, n.collection, n.key, n.version, n.size, n.json, n.bytes, \
-         greatest($13 / CASE $3 WHEN 1 THEN m.of_event ELSE m.together END - 1, 0) \
+         greatest($13 / CASE $3 WHEN 1 THEN m.of_event ELSE m.together END - 1, 0), $15::bytea \
          FROM meant AS m, events AS n WHERE n.place = m.place AND m.together <= $14 \
          ORDER BY n.place, m.name RETURNING d.size) \
          SELECT (SELECT count(*) FROM meant), (SELECT coalesce(sum(f.size), 0) FROM fired AS f)"
@@ -338,10 +355,10 @@ statements! {
         "WITH gone AS (DELETE FROM deliveries AS d WHERE ", this_delivery!(), " RETURNING d.*), \
          letter AS (INSERT INTO dead_letters AS l (app_id, id, reason, error, trace, \
          plugin_version, plugin_digest, dead_at, trigger_name, chain, function, attempts, replays, \
-         event_id, depth, at, kind, collection, key, version, size, json, bytes, followers) \
-         SELECT $1, $6, $7, $8, $9, $10, $11, $5, g.trigger_name, g.chain, g.function, \
+         event_id, depth, at, kind, collection, key, version, size, json, bytes, followers, \
+         trace_context) SELECT $1, $6, $7, $8, $9, $10, $11, $5, g.trigger_name, g.chain, g.function, \
          g.attempts, g.replays, g.event_id, g.depth, g.at, g.kind, g.collection, g.key, \
-         g.version, g.size, g.json, g.bytes, g.followers FROM gone AS g), ", wake_next!()
+         g.version, g.size, g.json, g.bytes, g.followers, g.trace_context FROM gone AS g), ", wake_next!()
     );
     /// See `these_deliveries!`; after a trigger, an ordering key and a sequence number, limit.
     OUTSTANDING = concat!(

@@ -108,7 +108,7 @@ statements! {
          AND ", open_at!("$6"), " AND EXISTS (SELECT 1 FROM held) RETURNING t.name, t.function), \
          made AS (", insert_delivery!(),
         "SELECT $1, p.name, nextval('delivery_seq'), p.function, $6, $6, $5, $7, $8, 1, \
-         'schedule', NULL, NULL, NULL, 0, NULL, NULL, ", followers_max!(), " FROM planned AS p \
+         'schedule', NULL, NULL, NULL, 0, NULL, NULL, ", followers_max!(), ", NULL FROM planned AS p \
          WHERE $5::bigint IS NOT NULL AND NOT EXISTS (SELECT 1 FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.chain = $7) RETURNING d.seq) \
          SELECT EXISTS (SELECT 1 FROM made)"

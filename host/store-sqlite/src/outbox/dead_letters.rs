@@ -168,14 +168,14 @@ fn send_again(
             "INSERT INTO deliveries
                (app_id, trigger_name, chain, seq, due_at, attempts, replays, queued_at, function,
                 event_id, depth, at, kind, collection, key, version, size, value,
-                followers)
+                followers, trace_context)
              SELECT app_id, trigger_name, ?3, ?4,
                 CASE WHEN EXISTS (SELECT 1 FROM deliveries AS d
                                   WHERE d.app_id = ?1 AND d.trigger_name = l.trigger_name
                                     AND d.chain = ?3)
                      THEN NULL ELSE ?5 END,
                 0, replays + 1, ?5, function, event_id, depth, at, kind, collection, key, version,
-                size, value, followers
+                size, value, followers, trace_context
              FROM dead_letters AS l WHERE app_id = ?1 AND id = ?2",
         )?
         .execute(params![

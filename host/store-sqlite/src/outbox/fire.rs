@@ -7,8 +7,8 @@ use super::super::writer::WriteTransaction;
 use super::triggers::triggers;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Changes, Collection, Commit, DELIVERY_BYTES, Key, Op, TriggerName, Value, Version,
-    Watch, ordering_key_of, share,
+    AppId, Changes, Collection, Commit, DELIVERY_BYTES, Key, Op, TraceContext, TriggerName, Value,
+    Version, Watch, ordering_key_of, share,
 };
 use rusqlite::types::ToSqlOutput;
 use std::collections::HashMap;
@@ -68,6 +68,7 @@ impl Deliveries {
 struct NewEvent {
     id: Uuid,
     followers: u32,
+    trace: Option<Vec<u8>>,
 }
 
 impl Fired<'_> {
@@ -137,6 +138,9 @@ impl WriteTransaction<'_> {
             return Ok(UsageDelta::default());
         };
         let meant: Vec<_> = watchers.iter().filter(|w| fired.is_for(w)).collect();
+        if meant.is_empty() {
+            return Ok(UsageDelta::default());
+        }
         let siblings = u32::try_from(meant.len()).unwrap_or(u32::MAX);
         let limit = commit.deliveries_max();
         if made.count().saturating_add(siblings) > limit {
@@ -146,6 +150,7 @@ impl WriteTransaction<'_> {
             id: Uuid::now_v7(),
             // For a handler, `share_out` sets it once all are created.
             followers: share(commit.delivery_budget, siblings),
+            trace: commit.trace.as_ref().map(TraceContext::encode),
         };
         let mut delta = UsageDelta::default();
         for watcher in meant {
@@ -198,7 +203,8 @@ impl WriteTransaction<'_> {
     ) -> Result<i64, StoreError> {
         let (collection, key) = (fired.collection.as_str(), fired.key.as_str());
         let value = fired.value.map_or(0, |value| value.as_bytes().len());
-        let size = (collection.len() + key.len() + value) as i64 + DELIVERY_BYTES as i64;
+        let trace = event.trace.as_ref().map_or(0, Vec::len);
+        let size = (collection.len() + key.len() + value + trace) as i64 + DELIVERY_BYTES as i64;
         let kind = if fired.value.is_some() {
             "set"
         } else {
@@ -223,6 +229,7 @@ impl WriteTransaction<'_> {
                 .value
                 .map(|value| ToSqlOutput::Borrowed(column(value))),
             event.followers,
+            event.trace,
         ];
         let insert = self.connection.prepare_cached(ENQUEUE);
         insert
@@ -235,9 +242,10 @@ impl WriteTransaction<'_> {
 /// There is only one writer, so it can tell whether the delivery is the first of its ordering key.
 const ENQUEUE: &str = "INSERT INTO deliveries
        (app_id, trigger_name, chain, seq, due_at, queued_at, function, event_id, depth, at, kind,
-        collection, key, version, size, value, followers)
+        collection, key, version, size, value, followers, trace_context)
      VALUES (?1, ?2, ?3, ?4,
        CASE WHEN EXISTS (SELECT 1 FROM deliveries
                          WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3)
             THEN NULL ELSE ?5 END,
-       ?5, ?6, ?7, ?8, ?5, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+       ?5, ?6, ?7, ?8, ?5, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
+       ?16)";

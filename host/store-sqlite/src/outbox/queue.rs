@@ -351,9 +351,10 @@ fn give_up(
             "INSERT INTO dead_letters
                (app_id, id, trigger_name, function, reason, error, trace, plugin_version,
                 plugin_digest, attempts, replays, dead_at, event_id, depth, at, kind, collection,
-                key, version, size, value, followers)
+                key, version, size, value, followers, trace_context)
              SELECT app_id, ?6, trigger_name, function, ?7, ?8, ?9, ?10, ?11, attempts, replays, ?12,
-                event_id, depth, at, kind, collection, key, version, size, value, followers
+                event_id, depth, at, kind, collection, key, version, size, value, followers,
+                trace_context
              FROM deliveries
              WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
         )?

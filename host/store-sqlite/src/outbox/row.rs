@@ -3,7 +3,7 @@
 use super::super::entries::{damaged, uuid_of, value};
 use kvasm_core::{
     Collection, DeadLetter, Delivery, DeliveryKey, Digest, Event, EventKind, Key, PluginVersion,
-    Policy, Timestamp, TriggerName, Version,
+    Policy, Timestamp, TraceContext, TriggerName, Version,
 };
 use rusqlite::Row;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(super) fn ids_parameter(ids: &[Uuid]) -> Option<String> {
 }
 
 /// Reads an event: identity, depth, time, kind, collection, key, version, value, number of
-/// deliveries that may follow.
+/// deliveries that may follow, trace context.
 fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
     let kind: String = row.get(first + 3)?;
     let collection: Option<String> = row.get(first + 4)?;
@@ -43,11 +43,14 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
         ("schedule", None) => EventKind::Due,
         _ => return Err(damaged(first + 3, "unknown event kind".to_owned())),
     };
+    let trace: Option<Vec<u8>> = row.get(first + 9)?;
     Ok(Event {
         id: uuid_of(row, first)?,
         depth: row.get(first + 1)?,
         at: Timestamp(row.get(first + 2)?),
         followers: row.get(first + 8)?,
+        // A damaged one must not hold up the delivery.
+        trace: trace.and_then(|bytes| TraceContext::decode(&bytes)),
         kind: what,
     })
 }
@@ -55,7 +58,8 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
 /// The columns that `delivery` reads, of deliveries `d` and their triggers `t`.
 pub(super) const DELIVERY: &str = "SELECT d.trigger_name, d.chain, d.seq, d.due_at, d.lease,
        d.attempts, d.replays, d.queued_at, d.function, d.error, t.attempts_max, t.age_max_ms,
-       d.event_id, d.depth, d.at, d.kind, d.collection, d.key, d.version, d.value, d.followers
+       d.event_id, d.depth, d.at, d.kind, d.collection, d.key, d.version, d.value, d.followers,
+       d.trace_context
      FROM deliveries AS d
      LEFT JOIN triggers AS t ON t.app_id = d.app_id AND t.name = d.trigger_name";
 
@@ -91,7 +95,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
 /// The columns that `dead_letter` reads.
 pub(super) const DEAD_LETTER: &str = "id, trigger_name, function, reason, error, trace,
        plugin_version, plugin_digest, attempts, replays, dead_at,
-       event_id, depth, at, kind, collection, key, version, value, followers
+       event_id, depth, at, kind, collection, key, version, value, followers, trace_context
      FROM dead_letters";
 
 pub(super) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {

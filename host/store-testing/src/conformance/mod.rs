@@ -44,6 +44,7 @@ pub mod schedules;
 pub mod settings;
 pub mod surveys;
 pub mod tokens;
+pub mod traces;
 pub mod triggers;
 pub mod usage;
 pub mod versions;
@@ -408,6 +409,12 @@ macro_rules! conformance {
                 schedule_does_not_overlap_its_own_runs,
                 one_concurrent_tick_creates_the_run,
                 paused_schedule_is_not_due,
+            }
+            traces {
+                every_write_stores_its_trace_with_its_deliveries,
+                stored_traces_count_against_the_quota,
+                trace_is_kept_through_retries_dead_letters_and_replays,
+                trace_without_a_delivery_is_not_stored,
             }
             linearizable {
                 single_key_histories_are_linearizable,

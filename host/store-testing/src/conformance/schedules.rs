@@ -58,6 +58,7 @@ pub async fn schedule_is_planned_then_run(kit: Kit) {
     assert_eq!(due(&later).await, []);
     let [(delivery, receipt)] = later.claim("t", 1).await.try_into().expect("a run");
     assert_eq!(delivery.event.kind, EventKind::Due);
+    assert_eq!(delivery.event.trace, None);
     assert_eq!((delivery.event.at, delivery.queued_at), (next, later.now));
     later.acknowledge(&receipt, vec![]).await.expect("done");
     assert_eq!(later.usage().await, (0, 0));
