@@ -53,7 +53,11 @@ pub fn resealed(name: &str, before: &str, after: SettingValue) -> Resealed {
 }
 
 /// Sets a setting of an app.
-pub async fn set_setting(app: &Tenant, name: &str, value: SettingValue) -> Result<(), StoreError> {
+pub(super) async fn set_setting(
+    app: &Tenant,
+    name: &str,
+    value: SettingValue,
+) -> Result<(), StoreError> {
     let (store, row) = (&app.store, app.audit_row("test"));
     store
         .set_setting(app.id, setting_name(name), value, row)
