@@ -56,6 +56,10 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// The origin of an HTTP server, or a pattern of origins.
+    Origin,
+    /// The URL of an outbound request.
+    Url,
 }
 
 impl Subject {
@@ -84,7 +88,9 @@ impl Subject {
             | Subject::Batch
             | Subject::Answer
             | Subject::Transaction
-            | Subject::Letter => false,
+            | Subject::Letter
+            | Subject::Origin
+            | Subject::Url => false,
         }
     }
 }
@@ -127,6 +133,8 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::Origin => "origin",
+            Subject::Url => "URL",
         })
     }
 }
@@ -217,6 +225,25 @@ pub enum Invalid {
         text: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// It is not an origin, or not a pattern of origins.
+    #[error(
+        "{text:?} is not an origin: {why}; examples: \"https://api.example.com\", \
+         \"https://*.example.com:8443\""
+    )]
+    Origin {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// It is not a URL of an HTTP server.
+    #[error("{text:?} is not a URL to fetch: {why}")]
+    Url {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A write that would create too many deliveries.
     #[error(
