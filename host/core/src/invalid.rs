@@ -62,6 +62,10 @@ pub enum Subject {
     ConfigValue,
     /// A secret.
     Secret,
+    /// The origin of an HTTP server, or a pattern of origins.
+    Origin,
+    /// The URL of an outbound request.
+    Url,
 }
 
 impl Subject {
@@ -95,7 +99,9 @@ impl Subject {
             | Subject::Answer
             | Subject::Transaction
             | Subject::Letter
-            | Subject::SettingName => false,
+            | Subject::SettingName
+            | Subject::Origin
+            | Subject::Url => false,
         }
     }
 }
@@ -141,6 +147,8 @@ impl std::fmt::Display for Subject {
             Subject::SettingName => "name of the setting",
             Subject::ConfigValue => "configuration value",
             Subject::Secret => "secret",
+            Subject::Origin => "origin",
+            Subject::Url => "URL",
         })
     }
 }
@@ -231,6 +239,25 @@ pub enum Invalid {
         text: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// It is not an origin, or not a pattern of origins.
+    #[error(
+        "{text:?} is not an origin: {why}; examples: \"https://api.example.com\", \
+         \"https://*.example.com:8443\""
+    )]
+    Origin {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// It is not a URL of an HTTP server.
+    #[error("{text:?} is not a URL to fetch: {why}")]
+    Url {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A write that would create too many deliveries.
     #[error(

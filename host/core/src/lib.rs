@@ -18,6 +18,8 @@ mod level;
 mod limits;
 mod link;
 mod list;
+mod origin;
+mod origin_pattern;
 mod pieces;
 mod plugin;
 mod records;
@@ -53,6 +55,8 @@ pub use level::Level;
 pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
 pub use list::{KeyRange, ListPage, ListQuery};
+pub use origin::{HostName, HttpOrigin, HttpUrl, ORIGIN_BYTES_MAX, Scheme, URL_BYTES_MAX};
+pub use origin_pattern::OriginPattern;
 pub use pieces::Pieces;
 pub use plugin::room_for_version;
 pub use plugin::{

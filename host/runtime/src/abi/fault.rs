@@ -61,6 +61,8 @@ fn invalid_status(invalid: &Invalid) -> Status {
         | Invalid::OutOfRange { .. }
         | Invalid::Malformed { .. }
         | Invalid::Schedule { .. }
+        | Invalid::Origin { .. }
+        | Invalid::Url { .. }
         | Invalid::ForeignCursor => Status::Invalid,
     }
 }
