@@ -66,6 +66,8 @@ pub enum Subject {
     Origin,
     /// The URL of an outbound request.
     Url,
+    /// Grants that are added or revoked together.
+    Grants,
 }
 
 impl Subject {
@@ -101,7 +103,8 @@ impl Subject {
             | Subject::Letter
             | Subject::SettingName
             | Subject::Origin
-            | Subject::Url => false,
+            | Subject::Url
+            | Subject::Grants => false,
         }
     }
 }
@@ -111,6 +114,7 @@ impl Subject {
     fn unit(self) -> &'static str {
         match self {
             Subject::Scopes => "scope",
+            Subject::Grants => "grant",
             _ => "byte",
         }
     }
@@ -149,6 +153,7 @@ impl std::fmt::Display for Subject {
             Subject::Secret => "secret",
             Subject::Origin => "origin",
             Subject::Url => "URL",
+            Subject::Grants => "list of grants",
         })
     }
 }

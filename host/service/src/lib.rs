@@ -15,6 +15,7 @@ mod deliveries;
 mod error;
 mod events;
 mod fair;
+mod grants;
 mod health;
 mod kv;
 mod logs;
