@@ -7,7 +7,7 @@ use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
     Admin, Admission, AppTokenCache, DispatchNotifier, Health, KeyLocks, Keyring, KvService,
-    Services, StoredDeadLetters, WriteRates,
+    Services, SettingsCache, StoredDeadLetters, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -235,8 +235,9 @@ impl HostBuilder {
         let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps)
-                .with_keyring(self.secrets),
+                .with_keyring(Arc::clone(&self.secrets)),
             access,
+            settings: SettingsCache::new(Arc::clone(&store), self.secrets),
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
             logs: Arc::default(),

@@ -23,6 +23,7 @@ mod notifier;
 mod rates;
 mod secrets;
 mod settings;
+mod snapshot;
 mod throttle;
 mod tokens;
 mod triggers;
@@ -55,6 +56,7 @@ pub use secrets::{
     KeyFileError, Keyring, NewKey, OpenedSecret, Rotated, SecretsError, create_key_file,
     rotate_secrets_key,
 };
+pub use snapshot::{SettingsCache, SettingsSnapshot};
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
 pub use tokens::{Expiry, TokenSpec, Unauthenticated};
