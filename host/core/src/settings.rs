@@ -12,7 +12,7 @@ pub const SETTINGS_MAX: u64 = 256;
 /// and sealed secrets.
 pub const SETTINGS_BYTES_MAX: u64 = 256 * 1024;
 /// The maximum size of a configuration value, and of a secret before it is sealed, in bytes.
-pub const SETTING_BYTES_MAX: usize = 16 * 1024;
+pub const SETTING_BYTES_MAX: usize = kvasm_abi::limits::SETTING_BYTES;
 
 /// The name of a setting within its app and kind: 1 to 64 bytes of `a-z`, `A-Z`, `0-9`, `_`, `-`
 /// and `.`.

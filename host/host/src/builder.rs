@@ -7,7 +7,7 @@ use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
     Admin, Admission, AppTokenCache, DispatchNotifier, Health, KeyLocks, Keyring, KvService,
-    Services, StoredDeadLetters, WriteRates,
+    Services, SettingsCache, StoredDeadLetters, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -235,7 +235,8 @@ impl HostBuilder {
         let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps)
-                .with_keyring(self.secrets),
+                .with_keyring(Arc::clone(&self.secrets)),
+            settings: SettingsCache::new(Arc::clone(&store), Arc::clone(&access), self.secrets),
             access,
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),

@@ -9,10 +9,13 @@ mod transaction;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppName, Digest, Limits, TraceContext};
 use kvasm_metrics::Metrics;
-use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationRequest, LoadError, Response, Runtime};
+use kvasm_runtime::{
+    CallError, CallFailure, CompiledPlugin, InvocationRequest, LoadError, Response, Runtime,
+};
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
-    KeyLocks, Kv, Logs, SeenGeneration, ServiceError, Services, WriteRates,
+    KeyLocks, Kv, Logs, SeenGeneration, ServiceError, Services, SettingsCache, SettingsSnapshot,
+    Stage, WriteRates,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -31,6 +34,7 @@ struct Parts {
     locks: Arc<KeyLocks>,
     notifier: Arc<DispatchNotifier>,
     access: Arc<AppTokenCache>,
+    settings: SettingsCache,
     admin: Admin,
     admission: Admission,
     writes: WriteRates,
@@ -144,7 +148,51 @@ impl Host {
     /// [`CallFailure`], with the party to blame and the guest's log.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Result<Response, CallFailure> {
         let context = self.context(&plugin.app, &call);
-        self.run(plugin, call, context).await
+        let app = match plugin.compiled.reads_settings() {
+            true => self.current_app(plugin, &context).await?,
+            false => None,
+        };
+        let app = app.as_ref().unwrap_or(&plugin.app);
+        self.run(plugin, app, call, context).await
+    }
+
+    /// Returns the current row of a plugin's app, which may have been loaded long ago.
+    async fn current_app(
+        &self,
+        plugin: &Plugin,
+        context: &CallContext,
+    ) -> Result<Option<Arc<App>>, CallFailure> {
+        let mut seen = SeenGeneration::default();
+        let read = self.0.access.app_by_id(&mut seen, plugin.app.id);
+        let failed = |error| CallFailure::before_the_run(error, context.request_id);
+        match context.deadline.within(Stage::Loading, read).await {
+            Ok(app) => app.map_err(|error| failed(CallError::Settings(error.into()))),
+            Err(timeout) => Err(failed(timeout.into())),
+        }
+    }
+
+    /// Returns what a run of a plugin may read of its app's settings.
+    async fn settings(
+        &self,
+        plugin: &Plugin,
+        app: &App,
+        context: &CallContext,
+    ) -> Result<SettingsSnapshot, CallFailure> {
+        if !plugin.compiled.reads_settings() {
+            return Ok(SettingsSnapshot::default());
+        }
+        let failed = |error| CallFailure::before_the_run(error, context.request_id);
+        match context
+            .deadline
+            .within(
+                Stage::Loading,
+                self.0.settings.of(app, plugin.compiled.needs()),
+            )
+            .await
+        {
+            Ok(settings) => settings.map_err(|error| failed(CallError::Settings(error.into()))),
+            Err(timeout) => Err(failed(timeout.into())),
+        }
     }
 
     /// Creates the context of a call, whose deadline starts now.
@@ -162,12 +210,14 @@ impl Host {
     async fn run(
         &self,
         plugin: &Plugin,
+        app: &App,
         call: Call,
         context: CallContext,
     ) -> Result<Response, CallFailure> {
         let Call { target, input, .. } = call;
+        let settings = self.settings(plugin, app, &context).await?;
         if plugin.compiled.is_transaction(&target) {
-            let run = transaction::Run::new(plugin, context, target, input);
+            let run = transaction::Run::new(plugin, context, settings, target, input);
             return self.run_transaction(run).await;
         }
         let request = InvocationRequest {
@@ -176,6 +226,7 @@ impl Host {
             target,
             input,
             services: self.0.services.clone(),
+            settings,
             delivery: None,
             transaction: false,
             gives_way: None,

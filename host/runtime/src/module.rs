@@ -20,6 +20,8 @@ const NAME_BYTES_MAX: usize = 256;
 /// Maximum total length of a module's function names, in bytes: they are part of each list of
 /// versions.
 const NAMES_BYTES_MAX: usize = 64 * 1024;
+/// The imports that need the app's settings.
+const SETTINGS_IMPORTS: [&str; 2] = ["config_get", "secret_get"];
 
 /// How a function is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,7 @@ pub struct CompiledPlugin {
     pub(super) handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
     needs: Arc<Needs>,
+    reads_settings: bool,
     bytes: usize,
     digest: Digest,
 }
@@ -87,6 +90,10 @@ impl CompiledPlugin {
         };
         let image = module.image_range();
         let bytes = image.end.addr() - image.start.addr() + OVERHEAD_BYTES;
+        let imports_settings = module.imports().any(|import| {
+            import.module() == kvasm_abi::MODULE && SETTINGS_IMPORTS.contains(&import.name())
+        });
+        let reads_settings = imports_settings || !offer.needs.is_empty();
         let pre = linker.instantiate_pre(&module).map_err(import_error)?;
         Ok(CompiledPlugin {
             pre,
@@ -97,6 +104,7 @@ impl CompiledPlugin {
             handlers: offer.handlers,
             triggers: offer.triggers,
             needs: Arc::new(offer.needs),
+            reads_settings,
             bytes,
             digest,
         })
@@ -120,6 +128,11 @@ impl CompiledPlugin {
     /// Returns what it declares that it needs from its app.
     pub fn needs(&self) -> &Arc<Needs> {
         &self.needs
+    }
+
+    /// Whether a run can read the app's settings, or needs its grants.
+    pub fn reads_settings(&self) -> bool {
+        self.reads_settings
     }
 
     /// Returns its approximate size in memory: code, data and metadata.

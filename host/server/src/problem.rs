@@ -380,7 +380,7 @@ impl From<Refusal> for Problem {
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Problem {
         let error = match error {
-            CallError::Commit(refusal) => return refusal.into(),
+            CallError::Commit(refusal) | CallError::Settings(refusal) => return refusal.into(),
             other => other,
         };
         let kind = match &error {
@@ -424,7 +424,9 @@ impl From<CallError> for Problem {
                 return Problem::new(Kind::Busy, error.to_string())
                     .retry_after(Duration::from_secs(1));
             }
-            CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
+            CallError::Host(_) | CallError::Commit(_) | CallError::Settings(_) => {
+                return Problem::internal(&error);
+            }
         };
         Problem::new(kind, error.to_string())
     }

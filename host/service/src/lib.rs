@@ -21,9 +21,11 @@ mod kv;
 mod logs;
 mod noop;
 mod notifier;
+mod permissions;
 mod rates;
 mod secrets;
 mod settings;
+mod snapshot;
 mod throttle;
 mod tokens;
 mod triggers;
@@ -56,6 +58,7 @@ pub use secrets::{
     KeyFileError, Keyring, NewKey, OpenedSecret, Rotated, SecretsError, create_key_file,
     rotate_secrets_key,
 };
+pub use snapshot::{SettingsCache, SettingsSnapshot};
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
 pub use tokens::{Expiry, TokenSpec, Unauthenticated};
