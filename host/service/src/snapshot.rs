@@ -41,22 +41,23 @@ impl SettingsSnapshot {
     /// Opens a secret, if it is set.
     ///
     /// # Errors
-    /// As [`config`](SettingsSnapshot::config); [`ServiceError::Secrets`] if this host cannot open
-    /// it.
+    /// As [`config`](SettingsSnapshot::config); [`ServiceError::Internal`] if this host cannot open
+    /// it. The reason is for the operator, not for the guest.
     pub fn secret(
         &self,
         caller: &Caller,
         name: &SettingName,
     ) -> Result<Option<OpenedSecret>, ServiceError> {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
-        match self.settings.find(SettingKind::Secret, name.as_str()) {
-            Some(found) => match &found.value {
-                SettingValue::Secret(sealed) => {
-                    Ok(Some(self.keyring.open(caller.app(), name, sealed)?))
-                }
-                SettingValue::Config(_) => Ok(None),
+        let Some(found) = self.settings.find(SettingKind::Secret, name.as_str()) else {
+            return Ok(None);
+        };
+        match &found.value {
+            SettingValue::Config(_) => Ok(None),
+            SettingValue::Secret(sealed) => match self.keyring.open(caller.app(), name, sealed) {
+                Ok(secret) => Ok(Some(secret)),
+                Err(error) => Err(ServiceError::Internal(StoreError::Failed(error.into()))),
             },
-            None => Ok(None),
         }
     }
 }
@@ -65,11 +66,11 @@ impl SettingsSnapshot {
 pub struct SettingsCache {
     store: Arc<dyn Store>,
     keyring: Arc<Keyring>,
-    rows: Mutex<Rows>,
+    rows: Mutex<SettingsRows>,
 }
 
 #[derive(Default)]
-struct Rows {
+struct SettingsRows {
     young: HashMap<AppId, Arc<Settings>>,
     young_bytes: usize,
     /// Not used since the last rotation.
@@ -112,7 +113,7 @@ impl SettingsCache {
     }
 }
 
-impl Rows {
+impl SettingsRows {
     fn get(&mut self, app: AppId, version: Generation) -> Option<Arc<Settings>> {
         if let Some(row) = self.old.remove(&app) {
             self.put(app, row);
@@ -157,7 +158,7 @@ mod tests {
         };
         let app = |number: u128| AppId::from(Uuid::from_u128(number));
         let version = |number: u128| Generation(Uuid::from_u128(number));
-        let mut rows = Rows::default();
+        let mut rows = SettingsRows::default();
         rows.put(app(0), settings(0));
         for number in 1..20_000 {
             rows.put(app(number), settings(number));

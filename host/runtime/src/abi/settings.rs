@@ -27,8 +27,8 @@ impl<T: GuestView> Guest<'_, T> {
     }
 }
 
-fn not_found(what: &str) -> Fault {
-    Fault::Status(Status::NotFound, format!("the app has no such {what}"))
+fn not_found(what: &str, name: &SettingName) -> Fault {
+    Fault::Status(Status::NotFound, format!("the {what} {name} is not set"))
 }
 
 fn config_get<T: GuestView>(
@@ -43,7 +43,7 @@ fn config_get<T: GuestView>(
     let name = guest.setting_name(name, len)?;
     let state = guest.state();
     let value = state.settings.config(&state.context.caller, &name)?;
-    let value = value.ok_or_else(|| not_found("configuration value"))?;
+    let value = value.ok_or_else(|| not_found("configuration value", &name))?;
     let value = value.as_bytes().to_vec();
     guest.answer(out, value)
 }
@@ -60,7 +60,7 @@ fn secret_get<T: GuestView>(
     let name = guest.setting_name(name, len)?;
     let state = guest.state();
     let secret = state.settings.secret(&state.context.caller, &name)?;
-    let secret = secret.ok_or_else(|| not_found("secret"))?;
+    let secret = secret.ok_or_else(|| not_found("secret", &name))?;
     let (buffer, state) = guest.bytes_and_state("out", out)?;
     let bytes = secret.bytes();
     match buffer.get_mut(..bytes.len()) {
