@@ -56,13 +56,23 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// The name of a configuration value or a secret.
+    SettingName,
+    /// A configuration value.
+    ConfigValue,
+    /// A secret.
+    Secret,
 }
 
 impl Subject {
     /// Returns whether it is a whole request body, rather than a part of it.
     pub fn is_body(self) -> bool {
         match self {
-            Subject::Value | Subject::Input | Subject::Module => true,
+            Subject::Value
+            | Subject::Input
+            | Subject::Module
+            | Subject::ConfigValue
+            | Subject::Secret => true,
             Subject::AppName
             | Subject::Collection
             | Subject::Key
@@ -84,7 +94,8 @@ impl Subject {
             | Subject::Batch
             | Subject::Answer
             | Subject::Transaction
-            | Subject::Letter => false,
+            | Subject::Letter
+            | Subject::SettingName => false,
         }
     }
 }
@@ -127,6 +138,9 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::SettingName => "name of the setting",
+            Subject::ConfigValue => "configuration value",
+            Subject::Secret => "secret",
         })
     }
 }

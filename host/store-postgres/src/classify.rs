@@ -208,6 +208,7 @@ mod tests {
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
             | StoreError::LastAdmin
+            | StoreError::OtherSecretsKey { .. }
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

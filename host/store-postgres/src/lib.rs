@@ -38,6 +38,7 @@ mod registry;
 mod rows;
 mod scan_start;
 mod sessions;
+mod settings;
 mod shortage;
 mod single_trip;
 mod sql;
