@@ -282,6 +282,21 @@ pub enum Invalid {
 }
 
 impl Invalid {
+    /// Checks the number of parts of an input.
+    ///
+    /// # Errors
+    /// [`Invalid::TooMany`] above the limit.
+    pub fn check_count(subject: Subject, found: usize, limit: usize) -> Result<(), Invalid> {
+        if found > limit {
+            return Err(Invalid::TooMany {
+                subject,
+                found: found as u64,
+                limit: limit as u64,
+            });
+        }
+        Ok(())
+    }
+
     /// Returns the error about a subject.
     pub(crate) fn text(subject: Subject, error: TextError) -> Invalid {
         match error {

@@ -58,8 +58,8 @@ impl SettingsSnapshot {
     ///
     /// # Errors
     /// As [`config`](SettingsSnapshot::config); [`ServiceError::NotPermitted`] if the plugin does
-    /// not declare it or the app does not grant it; [`ServiceError::Secrets`] if this host cannot
-    /// open it; a store error.
+    /// not declare it or the app does not grant it; [`ServiceError::Internal`] if this host cannot
+    /// open it, with a reason for the operator and not for the guest; a store error.
     pub async fn secret(
         &self,
         caller: &Caller,
@@ -68,17 +68,16 @@ impl SettingsSnapshot {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
         let permissions = self.current_permissions().await?;
         permissions.allows_secret(name.as_str())?;
-        match self.settings.find(SettingKind::Secret, name.as_str()) {
-            Some(found) => match &found.value {
-                SettingValue::Secret(sealed) => {
-                    let Some((app, source)) = &self.source else {
-                        return Ok(None);
-                    };
-                    Ok(Some(source.keyring.open(*app, name, sealed)?))
-                }
-                SettingValue::Config(_) => Ok(None),
+        let found = self.settings.find(SettingKind::Secret, name.as_str());
+        let (Some(found), Some((app, source))) = (found, &self.source) else {
+            return Ok(None);
+        };
+        match &found.value {
+            SettingValue::Config(_) => Ok(None),
+            SettingValue::Secret(sealed) => match source.keyring.open(*app, name, sealed) {
+                Ok(secret) => Ok(Some(secret)),
+                Err(error) => Err(ServiceError::Internal(StoreError::Failed(error.into()))),
             },
-            None => Ok(None),
         }
     }
 }
@@ -91,11 +90,11 @@ pub(super) struct SettingsSource {
     store: Arc<dyn Store>,
     pub(super) access: Arc<AppTokenCache>,
     keyring: Arc<Keyring>,
-    rows: Mutex<Rows>,
+    rows: Mutex<SettingsRows>,
 }
 
 #[derive(Default)]
-struct Rows {
+struct SettingsRows {
     young: HashMap<AppId, Arc<Settings>>,
     young_bytes: usize,
     /// Not used since the last rotation.
@@ -149,7 +148,7 @@ impl SettingsSource {
     }
 }
 
-impl Rows {
+impl SettingsRows {
     fn get(&mut self, app: AppId, version: Generation) -> Option<Arc<Settings>> {
         if let Some(row) = self.old.remove(&app) {
             self.put(app, row);
@@ -195,7 +194,7 @@ mod tests {
         };
         let app = |number: u128| AppId::from(Uuid::from_u128(number));
         let version = |number: u128| Generation(Uuid::from_u128(number));
-        let mut rows = Rows::default();
+        let mut rows = SettingsRows::default();
         rows.put(app(0), settings(0));
         for number in 1..20_000 {
             rows.put(app(number), settings(number));

@@ -19,4 +19,5 @@ mod pointers;
 mod random;
 mod scopes;
 mod service;
+mod settings;
 mod wasi;

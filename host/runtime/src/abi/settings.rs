@@ -28,8 +28,8 @@ impl<T: GuestView> Guest<'_, T> {
     }
 }
 
-fn not_found(what: &str) -> Fault {
-    Fault::Status(Status::NotFound, format!("the app has no such {what}"))
+fn not_found(what: &str, name: &SettingName) -> Fault {
+    Fault::Status(Status::NotFound, format!("the {what} {name} is not set"))
 }
 
 fn config_get<T: GuestView>(
@@ -44,7 +44,7 @@ fn config_get<T: GuestView>(
     let name = guest.setting_name(name, len)?;
     let state = guest.state();
     let value = state.settings.config(&state.context.caller, &name)?;
-    let value = value.ok_or_else(|| not_found("configuration value"))?;
+    let value = value.ok_or_else(|| not_found("configuration value", &name))?;
     let value = value.as_bytes().to_vec();
     guest.answer(out, value)
 }
@@ -62,7 +62,7 @@ async fn secret_get<T: GuestView>(
     let state = guest.state();
     let settings = state.settings.clone();
     let secret = settings.secret(&state.context.caller, &name).await?;
-    let secret = secret.ok_or_else(|| not_found("secret"))?;
+    let secret = secret.ok_or_else(|| not_found("secret", &name))?;
     let (buffer, state) = guest.bytes_and_state("out", out)?;
     let bytes = secret.bytes();
     match buffer.get_mut(..bytes.len()) {
