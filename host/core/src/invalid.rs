@@ -56,6 +56,8 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// The idempotency key of a call.
+    IdempotencyKey,
 }
 
 impl Subject {
@@ -84,7 +86,8 @@ impl Subject {
             | Subject::Batch
             | Subject::Answer
             | Subject::Transaction
-            | Subject::Letter => false,
+            | Subject::Letter
+            | Subject::IdempotencyKey => false,
         }
     }
 }
@@ -127,6 +130,7 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::IdempotencyKey => "idempotency key",
         })
     }
 }

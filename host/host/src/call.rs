@@ -1,17 +1,19 @@
 //! Calls of an app's active plugin, and how a plugin becomes active.
 
+use super::idempotency::KeyState;
 use super::{Host, Plugin};
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    App, AppId, Capability, Cost, Digest, Exports, Level, Pieces, PluginVersion, Principal,
-    Timestamp, TraceContext, TraceId,
+    AnswerScope, App, AppId, Capability, Cost, Digest, Exports, IdempotencyKey, Level, Pieces,
+    PluginVersion, Principal, Timestamp, TraceContext, TraceId,
 };
 use kvasm_runtime::GuestLog;
 use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationTarget, LoadError, Response};
 use kvasm_service::{
     Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
 };
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
@@ -76,6 +78,8 @@ pub struct Call {
     pub(super) principal: Option<Principal>,
     pub(super) request_id: Option<Uuid>,
     pub(super) trace: Option<TraceContext>,
+    pub(super) idempotency_key: Option<IdempotencyKey>,
+    pub(super) answer_scope: Option<AnswerScope>,
 }
 
 impl Call {
@@ -97,6 +101,8 @@ impl Call {
             principal: None,
             request_id: None,
             trace: None,
+            idempotency_key: None,
+            answer_scope: None,
         }
     }
 
@@ -122,6 +128,26 @@ impl Call {
         self
     }
 
+    /// Makes the call idempotent: if it was answered, a later call of the app with the same key, by
+    /// the same caller and with the same request gets that answer, with
+    /// [`Response::replayed`](kvasm_runtime::Response::replayed), and does not run. Answers are kept
+    /// for [`Limits::idempotency`](kvasm_core::Limits::idempotency). `docs/http.md` says what is
+    /// kept, and when an effect can be repeated.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Call {
+        self.idempotency_key = Some(key);
+        self
+    }
+
+    /// Sets whose call it is, for its idempotency key: keys of different callers are unrelated. By
+    /// default all public calls are those of one caller, and so are those of all principals with
+    /// the same permissions.
+    #[must_use]
+    pub fn answer_scope(mut self, scope: AnswerScope) -> Call {
+        self.answer_scope = Some(scope);
+        self
+    }
+
     /// Sets the principal. Each key-value operation then requires one of its scopes.
     #[must_use]
     pub fn principal(mut self, principal: Principal) -> Call {
@@ -138,6 +164,8 @@ pub struct AdmittedCall {
     digest: Digest,
     call: Call,
     ticket: Ticket,
+    /// Why the active plugin cannot answer it. A kept answer still can.
+    missing: Option<CallFailure>,
 }
 
 impl AdmittedCall {
@@ -171,8 +199,24 @@ impl AdmittedCall {
             digest,
             call,
             ticket,
+            missing,
         } = self;
         let context = host.context(&app, &call);
+        let mut left = pin!(left);
+        // Repeats wait for each other before they count as running.
+        let state = tokio::select! {
+            biased;
+            state = host.claim_answer(&app, &call, &context) => state?,
+            () = &mut left => return Err(Refusal::Disconnected.into()),
+        };
+        let claim = match state {
+            None => None,
+            Some(KeyState::Unanswered(claim)) => Some(claim),
+            Some(KeyState::Answered(response)) => return Ok(response),
+        };
+        if let Some(failure) = missing {
+            return Err(failure.into());
+        }
         let _pass = tokio::select! {
             biased;
             pass = ticket.admit(&context.deadline) => pass?,
@@ -183,7 +227,7 @@ impl AdmittedCall {
             .await?;
         let name: Arc<str> = call.target.name(&plugin.compiled).into();
         let trace_id = context.caller.trace().map(TraceContext::trace_id);
-        let result = host.run(&plugin, call, context).await;
+        let result = host.run(&plugin, call, context, claim.as_ref()).await;
         host.keep_log(app.id, name, trace_id, &result);
         Ok(result?)
     }
@@ -224,13 +268,18 @@ impl Host {
             },
         };
         let request_id = *call.request_id.get_or_insert_with(Uuid::now_v7);
-        offered.map_err(|error| CallFailure::before_the_run(error, request_id))?;
+        let failed = |error| CallFailure::before_the_run(error, request_id);
+        let missing = match offered.map_err(failed) {
+            Err(failure) if call.idempotency_key.is_some() => Some(failure),
+            offered => offered.map(|()| None)?,
+        };
         Ok(AdmittedCall {
             host: self.clone(),
             digest: active.digest,
             app,
             call,
             ticket,
+            missing,
         })
     }
 

@@ -3,13 +3,15 @@
 
 mod call;
 mod deliver;
+mod idempotency;
 mod transaction;
 
+use idempotency::{AnswerClaim, KeyState, KeyTurns, is_preceded};
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppLimits, AppName, Digest, Limits, TraceContext};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{
-    CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation,
+    CacheLimits, CallError, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation,
     InvocationRequest, LoadError, Response, Runtime, RuntimeError,
 };
 use kvasm_service::{
@@ -246,6 +248,7 @@ impl HostBuilder {
             store,
             services,
             locks,
+            key_turns: Arc::default(),
             notifier,
             limits,
             metrics,
@@ -261,6 +264,7 @@ struct Parts {
     store: Arc<dyn Store>,
     services: Services,
     locks: Arc<KeyLocks>,
+    key_turns: Arc<KeyTurns>,
     notifier: Arc<DispatchNotifier>,
     access: Arc<AppTokenCache>,
     admin: Admin,
@@ -376,7 +380,16 @@ impl Host {
     /// [`CallFailure`], with the party to blame and the guest's log.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Result<Response, CallFailure> {
         let context = self.context(&plugin.app, &call);
-        self.run(plugin, call, context).await
+        let state = self.claim_answer(&plugin.app, &call, &context).await;
+        let failed =
+            |error| CallFailure::before_the_run(CallError::Commit(error), context.request_id);
+        match state.map_err(failed)? {
+            None => self.run(plugin, call, context, None).await,
+            Some(KeyState::Unanswered(claim)) => {
+                self.run(plugin, call, context, Some(&claim)).await
+            }
+            Some(KeyState::Answered(response)) => Ok(response),
+        }
     }
 
     /// Creates the context of a call, whose deadline starts now.
@@ -396,12 +409,19 @@ impl Host {
         plugin: &Plugin,
         call: Call,
         context: CallContext,
+        claim: Option<&AnswerClaim>,
     ) -> Result<Response, CallFailure> {
         let Call { target, input, .. } = call;
         if plugin.compiled.is_transaction(&target) {
-            let run = transaction::Run::new(plugin, context, target, input);
-            return self.run_transaction(run).await;
+            let run = transaction::Run::new(plugin, context, target, input).answering(claim);
+            return match (self.run_transaction(run).await, claim) {
+                (Err(failure), Some(claim)) if is_preceded(&failure) => {
+                    self.preceding_answer(claim, failure).await
+                }
+                (result, _) => result,
+            };
         }
+        let kept = claim.map(|claim| (claim, target.clone(), context.clone()));
         let request = InvocationRequest {
             context,
             app_name: Arc::clone(&plugin.app_name),
@@ -413,7 +433,14 @@ impl Host {
             gives_way: None,
             slot: None,
         };
-        self.0.runtime.call(&plugin.compiled, request).await
+        let response = self.0.runtime.call(&plugin.compiled, request).await?;
+        match kept {
+            None => Ok(response),
+            Some((claim, target, context)) => {
+                self.keep_after_run(claim, &target, &context, response)
+                    .await
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod deliveries;
 mod document;
 mod export;
 mod health;
+mod idempotency;
 mod idle;
 mod import;
 mod kv;

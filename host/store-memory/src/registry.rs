@@ -55,6 +55,7 @@ impl MemoryState {
             triggers: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             dead_letters: BTreeMap::new(),
+            answers: BTreeMap::new(),
             app,
         };
         self.apps.insert(tenant.app.id, tenant);

@@ -3,7 +3,8 @@
 
 use super::sql::{dead_letters_sql, outbox_sql as sql, triggers_sql};
 use super::{
-    PostgresStore, classify::store_error, clock_repair, dead_letters, handling, outstanding, rows,
+    PostgresStore, answers, classify::store_error, clock_repair, dead_letters, handling,
+    outstanding, rows,
 };
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
@@ -211,7 +212,12 @@ impl Outbox for PostgresStore {
             let statement = sqlx::query(super::sql::SWEEP).bind(app.uuid());
             statement.bind(now.0).bind(i64::from(limit)).bind(slot)
         };
-        count(&self.pool.write(statement).await.map_err(store_error)?)
+        let entries = count(&self.pool.write(statement).await.map_err(store_error)?)?;
+        let left = u64::from(limit).saturating_sub(entries);
+        if left == 0 {
+            return Ok(entries);
+        }
+        Ok(entries + count(&answers::sweep(&self.pool, app, now, left).await?)?)
     }
 }
 

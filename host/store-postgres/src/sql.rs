@@ -10,7 +10,7 @@
 //! row. The expected state of a row is therefore checked in the statement that changes it, or after
 //! a lock on it, never before.
 //!
-//! Locks are taken in this order, to avoid deadlocks: the app; the delivery that is acknowledged,
+//! Locks are taken in this order, to avoid deadlocks: the app; the kept answer; the delivery that is acknowledged,
 //! failed or renewed; entries by collection and key; dead letters by identity; the trigger; the
 //! next delivery of the ordering key; the slots of usage by number. Or the app, its plugins,
 //! modules by digest, its triggers by name; and the row of the registry after all others. A
@@ -49,6 +49,7 @@ macro_rules! app_exists {
 pub(super) mod usage_sql;
 #[macro_use]
 pub(super) mod outbox_sql;
+pub(super) mod answers_sql;
 pub(super) mod dead_letters_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;

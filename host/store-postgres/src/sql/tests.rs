@@ -1,6 +1,9 @@
 //! Invariants of every statement, including those within functions.
 
-use super::{ALL, dead_letters_sql, outbox_sql, registry_sql, server_sql, triggers_sql, usage_sql};
+use super::{
+    ALL, answers_sql, dead_letters_sql, outbox_sql, registry_sql, server_sql, triggers_sql,
+    usage_sql,
+};
 use std::sync::LazyLock;
 
 /// The functions that are statements of their own, each on one line.
@@ -28,6 +31,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         usage_sql::ALL,
         outbox_sql::ALL,
         dead_letters_sql::ALL,
+        answers_sql::ALL,
         triggers_sql::ALL,
         server_sql::ALL,
     ];
@@ -108,6 +112,7 @@ fn every_outbox_statement_filters_by_app_first() {
         ("triggers", "t", 20),
         ("deliveries", "d", 20),
         ("dead_letters", "l", 8),
+        ("kept_answers", "k", 7),
     ] {
         let uses = led_by_the_app(table, alias);
         assert!(uses >= least, "only {uses} uses of {table} were found");
@@ -127,13 +132,14 @@ fn sql_constants_match_the_model() {
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.
 const WHOLE: [&str; 6] = ["apps", "modules", "tokens", "audit", "health", "registry"];
-const CUT: [&str; 6] = [
+const CUT: [&str; 7] = [
     "kv_entries",
     "app_usage",
     "plugins",
     "triggers",
     "deliveries",
     "dead_letters",
+    "kept_answers",
 ];
 
 /// The tables that follow one of these words.
