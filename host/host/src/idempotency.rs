@@ -347,6 +347,7 @@ fn is_final(target: &InvocationTarget, output: &[u8]) -> bool {
 mod tests {
     use super::*;
     use kvasm_abi::http::prefix;
+    use kvasm_core::{AppName, IdempotencyKey};
 
     fn framed(head: &str, body: &[u8]) -> Pieces {
         let mut pieces = Pieces::default();
@@ -443,5 +444,29 @@ mod tests {
         assert_eq!(turns.0.lock().len(), 2);
         drop((second, other));
         assert!(turns.0.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn repeat_that_waits_until_its_deadline_is_told_that_the_key_is_in_use() {
+        let limits = kvasm_core::Limits {
+            wall_time: std::time::Duration::from_millis(20),
+            ..kvasm_core::Limits::default()
+        };
+        let host = Host::builder().unpooled().limits(limits).build().unwrap();
+        let app = host
+            .create_app(AppName::parse("app").unwrap())
+            .await
+            .unwrap();
+        let call = Call::function("f").idempotency_key(IdempotencyKey::parse("k").unwrap());
+        let claim = || async {
+            let context = host.context(&app, &call);
+            host.claim_answer(&app, &call, &context).await
+        };
+        let first = claim().await.unwrap();
+        assert!(matches!(first, Some(KeyState::Unanswered(_))));
+        let second = claim().await;
+        assert!(matches!(second, Err(ServiceError::KeyInUse)));
+        drop(first);
+        assert!(matches!(claim().await, Ok(Some(KeyState::Unanswered(_)))));
     }
 }

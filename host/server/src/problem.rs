@@ -435,13 +435,20 @@ impl From<InvokeError> for Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::Kind;
+    use super::*;
     use std::collections::HashSet;
 
     #[test]
     fn each_problem_has_a_distinct_type() {
         let slugs: HashSet<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
         assert_eq!(slugs.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn key_in_use_is_a_conflict_to_retry() {
+        let problem = Problem::from(ServiceError::KeyInUse).render(Uuid::nil());
+        assert_eq!(problem.status(), StatusCode::CONFLICT);
+        assert_eq!(problem.headers()[RETRY_AFTER], "1");
     }
 
     #[test]

@@ -72,18 +72,3 @@ pub(super) async fn keep(lease: &mut Lease, write: &Commit) -> Result<SlotDelta,
     delta.keep_answer(size, replaced.ok_or(StoreError::AlreadyAnswered)?);
     Ok(delta)
 }
-
-/// Removes up to `limit` expired answers of an app. Returns the number removed.
-pub(super) async fn sweep(
-    pool: &Pool,
-    app: AppId,
-    now: Timestamp,
-    limit: u64,
-) -> Result<Vec<PgRow>, StoreError> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let statement = |slot: i16| {
-        let statement = sqlx::query(answers_sql::SWEEP_ANSWERS).bind(app.uuid());
-        statement.bind(now.0).bind(limit).bind(slot)
-    };
-    pool.write(statement).await.map_err(store_error)
-}

@@ -1,10 +1,9 @@
 //! Triggers and deliveries: reads, claims and sweeps, one statement each. `handling` ends a
 //! delivery; `triggers` and `letters` have the operations of administrators.
 
-use super::sql::{dead_letters_sql, outbox_sql as sql, triggers_sql};
+use super::sql::{answers_sql, dead_letters_sql, outbox_sql as sql, triggers_sql};
 use super::{
-    PostgresStore, answers, classify::store_error, clock_repair, dead_letters, handling,
-    outstanding, rows,
+    PostgresStore, classify::store_error, clock_repair, dead_letters, handling, outstanding, rows,
 };
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
@@ -209,15 +208,10 @@ impl Outbox for PostgresStore {
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let statement = |slot: i16| {
-            let statement = sqlx::query(super::sql::SWEEP).bind(app.uuid());
+            let statement = sqlx::query(answers_sql::SWEEP).bind(app.uuid());
             statement.bind(now.0).bind(i64::from(limit)).bind(slot)
         };
-        let entries = count(&self.pool.write(statement).await.map_err(store_error)?)?;
-        let left = u64::from(limit).saturating_sub(entries);
-        if left == 0 {
-            return Ok(entries);
-        }
-        Ok(entries + count(&answers::sweep(&self.pool, app, now, left).await?)?)
+        count(&self.pool.write(statement).await.map_err(store_error)?)
     }
 }
 

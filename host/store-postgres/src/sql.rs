@@ -460,16 +460,6 @@ statements! {
          CASE jsonb_typeof(f.json) WHEN 'number' THEN f.json::text END FROM ",
         given_keys!(), ", ", each_given!("e.expires_at, e.json")
     );
-    /// App, now, limit, slot: removes expired entries, the earliest expired first, and counts them.
-    /// Skips those that another transaction has locked.
-    SWEEP = concat!(
-        "WITH expired AS (SELECT e.collection, e.key FROM kv_entries AS e \
-         WHERE e.app_id = $1 AND e.expires_at <= $2 AND ", app_exists!(), " \
-         ORDER BY e.expires_at LIMIT $3 \
-         FOR UPDATE SKIP LOCKED), \
-         gone AS (DELETE FROM kv_entries AS e USING expired AS k WHERE ", these_entries!(),
-        " RETURNING e.size), ", count_gone!("$4", nothing_queued!()), "SELECT count(*) FROM gone"
-    );
     /// See `set_many!`; and the slot. Writes nothing if a trigger watches one of the collections:
     /// this statement creates no deliveries.
     SET_MANY = concat!(

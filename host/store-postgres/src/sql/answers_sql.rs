@@ -1,4 +1,4 @@
-//! Kept answers of idempotent calls.
+//! Kept answers of idempotent calls, and the sweep of what has expired.
 
 statements! {
     /// App, identity, now.
@@ -17,19 +17,27 @@ statements! {
          output = excluded.output, size = excluded.size, replaced = k.size, \
          expires_at = excluded.expires_at WHERE k.expires_at <= $7 RETURNING k.replaced) \
          SELECT r.free, w.replaced FROM room AS r LEFT JOIN written AS w ON true";
-    /// App, now, limit, slot. See the sweep of entries.
-    SWEEP_ANSWERS = concat!(
-        "WITH expired AS (SELECT k.id FROM kept_answers AS k \
+    /// App, now, limit, slot: removes expired entries, the earliest expired first, then answers, and
+    /// counts them. Skips those that another transaction has locked.
+    SWEEP = concat!(
+        "WITH expired AS (SELECT e.collection, e.key FROM kv_entries AS e \
+         WHERE e.app_id = $1 AND e.expires_at <= $2 AND ", app_exists!(), " \
+         ORDER BY e.expires_at LIMIT $3 \
+         FOR UPDATE SKIP LOCKED), \
+         gone AS (DELETE FROM kv_entries AS e USING expired AS k \
+         WHERE e.app_id = $1 AND e.collection = k.collection AND e.key = k.key \
+         RETURNING e.size), \
+         old AS (SELECT k.id FROM kept_answers AS k \
          WHERE k.app_id = $1 AND k.expires_at <= $2 AND ", app_exists!(), " \
-         ORDER BY k.expires_at LIMIT $3 FOR UPDATE SKIP LOCKED), \
-         gone AS (DELETE FROM kept_answers AS k USING expired AS x \
-         WHERE k.app_id = $1 AND k.id = x.id RETURNING k.size), counted AS (",
-        count!(
-            "SELECT 0 AS entries, -coalesce(sum(g.size), 0) AS bytes, 0 AS queued FROM gone AS g",
+         ORDER BY k.expires_at LIMIT $3 - (SELECT count(*) FROM expired) \
+         FOR UPDATE SKIP LOCKED), \
+         dropped AS (DELETE FROM kept_answers AS k USING old AS o \
+         WHERE k.app_id = $1 AND k.id = o.id RETURNING k.size), ",
+        count_gone!(
             "$4",
-            "false"
+            " - (SELECT coalesce(sum(d.size), 0) FROM dropped AS d) AS bytes, 0 AS queued"
         ),
-        ") SELECT count(*) FROM gone"
+        "SELECT (SELECT count(*) FROM gone) + (SELECT count(*) FROM dropped)"
     );
     /// A deleted app, limit.
     REAP_ANSWERS = "WITH few AS (SELECT k.id FROM kept_answers AS k WHERE k.app_id = $1 \
