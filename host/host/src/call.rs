@@ -17,6 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
+use tracing::Instrument;
 use uuid::Uuid;
 
 /// Number of versions of a deleted app whose modules are evicted from memory at once. Those of
@@ -132,7 +133,8 @@ impl Call {
     /// the same caller and with the same request gets that answer, with
     /// [`Response::replayed`](kvasm_runtime::Response::replayed), and does not run. Answers are kept
     /// for [`Limits::idempotency`](kvasm_core::Limits::idempotency). `docs/http.md` says what is
-    /// kept, and when an effect can be repeated.
+    /// kept, and when an effect can be repeated. Once it runs, an admitted call with a key ends even
+    /// if its future is dropped.
     #[must_use]
     pub fn idempotency_key(mut self, key: IdempotencyKey) -> Call {
         self.idempotency_key = Some(key);
@@ -217,19 +219,41 @@ impl AdmittedCall {
         if let Some(failure) = missing {
             return Err(failure.into());
         }
-        let _pass = tokio::select! {
+        let pass = tokio::select! {
             biased;
             pass = ticket.admit(&context.deadline) => pass?,
             () = left => return Err(Refusal::Disconnected.into()),
         };
-        let plugin = host
-            .current_plugin(Arc::clone(&app), digest, &context.deadline)
-            .await?;
-        let name: Arc<str> = call.target.name(&plugin.compiled).into();
-        let trace_id = context.caller.trace().map(TraceContext::trace_id);
-        let result = host.run(&plugin, call, context, claim.as_ref()).await;
-        host.keep_log(app.id, name, trace_id, &result);
-        Ok(result?)
+        let is_keyed = claim.is_some();
+        let run = async move {
+            let _pass = pass;
+            let plugin = host
+                .current_plugin(Arc::clone(&app), digest, &context.deadline)
+                .await?;
+            let name: Arc<str> = call.target.name(&plugin.compiled).into();
+            let trace_id = context.caller.trace().map(TraceContext::trace_id);
+            let result = host.run(&plugin, call, context, claim.as_ref()).await;
+            host.keep_log(app.id, name, trace_id, &result);
+            Ok(result?)
+        };
+        match is_keyed {
+            true => to_its_end(run).await,
+            false => run.await,
+        }
+    }
+}
+
+/// Runs a call to its end, even if its caller disconnects: the answer is kept for a repeat.
+async fn to_its_end(
+    run: impl Future<Output = Result<Response, InvokeError>> + Send + 'static,
+) -> Result<Response, InvokeError> {
+    match tokio::spawn(run.in_current_span()).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The host stops.
+            Err(_) => Err(Refusal::Disconnected.into()),
+        },
     }
 }
 

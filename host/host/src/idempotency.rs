@@ -1,13 +1,13 @@
 //! Idempotent calls: the answer of a call with an idempotency key is kept, and its repeats get it.
 
-use super::{Call, Host};
+use super::{Call, Host, InvokeError};
 use kvasm_abi::http::split;
 use kvasm_core::{
     ANSWER_OUTPUT_BYTES_MAX, AnswerId, AnswerScope, App, AppId, Batch, Commit, Cost, KeptAnswer,
     Level, Pieces, Principal, RequestHash, RequestHasher, Timestamp,
 };
 use kvasm_runtime::{CallError, CallFailure, GuestLog, InvocationTarget, Response};
-use kvasm_service::{CallContext, LogRecord, LogSource, ServiceError, Stage};
+use kvasm_service::{CallContext, LogRecord, LogSource, ServiceError, Stage, Timeout};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -92,19 +92,56 @@ pub(super) enum KeyState {
     Answered(Response),
 }
 
+/// Why a call with an idempotency key was neither answered nor claimed.
+#[derive(Debug)]
+pub(super) enum ClaimError {
+    Service(ServiceError),
+    Timeout(Timeout),
+}
+
+impl From<ServiceError> for ClaimError {
+    fn from(error: ServiceError) -> ClaimError {
+        ClaimError::Service(error)
+    }
+}
+
+impl From<Timeout> for ClaimError {
+    fn from(timeout: Timeout) -> ClaimError {
+        ClaimError::Timeout(timeout)
+    }
+}
+
+impl From<ClaimError> for InvokeError {
+    fn from(error: ClaimError) -> InvokeError {
+        match error {
+            ClaimError::Service(error) => error.into(),
+            ClaimError::Timeout(timeout) => timeout.into(),
+        }
+    }
+}
+
+impl From<ClaimError> for CallError {
+    fn from(error: ClaimError) -> CallError {
+        match error {
+            ClaimError::Service(error) => CallError::Commit(error),
+            ClaimError::Timeout(timeout) => timeout.into(),
+        }
+    }
+}
+
 impl Host {
     /// Returns the kept answer of a call, or claims the call once no other one with its key runs on
     /// this host. `None` without a key.
     ///
     /// # Errors
-    /// [`ServiceError::KeyReused`], [`ServiceError::KeyInUse`], [`ServiceError::OutputNotKept`], or a
-    /// store error.
+    /// [`ServiceError::KeyReused`], [`ServiceError::KeyInUse`], [`ServiceError::OutputNotKept`], a
+    /// store error, or a timeout.
     pub(super) async fn claim_answer(
         &self,
         app: &App,
         call: &Call,
         context: &CallContext,
-    ) -> Result<Option<KeyState>, ServiceError> {
+    ) -> Result<Option<KeyState>, ClaimError> {
         let Some(key) = &call.idempotency_key else {
             return Ok(None);
         };
@@ -120,7 +157,9 @@ impl Host {
             kept_ms: u64::try_from(self.0.limits.idempotency.as_millis()).unwrap_or(u64::MAX),
             _turn: turn,
         };
-        Ok(Some(match self.kept_output(&claim).await? {
+        let kept = self.kept_output(&claim);
+        let kept = context.deadline.within(Stage::Other, kept).await??;
+        Ok(Some(match kept {
             Some(output) => KeyState::Answered(replay(output, context.request_id)),
             None => KeyState::Unanswered(claim),
         }))
@@ -465,7 +504,10 @@ mod tests {
         let first = claim().await.unwrap();
         assert!(matches!(first, Some(KeyState::Unanswered(_))));
         let second = claim().await;
-        assert!(matches!(second, Err(ServiceError::KeyInUse)));
+        assert!(matches!(
+            second,
+            Err(ClaimError::Service(ServiceError::KeyInUse))
+        ));
         drop(first);
         assert!(matches!(claim().await, Ok(Some(KeyState::Unanswered(_)))));
     }

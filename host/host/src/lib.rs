@@ -382,7 +382,7 @@ impl Host {
         let context = self.context(&plugin.app, &call);
         let state = self.claim_answer(&plugin.app, &call, &context).await;
         let failed =
-            |error| CallFailure::before_the_run(CallError::Commit(error), context.request_id);
+            |error| CallFailure::before_the_run(CallError::from(error), context.request_id);
         match state.map_err(failed)? {
             None => self.run(plugin, call, context, None).await,
             Some(KeyState::Unanswered(claim)) => {

@@ -9,10 +9,13 @@ use kvasm::service::ServiceError;
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore, Store};
 use kvasm::{Call, CallError, Host, InvokeError, Response};
 use kvasm_store_testing::faulty::{Faults, FaultyStore, Operation, unavailable};
-use kvasm_tests::till::{FUNCTIONS, sum, till};
+use kvasm_tests::guests;
+use kvasm_tests::till::{FUNCTIONS, gated_till, sum, till};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 fn call(function: &str, key: &str) -> Call {
@@ -335,4 +338,34 @@ async fn answer_of_a_caller_without_scopes_is_kept() {
     assert!(!first.replayed && second.replayed);
     assert_eq!(first.output, second.output);
     assert_eq!(effects(&host).await, 0);
+}
+
+/// A client that gives up and repeats is why there are keys: its HTTP/2 stream is reset, and the
+/// future of its request dropped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keyed_call_whose_caller_leaves_ends_and_keeps_its_answer() {
+    let (gate, runs) = (Arc::new(Semaphore::new(0)), Arc::<AtomicU64>::default());
+    let (in_guest, counted) = (Arc::clone(&gate), Arc::clone(&runs));
+    let builder = guests::meanwhile(with_long_calls(), move |_| {
+        let (gate, runs) = (Arc::clone(&in_guest), Arc::clone(&counted));
+        async move {
+            runs.fetch_add(1, Ordering::SeqCst);
+            gate.acquire().await.unwrap().forget();
+        }
+    });
+    let store = Arc::new(MemoryStore::new());
+    let host = Arc::new(EventHost::with_builder(builder, store, Box::new(())).await);
+    host.deploy(gated_till()).await;
+    for (n, function) in FUNCTIONS.into_iter().enumerate() {
+        let n = n as u64 + 1;
+        let leaver = Arc::clone(&host);
+        let left = tokio::spawn(async move { invoke(&leaver, call(function, function)).await });
+        until("it runs", async || runs.load(Ordering::SeqCst) == n).await;
+        left.abort();
+        assert!(left.await.unwrap_err().is_cancelled());
+        gate.add_permits(1);
+        let repeat = invoke(&host, call(function, function)).await.unwrap();
+        assert!(repeat.replayed, "{function}");
+        assert_eq!((sum(&repeat.output), runs.load(Ordering::SeqCst)), (n, n));
+    }
 }
