@@ -1,7 +1,6 @@
 //! Calls of an app's active plugin, and how a plugin becomes active.
 
-use super::idempotency::KeyState;
-use super::{Host, Plugin};
+use super::{AdmittedCall, Host, Plugin};
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
@@ -10,14 +9,10 @@ use kvasm_core::{
 };
 use kvasm_runtime::GuestLog;
 use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationTarget, LoadError, Response};
-use kvasm_service::{
-    Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
-};
-use std::pin::pin;
+use kvasm_service::{Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Timeout};
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
-use tracing::Instrument;
 use uuid::Uuid;
 
 /// Number of versions of a deleted app whose modules are evicted from memory at once. Those of
@@ -158,105 +153,6 @@ impl Call {
     }
 }
 
-/// A call that was admitted by [`Host::admit`]. It counts against the app's limit until it has
-/// ended or this is dropped.
-pub struct AdmittedCall {
-    host: Host,
-    app: Arc<App>,
-    digest: Digest,
-    call: Call,
-    ticket: Ticket,
-    /// Why the active plugin cannot answer it. A kept answer still can.
-    missing: Option<CallFailure>,
-}
-
-impl AdmittedCall {
-    /// Makes the call, once its input is available. Its time starts here: `limits.wall_time` for
-    /// queueing, loading, running and committing together.
-    ///
-    /// # Errors
-    /// [`InvokeError`].
-    pub async fn call(self, input: impl Into<Pieces>) -> Result<Response, InvokeError> {
-        self.call_unless(input, std::future::pending()).await
-    }
-
-    /// Like [`call`](AdmittedCall::call), but a queued call is cancelled when `left` completes, as
-    /// its caller has disconnected.
-    ///
-    /// # Errors
-    /// [`InvokeError`].
-    pub async fn call_unless(
-        mut self,
-        input: impl Into<Pieces>,
-        left: impl Future<Output = ()> + Send,
-    ) -> Result<Response, InvokeError> {
-        self.call.input = input.into();
-        self.run(left).await
-    }
-
-    async fn run(self, left: impl Future<Output = ()> + Send) -> Result<Response, InvokeError> {
-        let AdmittedCall {
-            host,
-            app,
-            digest,
-            call,
-            ticket,
-            missing,
-        } = self;
-        let context = host.context(&app, &call);
-        let mut left = pin!(left);
-        // Repeats wait for each other before they count as running.
-        let state = tokio::select! {
-            biased;
-            state = host.claim_answer(&app, &call, &context) => state?,
-            () = &mut left => return Err(Refusal::Disconnected.into()),
-        };
-        let claim = match state {
-            None => None,
-            Some(KeyState::Unanswered(claim)) => Some(claim),
-            Some(KeyState::Answered(response)) => return Ok(response),
-        };
-        if let Some(failure) = missing {
-            return Err(failure.into());
-        }
-        let pass = tokio::select! {
-            biased;
-            pass = ticket.admit(&context.deadline) => pass?,
-            () = left => return Err(Refusal::Disconnected.into()),
-        };
-        let is_keyed = claim.is_some();
-        let run = async move {
-            let _pass = pass;
-            let plugin = host
-                .current_plugin(Arc::clone(&app), digest, &context.deadline)
-                .await?;
-            let name: Arc<str> = call.target.name(&plugin.compiled).into();
-            let trace_id = context.caller.trace().map(TraceContext::trace_id);
-            let result = host.run(&plugin, call, context, claim.as_ref()).await;
-            host.keep_log(app.id, name, trace_id, &result);
-            Ok(result?)
-        };
-        match is_keyed {
-            true => to_its_end(run).await,
-            false => run.await,
-        }
-    }
-}
-
-/// Runs a call to its end, even if its caller disconnects: the answer is kept for a repeat.
-async fn to_its_end(
-    run: impl Future<Output = Result<Response, InvokeError>> + Send + 'static,
-) -> Result<Response, InvokeError> {
-    match tokio::spawn(run.in_current_span()).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The host stops.
-            Err(_) => Err(Refusal::Disconnected.into()),
-        },
-    }
-}
-
 impl Host {
     /// Counts an administrator's write of an entry against the app's call rate. Each commit of
     /// several entries is one write.
@@ -341,7 +237,7 @@ impl Host {
 
     /// Returns the plugin of an admitted call. Its version, or the app, may have been deleted
     /// since.
-    async fn current_plugin(
+    pub(super) async fn current_plugin(
         &self,
         app: Arc<App>,
         digest: Digest,

@@ -1,12 +1,14 @@
 //! The library's entry point: combines a store, a runtime and the services between them.
 #![deny(missing_docs)]
 
+mod admitted;
 mod call;
 mod deliver;
 mod idempotency;
+mod request_hash;
 mod transaction;
 
-use idempotency::{AnswerClaim, KeyState, KeyTurns, is_preceded};
+use idempotency::{AnswerClaim, KeyTurns, KeyedCall, is_preceded};
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppLimits, AppName, Digest, Limits, TraceContext};
 use kvasm_metrics::Metrics;
@@ -26,7 +28,8 @@ use std::time::Duration;
 use uuid::Uuid;
 use wasmtime::Linker;
 
-pub use call::{AdmittedCall, Call, DeployError, InvokeError};
+pub use admitted::AdmittedCall;
+pub use call::{Call, DeployError, InvokeError};
 pub use deliver::DeliverError;
 
 type Extend = Box<dyn FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>>;
@@ -385,10 +388,10 @@ impl Host {
             |error| CallFailure::before_the_run(CallError::from(error), context.request_id);
         match state.map_err(failed)? {
             None => self.run(plugin, call, context, None).await,
-            Some(KeyState::Unanswered(claim)) => {
+            Some(KeyedCall::Unanswered(claim)) => {
                 self.run(plugin, call, context, Some(&claim)).await
             }
-            Some(KeyState::Answered(response)) => Ok(response),
+            Some(KeyedCall::Answered(response)) => Ok(response),
         }
     }
 
