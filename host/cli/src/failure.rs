@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use kvasm::api::{CostView, EntryRef};
 use kvasm::model::{AppName, Invalid};
 use kvasm::server::PROBLEMS;
-use kvasm::service::ServiceError;
+use kvasm::service::{SecretsError, ServiceError};
 use kvasm::store::StoreError;
 use kvasm::{Blame, CallFailure, LoadError, RuntimeError};
 use std::error::Error;
@@ -237,6 +237,7 @@ impl From<StoreError> for Failure {
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
             | StoreError::LastAdmin
+            | StoreError::OtherSecretsKey { .. }
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)
@@ -257,8 +258,15 @@ impl From<ServiceError> for Failure {
             ServiceError::Unavailable(cause)
             | ServiceError::Full(cause)
             | ServiceError::Internal(cause) => Failure::host(with_causes(cause)),
+            ServiceError::Secrets(cause) => Failure::host(with_causes(cause)),
             _ => Failure::user(error.to_string()),
         }
+    }
+}
+
+impl From<SecretsError> for Failure {
+    fn from(error: SecretsError) -> Failure {
+        Failure::host(with_causes(&error))
     }
 }
 

@@ -24,6 +24,7 @@ mod profile;
 mod run;
 mod serve;
 mod server_timeout;
+mod settings;
 mod token;
 mod transfer;
 mod trigger;
@@ -44,12 +45,14 @@ Examples:
   kvasm kv set demo notes today '\"rain\"'
   kvasm kv list demo notes --values
   kvasm kv export demo > demo.jsonl
+  kvasm config set demo currency EUR
+  kvasm secret set demo stripe-key < key.txt
   kvasm trigger set demo index --collection notes
   kvasm dead-letter list demo
 
 Exit codes:
   0  success
-  1  not found (kv get, kv has, kv delete; dead-letter show, replay, discard; delivery discard),
+  1  not found (kv get, kv has, kv delete; config get; dead-letter show, replay, discard; delivery discard),
      or an older schema (migrate --check)
   2  caller's fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
   3  plugin's fault: it cannot be loaded, trapped, failed, or timed out
@@ -84,6 +87,12 @@ enum Command {
     /// Read and write an app's entries
     #[command(subcommand)]
     Kv(kv::KvCommand),
+    /// Set and show configuration values of an app
+    #[command(subcommand)]
+    Config(settings::ConfigCommand),
+    /// Set and remove secrets of an app, and rotate their key
+    #[command(subcommand)]
+    Secret(settings::SecretCommand),
     /// Manage triggers
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -192,6 +201,8 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Config(command) => settings::config(global, command).await,
+        Command::Secret(command) => settings::secret(global, command).await,
         Command::Trigger(command) => trigger::run(global, command).await,
         Command::Delivery(command) => delivery::run(global, command).await,
         Command::DeadLetter(command) => dead_letter::run(global, command).await,

@@ -273,6 +273,7 @@ mod tests {
             public: true,
             limits: AppLimits::default(),
             active: None,
+            settings: None,
         }
     }
 

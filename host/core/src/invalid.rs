@@ -56,6 +56,12 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// The name of a configuration value or a secret.
+    SettingName,
+    /// A configuration value.
+    ConfigValue,
+    /// A secret.
+    Secret,
     /// The idempotency key of a call.
     IdempotencyKey,
 }
@@ -64,7 +70,11 @@ impl Subject {
     /// Returns whether it is a whole request body, rather than a part of it.
     pub fn is_body(self) -> bool {
         match self {
-            Subject::Value | Subject::Input | Subject::Module => true,
+            Subject::Value
+            | Subject::Input
+            | Subject::Module
+            | Subject::ConfigValue
+            | Subject::Secret => true,
             Subject::AppName
             | Subject::Collection
             | Subject::Key
@@ -87,6 +97,7 @@ impl Subject {
             | Subject::Answer
             | Subject::Transaction
             | Subject::Letter
+            | Subject::SettingName
             | Subject::IdempotencyKey => false,
         }
     }
@@ -130,6 +141,9 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::SettingName => "name of the setting",
+            Subject::ConfigValue => "configuration value",
+            Subject::Secret => "secret",
             Subject::IdempotencyKey => "idempotency key",
         })
     }
@@ -240,6 +254,21 @@ pub enum Invalid {
 }
 
 impl Invalid {
+    /// Checks the number of parts of an input.
+    ///
+    /// # Errors
+    /// [`Invalid::TooMany`] above the limit.
+    pub fn check_count(subject: Subject, found: usize, limit: usize) -> Result<(), Invalid> {
+        if found > limit {
+            return Err(Invalid::TooMany {
+                subject,
+                found: found as u64,
+                limit: limit as u64,
+            });
+        }
+        Ok(())
+    }
+
     /// Returns the error about a subject.
     pub(crate) fn text(subject: Subject, error: TextError) -> Invalid {
         match error {

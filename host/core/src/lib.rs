@@ -23,6 +23,7 @@ mod pieces;
 mod plugin;
 mod records;
 mod schedule;
+mod settings;
 pub mod store;
 mod text;
 mod token;
@@ -64,6 +65,11 @@ pub use plugin::{
 };
 pub use records::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
+pub use settings::room_for_settings;
+pub use settings::{
+    ConfigValue, KeyId, Resealed, SETTING_BYTES_MAX, SETTINGS_BYTES_MAX, SETTINGS_MAX,
+    SealedSecret, Setting, SettingKind, SettingName, SettingValue, Settings,
+};
 pub use text::{display_truncated, truncate};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trace::{TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, TraceContext, TraceId};

@@ -86,7 +86,8 @@ impl AdmittedCall {
                 .await?;
             let name: Arc<str> = call.target.name(&plugin.compiled).into();
             let trace_id = context.caller.trace().map(TraceContext::trace_id);
-            let result = host.run(&plugin, call, context, claim.as_ref()).await;
+            let result = host.run(&plugin, &plugin.app, call, context, claim.as_ref());
+            let result = result.await;
             host.keep_log(app.id, name, trace_id, &result);
             Ok(result?)
         };

@@ -18,6 +18,8 @@ const NAME_BYTES_MAX: usize = 256;
 /// Maximum total length of a module's function names, in bytes: they are part of each list of
 /// versions.
 const NAMES_BYTES_MAX: usize = 64 * 1024;
+/// The imports that need the app's settings.
+const SETTINGS_IMPORTS: [&str; 2] = ["config_get", "secret_get"];
 
 /// How a function is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +60,7 @@ pub struct CompiledPlugin {
     /// Functions that only deliveries call.
     pub(super) handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
+    reads_settings: bool,
     bytes: usize,
     digest: Digest,
 }
@@ -83,6 +86,9 @@ impl CompiledPlugin {
         };
         let image = module.image_range();
         let bytes = image.end.addr() - image.start.addr() + OVERHEAD_BYTES;
+        let reads_settings = module.imports().any(|import| {
+            import.module() == kvasm_abi::MODULE && SETTINGS_IMPORTS.contains(&import.name())
+        });
         let pre = linker.instantiate_pre(&module).map_err(import_error)?;
         Ok(CompiledPlugin {
             pre,
@@ -92,6 +98,7 @@ impl CompiledPlugin {
             http: offer.http,
             handlers: offer.handlers,
             triggers: offer.triggers,
+            reads_settings,
             bytes,
             digest,
         })
@@ -109,6 +116,11 @@ impl CompiledPlugin {
             http: self.http.as_ref().map(|(name, _)| name.clone()),
             triggers: self.triggers.clone(),
         }
+    }
+
+    /// Whether the module can read the app's settings.
+    pub fn reads_settings(&self) -> bool {
+        self.reads_settings
     }
 
     /// Returns its approximate size in memory: code, data and metadata.

@@ -37,6 +37,7 @@ mod problem;
 mod request_ids;
 mod router;
 mod serve;
+mod settings;
 mod stream;
 mod tokens;
 mod triggers;

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvasm_abi::EXIT_REFUSED;
 use kvasm_api::ProblemView;
-use kvasm_core::{Cost, Invalid, truncate};
+use kvasm_core::{Cost, Invalid, SettingKind, truncate};
 use kvasm_host::{DeployError, InvokeError};
 use kvasm_runtime::{CallError, LoadError};
 use kvasm_service::{Refusal, ServiceError, Stage, Unauthenticated, admit_failed_request_line};
@@ -67,6 +67,9 @@ kinds! {
     TriggerNotFound = NOT_FOUND "trigger-not-found" "Trigger not found",
     TriggerHasDeliveries = CONFLICT "trigger-has-deliveries" "The trigger has outstanding deliveries",
     DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "Dead letter not found",
+    ConfigNotFound = NOT_FOUND "config-not-found" "Configuration value not found",
+    SecretNotFound = NOT_FOUND "secret-not-found" "Secret not found",
+    SecretsUnavailable = SERVICE_UNAVAILABLE "secrets-unavailable" "This host cannot seal or open secrets",
     TokenNotFound = NOT_FOUND "token-not-found" "Token not found",
     LastAdminToken = CONFLICT "last-admin-token" "The last administrator token cannot be revoked",
     PluginNotFound = NOT_FOUND "plugin-not-found" "Plugin version not found",
@@ -286,6 +289,12 @@ impl From<ServiceError> for Problem {
             ServiceError::ScopeExceeded(_) => Kind::ScopeExceeded,
             ServiceError::LifetimeExceeded(_) => Kind::LifetimeExceeded,
             ServiceError::LastAdmin => Kind::LastAdminToken,
+            ServiceError::SettingNotFound(SettingKind::Config) => Kind::ConfigNotFound,
+            ServiceError::SettingNotFound(SettingKind::Secret) => Kind::SecretNotFound,
+            ServiceError::Secrets(ref error) => {
+                log_cause(error);
+                Kind::SecretsUnavailable
+            }
             ServiceError::Full(_) => {
                 log_cause(&error);
                 Kind::StoreFull
@@ -367,7 +376,7 @@ impl From<Refusal> for Problem {
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Problem {
         let error = match error {
-            CallError::Commit(refusal) => return refusal.into(),
+            CallError::Commit(refusal) | CallError::Settings(refusal) => return refusal.into(),
             other => other,
         };
         let kind = match &error {
@@ -411,7 +420,9 @@ impl From<CallError> for Problem {
                 return Problem::new(Kind::Busy, error.to_string())
                     .retry_after(Duration::from_secs(1));
             }
-            CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
+            CallError::Host(_) | CallError::Commit(_) | CallError::Settings(_) => {
+                return Problem::internal(&error);
+            }
         };
         Problem::new(kind, error.to_string())
     }

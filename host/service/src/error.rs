@@ -1,9 +1,10 @@
 //! Errors of services, classified by blame.
 
+use super::SecretsError;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppName, Capability, IncrementError, Invalid, PluginVersion, Resource, Scope, Subject,
-    TRIGGERS_MAX, Timestamp,
+    AppName, Capability, IncrementError, Invalid, PluginVersion, Resource, Scope, SettingKind,
+    Subject, TRIGGERS_MAX, Timestamp,
 };
 use thiserror::Error;
 
@@ -122,6 +123,12 @@ pub enum ServiceError {
          (kvasm token create NAME --scope instance:admin)"
     )]
     LastAdmin,
+    /// The app has no configuration value, or no secret, of this name.
+    #[error("the app has no such {}", kind_of(*.0))]
+    SettingNotFound(SettingKind),
+    /// A secret cannot be sealed or opened.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// The store cannot be reached; the call may be retried.
     #[error("the store cannot be reached; try again later")]
     Unavailable(#[source] StoreError),
@@ -149,6 +156,13 @@ fn at_least(count: u64) -> String {
     }
 }
 
+fn kind_of(kind: SettingKind) -> &'static str {
+    match kind {
+        SettingKind::Config => "configuration value",
+        SettingKind::Secret => "secret",
+    }
+}
+
 /// Suggests how to get below a quota.
 fn advice(resource: Resource) -> &'static str {
     match resource {
@@ -158,6 +172,9 @@ fn advice(resource: Resource) -> &'static str {
         Resource::Answers => "wait until some expire, or use fewer idempotency keys",
         Resource::Versions | Resource::ModuleBytes => "delete old plugin versions",
         Resource::Tokens => "revoke unused tokens",
+        Resource::Settings | Resource::SettingBytes => {
+            "unset configuration values or secrets that are no longer needed"
+        }
     }
 }
 
@@ -194,6 +211,9 @@ impl From<StoreError> for ServiceError {
                 ServiceError::Invalid(Invalid::Deliveries { limit })
             }
             StoreError::Quota { resource, limit } => ServiceError::Quota { resource, limit },
+            StoreError::OtherSecretsKey { given, current } => {
+                ServiceError::Secrets(SecretsError::OtherKey { given, current })
+            }
             StoreError::Unavailable(_) => ServiceError::Unavailable(error),
             StoreError::Full(_) => ServiceError::Full(error),
             StoreError::PluginNotFound(version) => ServiceError::PluginNotFound(version),

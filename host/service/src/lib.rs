@@ -21,6 +21,9 @@ mod logs;
 mod noop;
 mod notifier;
 mod rates;
+mod secrets;
+mod settings;
+mod snapshot;
 mod throttle;
 mod tokens;
 mod triggers;
@@ -49,6 +52,11 @@ pub use kv::{
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub use notifier::DispatchNotifier;
 pub use rates::WriteRates;
+pub use secrets::{
+    KeyFileError, Keyring, NewKey, OpenedSecret, Rotated, SecretsError, create_key_file,
+    rotate_secrets_key,
+};
+pub use snapshot::{SettingsCache, SettingsSnapshot};
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
 pub use tokens::{Expiry, TokenSpec, Unauthenticated};

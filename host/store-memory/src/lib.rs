@@ -6,6 +6,7 @@ mod commit;
 mod entries;
 mod outbox;
 mod registry;
+mod settings;
 mod survey;
 mod triggers;
 mod upkeep;
@@ -17,8 +18,8 @@ use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     AnswerId, App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry,
-    KeptAnswer, Key, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId,
-    Trigger, TriggerName, Usage,
+    KeptAnswer, Key, KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token,
+    TokenId, Trigger, TriggerName, Usage,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
@@ -43,6 +44,8 @@ struct MemoryState {
     audit: BTreeMap<Uuid, Audit>,
     /// The identity of the last audit row; nil before the first.
     generation: Uuid,
+    /// The key with which secrets are sealed; `None` before the first.
+    secrets_key: Option<KeyId>,
     /// The last assigned version. One counter for all keys, which never decreases, so no key gets a
     /// version twice.
     version: u64,
@@ -61,6 +64,7 @@ struct AppData {
     deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
     answers: BTreeMap<AnswerId, KeptAnswer>,
+    settings: settings::SettingRows,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 impl MemoryStore {
     /// Runs an operation, and adds its audit row if it changes something. An operation checks first
     /// whether it can succeed, so there is nothing to roll back.
-    fn audited<T: Effect>(
+    pub(super) fn audited<T: Effect>(
         &self,
         audit: Audit,
         operation: impl FnOnce(&mut MemoryState, &Audit) -> Result<T, StoreError>,
@@ -56,6 +56,7 @@ impl MemoryState {
             deliveries: BTreeMap::new(),
             dead_letters: BTreeMap::new(),
             answers: BTreeMap::new(),
+            settings: BTreeMap::new(),
             app,
         };
         self.apps.insert(tenant.app.id, tenant);

@@ -209,6 +209,7 @@ mod tests {
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
             | StoreError::LastAdmin
+            | StoreError::OtherSecretsKey { .. }
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)

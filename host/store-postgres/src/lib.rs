@@ -39,6 +39,7 @@ mod registry;
 mod rows;
 mod scan_start;
 mod sessions;
+mod settings;
 mod shortage;
 mod single_trip;
 mod sql;

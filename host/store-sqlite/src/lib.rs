@@ -20,6 +20,7 @@ mod read_limiter;
 mod registry;
 mod reserved_space;
 mod schema;
+mod settings;
 mod shrink;
 mod survey;
 mod tombstone;

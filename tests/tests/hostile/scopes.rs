@@ -5,7 +5,7 @@ use kvasm::{Call, Plugin};
 use kvasm_abi::Status;
 use kvasm_tests::guests::{TestHost, module, report};
 
-const READS: [&str; 6] = [
+const READS: [&str; 8] = [
     "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
     "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
     "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))",
@@ -13,6 +13,8 @@ const READS: [&str; 6] = [
     // Checks alone change nothing; this one requires that "a" in "a" does not exist.
     "(block (result i64) (i32.store (i32.const 100) (i32.const 1)) (i32.store (i32.const 104) (i32.const 1)) (i32.store8 (i32.const 108) (i32.const 97)) (i32.store (i32.const 109) (i32.const 1)) (i32.store8 (i32.const 113) (i32.const 97)) (call $kv_commit (i32.const 100) (i32.const 26) (i32.const 0) (i32.const 0)))",
     "(call $dead_letters (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
+    "(call $config_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
+    "(call $secret_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
 ];
 const WRITES: [&str; 4] = [
     "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",

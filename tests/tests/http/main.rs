@@ -18,6 +18,7 @@ mod plugins;
 mod problems;
 mod protocol;
 mod schemathesis;
+mod settings;
 mod tokens;
 mod trace;
 mod triggers;

@@ -1,6 +1,6 @@
 //! Errors of a store.
 
-use crate::{PluginVersion, Resource};
+use crate::{KeyId, PluginVersion, Resource};
 use thiserror::Error;
 
 /// Why a store refused or failed an operation.
@@ -69,6 +69,14 @@ pub enum StoreError {
         resource: Resource,
         /// The quota.
         limit: u64,
+    },
+    /// The secret was not sealed with the store's current key; nothing was changed.
+    #[error("the store's secrets are sealed with key {current}, not with key {given}")]
+    OtherSecretsKey {
+        /// The key of the refused secret.
+        given: KeyId,
+        /// The current key.
+        current: KeyId,
     },
     /// The app has no plugin version with this number.
     #[error("the app has no plugin version {0}")]

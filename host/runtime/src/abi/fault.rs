@@ -94,7 +94,9 @@ impl From<ServiceError> for Fault {
             | ServiceError::TokenNotFound
             | ServiceError::ScopeExceeded(_)
             | ServiceError::LifetimeExceeded(_)
-            | ServiceError::LastAdmin => Status::Internal,
+            | ServiceError::LastAdmin
+            | ServiceError::SettingNotFound(_)
+            | ServiceError::Secrets(_) => Status::Internal,
         };
         match status {
             Status::Internal | Status::Unavailable => Fault::Host(status, error),

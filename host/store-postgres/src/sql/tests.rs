@@ -1,8 +1,8 @@
 //! Invariants of every statement, including those within functions.
 
 use super::{
-    ALL, answers_sql, dead_letters_sql, outbox_sql, registry_sql, server_sql, triggers_sql,
-    usage_sql,
+    ALL, answers_sql, dead_letters_sql, outbox_sql, registry_sql, server_sql, settings_sql,
+    triggers_sql, usage_sql,
 };
 use std::sync::LazyLock;
 
@@ -34,6 +34,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         answers_sql::ALL,
         triggers_sql::ALL,
         server_sql::ALL,
+        settings_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
     lists.into_iter().flatten().copied().chain(functions)
@@ -107,6 +108,23 @@ fn every_usage_statement_filters_by_app_first() {
 }
 
 #[test]
+fn every_settings_statement_filters_by_app_first() {
+    for sql in settings_sql::ALL.iter().map(|(_, sql)| *sql) {
+        // The read starts from the app's row.
+        let sql = sql.replace(
+            "LEFT JOIN app_settings AS s ON s.app_id = a.id WHERE a.id = $1",
+            "",
+        );
+        assert!(
+            !sql.contains("app_settings")
+                || sql.contains("(app_id, ")
+                || sql.contains("WHERE s.app_id = $1"),
+            "{sql}"
+        );
+    }
+}
+
+#[test]
 fn every_outbox_statement_filters_by_app_first() {
     for (table, alias, least) in [
         ("triggers", "t", 20),
@@ -132,7 +150,8 @@ fn sql_constants_match_the_model() {
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.
 const WHOLE: [&str; 6] = ["apps", "modules", "tokens", "audit", "health", "registry"];
-const CUT: [&str; 7] = [
+const CUT: [&str; 8] = [
+    "app_settings",
     "kv_entries",
     "app_usage",
     "plugins",
