@@ -1,7 +1,7 @@
 //! Write batches: checks and operations that are applied atomically.
 
 use super::{
-    AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, Key, LeaseToken, Link,
+    AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, KeptAnswer, Key, LeaseToken, Link,
     TRIGGERED_DELIVERIES_MAX, Timestamp, TraceContext, Value, Version,
 };
 
@@ -110,6 +110,9 @@ pub struct Batch {
     pub ops: Vec<Op>,
     /// The delivery that the commit acknowledges. Nothing is written unless its lease still holds.
     pub acknowledge: Option<Box<LeaseToken>>,
+    /// The answer that the commit keeps for repeats of its call. Nothing is written if one of the
+    /// same identity has been kept already.
+    pub keep: Option<Box<KeptAnswer>>,
     /// Links it to earlier and later batches.
     pub link: Option<Link>,
 }

@@ -68,6 +68,8 @@ pub enum Subject {
     Url,
     /// Grants that are added or revoked together.
     Grants,
+    /// The idempotency key of a call.
+    IdempotencyKey,
 }
 
 impl Subject {
@@ -104,7 +106,8 @@ impl Subject {
             | Subject::SettingName
             | Subject::Origin
             | Subject::Url
-            | Subject::Grants => false,
+            | Subject::Grants
+            | Subject::IdempotencyKey => false,
         }
     }
 }
@@ -154,6 +157,7 @@ impl std::fmt::Display for Subject {
             Subject::Origin => "origin",
             Subject::Url => "URL",
             Subject::Grants => "list of grants",
+            Subject::IdempotencyKey => "idempotency key",
         })
     }
 }

@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 mod access;
+mod answer;
 mod app;
 mod batch;
 mod call_cost;
@@ -35,6 +36,10 @@ mod trigger;
 mod trigger_health;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
+pub use answer::{
+    ANSWER_BYTES, ANSWER_OUTPUT_BYTES_MAX, ANSWERS_MAX, ANSWERS_OF_RANGE_MAX, AnswerId,
+    AnswerScope, IdempotencyKey, KeptAnswer, RequestHash, RequestHasher,
+};
 pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
 pub use batch::{Applied, Batch, Check, Commit, Committed, Expect, Op};
 pub use call_cost::Cost;

@@ -296,13 +296,17 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::Overflow
         | ServiceError::Quota { .. } => Blame::Guest,
         // The caller lacks the scope; a conflict; the app was deleted during the run.
-        ServiceError::Denied(_) | ServiceError::Conflict { .. } | ServiceError::AppNotFound => {
-            Blame::Caller
-        }
+        ServiceError::Denied(_)
+        | ServiceError::Conflict { .. }
+        | ServiceError::AppNotFound
+        | ServiceError::KeyReused
+        | ServiceError::KeyInUse => Blame::Caller,
+        ServiceError::OutputNotKept { .. } => Blame::Guest,
         ServiceError::Unavailable(_)
         | ServiceError::Full(_)
         | ServiceError::Internal(_)
-        | ServiceError::LeaseLost => Blame::Host,
+        | ServiceError::LeaseLost
+        | ServiceError::AlreadyAnswered => Blame::Host,
         // Commits return no others.
         ServiceError::LimitsChanged
         | ServiceError::TriggerNotFound

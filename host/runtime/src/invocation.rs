@@ -235,6 +235,7 @@ impl Runtime {
                 cost,
                 log,
                 discarded: Vec::new(),
+                replayed: false,
             }),
             Err(error) => Err(CallFailure {
                 error,

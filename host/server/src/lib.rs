@@ -21,6 +21,7 @@ mod document;
 mod export;
 mod grants;
 mod health;
+mod idempotency;
 mod idle;
 mod import;
 mod kv;

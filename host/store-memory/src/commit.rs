@@ -23,6 +23,10 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     let tenant = apps
         .get_mut(&commit.app_id)
         .ok_or(StoreError::AppNotFound)?;
+    let kept = commit.batch.keep.as_deref();
+    if kept.is_some_and(|answer| tenant.answer(answer.id, commit.now).is_some()) {
+        return Err(StoreError::AlreadyAnswered);
+    }
     let failed = failed_checks(&tenant.entries, &commit.batch.checks, commit.now);
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
@@ -30,6 +34,9 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     let mut usage = tenant.usage;
     if let Some(receipt) = &commit.batch.acknowledge {
         uncount_delivery(&mut usage, &tenant.leased(receipt)?.event);
+    }
+    if let Some(answer) = kept {
+        tenant.count_answer(answer, &mut usage)?;
     }
     let (changes, last_version) = plan(tenant, &commit, *version)?;
     let usage = usage_after(tenant, &changes, usage)?;
@@ -39,6 +46,9 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     *version = last_version;
     if let Some(receipt) = &commit.batch.acknowledge {
         tenant.acknowledge(receipt, commit.now);
+    }
+    if let Some(answer) = commit.batch.keep {
+        tenant.answers.insert(answer.id, *answer);
     }
     if let Some(row) = commit.audit {
         audit.insert(row.id, *row);

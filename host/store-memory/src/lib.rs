@@ -1,6 +1,7 @@
 //! A store in memory, for tests and experiments.
 #![deny(missing_docs)]
 
+mod answers;
 mod commit;
 mod entries;
 mod outbox;
@@ -16,9 +17,9 @@ use bytes::Bytes;
 use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry, Key,
-    KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
-    TriggerName, Usage,
+    AnswerId, App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry,
+    KeptAnswer, Key, KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token,
+    TokenId, Trigger, TriggerName, Usage,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
@@ -62,6 +63,7 @@ struct AppData {
     /// By trigger, ordering key and sequence number, as in the other stores.
     deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
+    answers: BTreeMap<AnswerId, KeptAnswer>,
     settings: settings::SettingRows,
     grants: settings::GrantRows,
 }
@@ -175,6 +177,17 @@ impl Store for MemoryStore {
             .take(limit as usize)
             .map(|(name, _)| name.clone())
             .collect())
+    }
+
+    async fn answer(
+        &self,
+        app: AppId,
+        id: AnswerId,
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        let state = self.state.read();
+        let tenant = state.apps.get(&app);
+        Ok(tenant.and_then(|tenant| tenant.answer(id, now)).cloned())
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {

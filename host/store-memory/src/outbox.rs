@@ -383,6 +383,8 @@ impl Outbox for MemoryStore {
                 }
             }
         }
-        Ok(expired.len() as u64)
+        let swept = expired.len() as u64;
+        let left = limit - u32::try_from(swept).unwrap_or(limit);
+        Ok(swept + tenant.sweep_answers(now, left))
     }
 }

@@ -55,6 +55,7 @@ impl MemoryState {
             triggers: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             dead_letters: BTreeMap::new(),
+            answers: BTreeMap::new(),
             settings: BTreeMap::new(),
             grants: BTreeMap::new(),
             app,

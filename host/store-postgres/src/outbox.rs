@@ -1,7 +1,7 @@
 //! Triggers and deliveries: reads, claims and sweeps, one statement each. `handling` ends a
 //! delivery; `triggers` and `letters` have the operations of administrators.
 
-use super::sql::{dead_letters_sql, outbox_sql as sql, triggers_sql};
+use super::sql::{answers_sql, dead_letters_sql, outbox_sql as sql, triggers_sql};
 use super::{
     PostgresStore, classify::store_error, clock_repair, dead_letters, handling, outstanding, rows,
 };
@@ -208,7 +208,7 @@ impl Outbox for PostgresStore {
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let statement = |slot: i16| {
-            let statement = sqlx::query(super::sql::SWEEP).bind(app.uuid());
+            let statement = sqlx::query(answers_sql::SWEEP).bind(app.uuid());
             statement.bind(now.0).bind(i64::from(limit)).bind(slot)
         };
         count(&self.pool.write(statement).await.map_err(store_error)?)

@@ -8,6 +8,7 @@ mod event_host;
 mod faults;
 mod handlers;
 mod hosts;
+mod idempotency;
 mod leases;
 mod lock_waits;
 mod orders;

@@ -10,6 +10,7 @@ mod entries;
 mod events;
 mod faults;
 mod grants;
+mod idempotency;
 mod limits;
 mod logs;
 mod openapi;

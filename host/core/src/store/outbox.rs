@@ -144,6 +144,6 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Removes up to `limit` expired entries of an app. Returns the number removed.
+    /// Removes up to `limit` expired entries and kept answers of an app. Returns the number removed.
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

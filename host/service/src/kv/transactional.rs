@@ -75,6 +75,7 @@ impl Transaction {
                 .map(|(at, entry)| operation(at.clone(), entry.take()))
                 .collect(),
             acknowledge: acknowledge.map(Box::new),
+            keep: None,
             link,
         };
         Ok(Some((batch, settles)))

@@ -150,7 +150,7 @@ pub(crate) fn replay(
         send_again(connection, app, letter, seq, now).map_err(error::store)?;
         remove(connection, app, letter).map_err(error::store)?;
         let mut delta = UsageDelta::queued(letter.size);
-        delta += UsageDelta::letters(-letter.cost());
+        delta += UsageDelta::of_bytes(-letter.cost());
         transaction.tally.add(app, delta);
     }
     Ok(found.len() as u64)
@@ -209,7 +209,7 @@ fn remove_all(
         remove(transaction.connection, app, letter)?;
     }
     let bytes: i64 = found.iter().map(Found::cost).sum();
-    transaction.tally.add(app, UsageDelta::letters(-bytes));
+    transaction.tally.add(app, UsageDelta::of_bytes(-bytes));
     Ok(())
 }
 

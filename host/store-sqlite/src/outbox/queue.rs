@@ -379,7 +379,7 @@ fn give_up(
     unblock_next(connection, *app, place, failed.now)?;
     let texts = failed.error.len() + failed.trace.as_ref().map_or(0, String::len);
     let mut delta = -UsageDelta::queued(size);
-    delta += UsageDelta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
+    delta += UsageDelta::of_bytes(size.max(DELIVERY_BYTES as i64) + texts as i64);
     Ok(Some(delta))
 }
 

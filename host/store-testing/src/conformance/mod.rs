@@ -7,6 +7,7 @@
 //! Random choices come from the kit's seed. A failing test prints its seed;
 //! `KVASM_TEST_SEED=<seed>` repeats the choices.
 
+pub mod answers;
 pub mod app_deletion;
 pub mod app_settings;
 pub mod apps;
@@ -447,6 +448,17 @@ macro_rules! conformance {
                 dead_letters_count_against_the_quota,
                 failed_discard_does_not_change_usage,
                 delivery_error_text_is_truncated,
+            }
+            answers {
+                answer_is_kept_with_its_commit,
+                second_commit_of_an_answer_writes_nothing,
+                failed_commit_keeps_no_answer,
+                one_concurrent_commit_of_an_answer_wins,
+                expired_answer_is_absent_and_replaced,
+                expired_answers_are_swept_in_steps,
+                answers_count_against_the_quota,
+                number_of_answers_is_bounded,
+                answers_of_a_deleted_app_are_absent_and_reaped,
             }
             expiry_sweep {
                 expired_entries_are_swept_in_steps,

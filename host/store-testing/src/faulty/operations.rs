@@ -8,12 +8,12 @@ use kvasm_core::store::{
     Upkeep,
 };
 use kvasm_core::{
-    App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed, DeadLetter,
-    DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule, Entry,
-    FailOutcome, FailedAttempt, Generation, Grant, Key, KeyId, LeaseToken, LimitsPatch, ListPage,
-    ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue, Resealed,
-    SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings, Timestamp,
-    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    AnswerId, App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed,
+    DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule,
+    Entry, FailOutcome, FailedAttempt, Generation, Grant, KeptAnswer, Key, KeyId, LeaseToken,
+    LimitsPatch, ListPage, ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue,
+    Resealed, SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings,
+    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use uuid::Uuid;
 
@@ -82,6 +82,8 @@ operations! {
         List: list(app: AppId, query: &ListQuery, now: Timestamp) -> ListPage, of Some(app);
         Collections: collections(app: AppId, after: Option<&Collection>, limit: u32)
             -> Vec<Collection>, of Some(app);
+        Answer: answer(app: AppId, id: AnswerId, now: Timestamp)
+            -> Option<KeptAnswer>, of Some(app);
         Commit: commit(commit: Commit) -> Committed, of Some(commit.app_id);
         Ping: ping() -> (), of None;
     }
