@@ -6,6 +6,7 @@ mod cost;
 mod events;
 mod limits;
 mod problem;
+mod timers;
 
 pub use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
@@ -17,6 +18,7 @@ pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut
 use limits::given;
 pub use limits::{LimitsChange, LimitsView};
 pub use problem::ProblemView;
+pub use timers::{TimerDone, TimerPage, TimerRequest, TimerView};
 
 use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, PluginRecord, Token, Usage};
 use kvasm_service::LogRecord;

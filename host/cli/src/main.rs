@@ -24,6 +24,7 @@ mod profile;
 mod run;
 mod serve;
 mod server_timeout;
+mod timer;
 mod token;
 mod transfer;
 mod trigger;
@@ -90,6 +91,9 @@ enum Command {
     /// Show and discard outstanding deliveries
     #[command(subcommand)]
     Delivery(delivery::DeliveryCommand),
+    /// Show, cancel and run timers
+    #[command(subcommand)]
+    Timer(timer::TimerCommand),
     /// Show, replay and discard dead letters
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
@@ -194,6 +198,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Kv(command) => kv::run(global, command).await,
         Command::Trigger(command) => trigger::run(global, command).await,
         Command::Delivery(command) => delivery::run(global, command).await,
+        Command::Timer(command) => timer::run(global, command).await,
         Command::DeadLetter(command) => dead_letter::run(global, command).await,
         Command::Usage(usage) => app::usage(global, usage).await,
         Command::Logs(logs) => logs::run(global, logs).await,

@@ -56,6 +56,12 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// A timer's name.
+    Timer,
+    /// When a timer is due: a Unix time, or a duration, in milliseconds.
+    TimerTime,
+    /// A timer's payload.
+    Payload,
 }
 
 impl Subject {
@@ -84,7 +90,10 @@ impl Subject {
             | Subject::Batch
             | Subject::Answer
             | Subject::Transaction
-            | Subject::Letter => false,
+            | Subject::Letter
+            | Subject::Timer
+            | Subject::TimerTime
+            | Subject::Payload => false,
         }
     }
 }
@@ -127,6 +136,9 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::Timer => "timer name",
+            Subject::TimerTime => "time of a timer in milliseconds",
+            Subject::Payload => "payload",
         })
     }
 }

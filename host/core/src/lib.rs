@@ -24,6 +24,7 @@ mod records;
 mod schedule;
 pub mod store;
 mod text;
+mod timer;
 mod token;
 mod trace;
 mod trigger;
@@ -60,6 +61,10 @@ pub use plugin::{
 pub use records::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
 pub use text::{display_truncated, truncate};
+pub use timer::{
+    NewTimer, TIMER_BYTES_MAX, TIMER_TRIGGER, TimerName, TimerOp, TimerTime, is_unexpected,
+    timer_declaration, timer_ordering_key, timer_trigger,
+};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trace::{TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, TraceContext, TraceId};
 pub use trigger::{

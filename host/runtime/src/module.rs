@@ -4,7 +4,7 @@ use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
 use crate::abi::printable;
-use kvasm_core::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, display_truncated};
+use kvasm_core::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, Watch, display_truncated};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use wasmtime::{
@@ -111,6 +111,12 @@ impl CompiledPlugin {
         }
     }
 
+    /// Whether it handles timers, and so may set some.
+    pub(super) fn handles_timers(&self) -> bool {
+        let mut watches = self.triggers.iter().map(|trigger| &trigger.watch);
+        watches.any(|watch| *watch == Watch::Timers)
+    }
+
     /// Returns its approximate size in memory: code, data and metadata.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
@@ -165,7 +171,9 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
                 return Err(refuse("it declares more than one HTTP handler".to_owned()));
             }
             Declaration::Http { name } => offer.http = Some(find(name)?),
-            Declaration::OnChange { name, .. } | Declaration::Cron { name, .. } => {
+            Declaration::OnChange { name, .. }
+            | Declaration::Cron { name, .. }
+            | Declaration::OnTimer { name } => {
                 let (name, function) = find(name)?;
                 if offer.handlers.insert(name.clone(), function).is_some() {
                     return Err(refuse(format!("it declares the handler {name:?} twice")));

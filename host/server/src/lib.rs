@@ -37,6 +37,7 @@ mod request_ids;
 mod router;
 mod serve;
 mod stream;
+mod timers;
 mod tokens;
 mod triggers;
 mod uri;

@@ -22,6 +22,7 @@ mod noop;
 mod notifier;
 mod rates;
 mod throttle;
+mod timers;
 mod tokens;
 mod triggers;
 

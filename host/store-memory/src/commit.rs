@@ -8,7 +8,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
     Applied, Check, Collection, Commit, Committed, DeliveryKey, Entry, Event, EventKind, JsonText,
-    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, ordering_key_of, share,
+    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, share,
 };
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -32,6 +32,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
         uncount_delivery(&mut usage, &tenant.leased(receipt)?.event);
     }
     let (changes, last_version) = plan(tenant, &commit, *version)?;
+    let timers = tenant.plan_timers(&commit, &mut usage)?;
     let usage = usage_after(tenant, &changes, usage)?;
 
     // From here on nothing can fail, so there is nothing to roll back.
@@ -40,6 +41,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     if let Some(receipt) = &commit.batch.acknowledge {
         tenant.acknowledge(receipt, commit.now);
     }
+    let set_timers = tenant.apply_timers(timers, version);
     if let Some(row) = commit.audit {
         audit.insert(row.id, *row);
     }
@@ -59,6 +61,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
             change.after,
         );
     }
+    committed.applied.extend(set_timers);
     Ok(committed)
 }
 
@@ -210,7 +213,8 @@ impl AppData {
                     collection, key, ..
                 },
             ) => changes.on_delete(collection, key),
-            (Watch::Changes(_), EventKind::Due) | (Watch::Schedule(_), _) => false,
+            (Watch::Changes(_), EventKind::Due | EventKind::Timer { .. })
+            | (Watch::Schedule(_) | Watch::Timers, _) => false,
         };
         let fired = self.triggers.values().filter(|t| meant(&t.watch));
         fired
@@ -227,7 +231,7 @@ impl AppData {
 
     /// Deletes a delivery after its handler has succeeded.
     fn acknowledge(&mut self, receipt: &LeaseToken, now: Timestamp) {
-        self.deliveries.remove(&key_of(&receipt.place));
+        self.remove_delivery(&key_of(&receipt.place));
         self.unblock_next(&receipt.place, now);
         if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
             trigger.standing.succeed();
@@ -255,7 +259,7 @@ impl AppData {
         now: Timestamp,
         replays: u32,
     ) {
-        let chain = ordering_key_of(event.kind.entry().map_or("", |(_, key)| key.as_str()));
+        let chain = event.ordering_key();
         let first = (trigger.clone(), chain, i64::MIN);
         let last = (trigger.clone(), chain, i64::MAX);
         let waits = self.deliveries.range(first..=last).next().is_some();
@@ -266,6 +270,7 @@ impl AppData {
             replays,
             queued_at: now,
             due_at: (!waits).then_some(now),
+            wait_ms: None,
             lease: None,
             error: None,
             series: None,

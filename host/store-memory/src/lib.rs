@@ -6,6 +6,7 @@ mod entries;
 mod outbox;
 mod registry;
 mod survey;
+mod timers;
 mod triggers;
 mod upkeep;
 mod usage;
@@ -16,8 +17,8 @@ use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry, Key,
-    ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
-    TriggerName, Usage,
+    ListPage, ListQuery, PluginRecord, PluginVersion, TimerName, Timestamp, Token, TokenId,
+    Trigger, TriggerName, Usage,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
@@ -59,6 +60,8 @@ struct AppData {
     /// By trigger, ordering key and sequence number, as in the other stores.
     deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
+    /// The deliveries that are timers, by name.
+    timers: BTreeMap<TimerName, timers::RowKey>,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;

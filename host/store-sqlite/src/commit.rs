@@ -1,14 +1,14 @@
 //! Write batches: checks, operations, deliveries and quota.
 
-use super::outbox::{Deliveries, Fired, acknowledge};
+use super::outbox::{self, Deliveries, Fired, acknowledge};
 use super::usage::UsageDelta;
 use super::writer::{WriteCost, WriteTransaction};
 use super::{entries, error, registry, reserved_space};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    AppId, Applied, Check, Collection, Commit, Committed, JsonText, Key, Link, Op, Timestamp,
-    Value, Version,
+    AppId, Applied, Batch, Check, Collection, Commit, Committed, JsonText, Key, Link, Op, TimerOp,
+    Timestamp, Value, Version,
 };
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -16,11 +16,9 @@ use rusqlite::types::ValueRef;
 /// Returns the cost of a batch. One that only deletes or acknowledges frees space.
 pub(super) fn work(commit: &Commit) -> WriteCost {
     let work = WriteCost::of(commit.app_id).with_bytes(bytes(commit));
-    let deletes = commit
-        .batch
-        .ops
-        .iter()
-        .all(|op| matches!(op, Op::Delete { .. }));
+    let Batch { ops, timers, .. } = &commit.batch;
+    let deletes = ops.iter().all(|op| matches!(op, Op::Delete { .. }))
+        && timers.iter().all(|op| matches!(op, TimerOp::Cancel { .. }));
     match deletes {
         true => work.freeing_space(),
         false => work,
@@ -33,7 +31,8 @@ fn bytes(commit: &Commit) -> usize {
         Op::Set { value, .. } => value.as_bytes().len(),
         Op::Delete { .. } | Op::Increment { .. } => 0,
     };
-    commit.batch.ops.iter().map(bytes).sum()
+    let timers = commit.batch.timers.iter().map(TimerOp::payload_bytes);
+    commit.batch.ops.iter().map(bytes).chain(timers).sum()
 }
 
 /// The result of an operation.
@@ -58,7 +57,11 @@ pub(super) fn apply(
     let watched = transaction.watches(commit)?;
     let done = match commit.batch.ops.as_slice() {
         // A single operation is one statement, which is atomic on its own.
-        [op] if commit.audit.is_none() && commit.batch.acknowledge.is_none() && !watched => {
+        [op] if commit.audit.is_none()
+            && commit.batch.acknowledge.is_none()
+            && commit.batch.timers.is_empty()
+            && !watched =>
+        {
             let mut done = OpResult::default();
             run(transaction, commit, 0, op, Alone(true), &mut done)?;
             done
@@ -88,6 +91,11 @@ fn run_all(
         run(transaction, commit, at, op, Alone(false), &mut done)?;
     }
     transaction.share_out(commit, &done.deliveries)?;
+    for op in &commit.batch.timers {
+        let (applied, delta) = outbox::change_timer(transaction, commit, op)?;
+        done.applied.push(applied);
+        done.delta += delta;
+    }
     // Otherwise audit rows of deletions that delete nothing, and deliveries of small entries, would
     // fill the reserved space.
     if transaction.is_short && commit.batch.acknowledge.is_none() && done.delta.bytes >= 0 {

@@ -4,11 +4,13 @@
 mod batch;
 mod cost;
 mod store;
+mod timers;
 mod transaction;
 mod validate;
 
 pub use cost::Cost;
 pub(crate) use cost::cost;
+pub(crate) use timers::{restore_timer, take_due_timer, timer_cancel, timer_set, timers};
 pub(crate) use transaction::transaction;
 
 use super::{CommitFailure, Query};

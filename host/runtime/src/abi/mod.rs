@@ -15,6 +15,7 @@ mod memory;
 mod meter;
 mod page;
 mod state;
+mod timers;
 
 use wasmtime::Linker;
 
@@ -35,5 +36,6 @@ pub use state::{DeliveryContext, GuestState, GuestView};
 pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;
+    timers::link(linker)?;
     io::link(linker)
 }

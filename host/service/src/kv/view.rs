@@ -2,7 +2,10 @@
 
 use super::direct::check_count;
 use super::key_locks::Address;
-use kvasm_core::{Check, CommitId, Entry, Expect, Invalid, Op, Subject, Timestamp, Value, Version};
+use super::transaction_timers::TimerView;
+use kvasm_core::{
+    Check, CommitId, Entry, Expect, Invalid, Op, Subject, TimerName, Timestamp, Value, Version,
+};
 use std::collections::BTreeMap;
 
 /// The lowest version returned by writes within a transaction. Versions in a store never get
@@ -17,6 +20,8 @@ pub(super) struct TransactionView {
     pub(super) written: BTreeMap<Address, Option<Entry>>,
     /// Entries read from commits that are still in progress.
     pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
+    /// Changes of timers.
+    pub(super) timers: BTreeMap<TimerName, TimerView>,
     pub(super) bytes: usize,
     pub(super) writes: u64,
     /// An entry was read twice with different results. The run cannot commit then: checking only
@@ -64,7 +69,10 @@ impl TransactionView {
     /// Whether the run has written nothing, and its reads are trivially consistent.
     pub(super) fn is_consistent_snapshot(&self) -> bool {
         // A commit in progress may still fail.
-        self.written.is_empty() && self.follows.is_empty() && self.read.len() <= 1
+        self.written.is_empty()
+            && self.timers.is_empty()
+            && self.follows.is_empty()
+            && self.read.len() <= 1
     }
 
     /// All keys that the run has read or written.
@@ -76,7 +84,7 @@ impl TransactionView {
     pub(super) fn check_room(&self, more: usize) -> Result<(), Invalid> {
         check_count(
             Subject::Transaction,
-            self.read.len() + self.follows.len() + self.written.len() + more,
+            self.read.len() + self.follows.len() + self.written.len() + self.timers.len() + more,
         )
     }
 

@@ -1,6 +1,9 @@
 //! Invariants of every statement, including those within functions.
 
-use super::{ALL, dead_letters_sql, outbox_sql, registry_sql, server_sql, triggers_sql, usage_sql};
+use super::{
+    ALL, dead_letters_sql, outbox_sql, registry_sql, server_sql, timers_sql, triggers_sql,
+    usage_sql,
+};
 use std::sync::LazyLock;
 
 /// The functions that are statements of their own, each on one line.
@@ -30,6 +33,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         dead_letters_sql::ALL,
         triggers_sql::ALL,
         server_sql::ALL,
+        timers_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
     lists.into_iter().flatten().copied().chain(functions)
@@ -43,7 +47,7 @@ fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
 }
 
 /// The statements that find work, of any app.
-const FINDERS: [&str; 2] = ["DUE", "SCHEDULES"];
+const FINDERS: [&str; 3] = ["DUE", "NEXT_TIMER", "SCHEDULES"];
 
 /// Checks every use of a table, and returns their number.
 fn led_by_the_app(table: &str, alias: &str) -> usize {
