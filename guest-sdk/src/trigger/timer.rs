@@ -122,7 +122,7 @@ mod tests {
             (b"\x01".to_vec(), "ends within its head"),
         ] {
             native::set_input(&frame);
-            let code = run_timer(|_: Timer<u32>| panic!("it must not run"));
+            let code = run_timer(|_: Timer<u32>| -> () { panic!("it must not run") });
             let message = String::from_utf8(native::take_output()).unwrap();
             assert_eq!(code, kvasm_abi::EXIT_PERMANENT, "{message}");
             assert!(message.contains(why), "{message}");

@@ -18,4 +18,5 @@ mod pointers;
 mod random;
 mod scopes;
 mod service;
+mod timers;
 mod wasi;
