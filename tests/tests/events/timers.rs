@@ -7,7 +7,7 @@ use kvasm::model::{
     Batch, Commit, DeliveryFilter, NewTimer, TimerName, TimerOp, TimerTime, Timestamp, Value,
 };
 use kvasm::store::{MemoryStore, SqliteOptions, SqliteStore};
-use kvasm_tests::guests::{meanwhile, module_with};
+use kvasm_tests::guests::{meanwhile, module_importing, module_with};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,10 +32,10 @@ fn plugin(run: &str, on_timer: &str) -> Vec<u8> {
     plugin_with(&[TRANSACTION, ON_TIMER], "", run, on_timer)
 }
 
-fn plugin_with(lines: &[&str], fields: &str, run: &str, on_timer: &str) -> Vec<u8> {
+fn plugin_with(lines: &[&str], imports: &str, run: &str, on_timer: &str) -> Vec<u8> {
     let section = manifest(lines);
     let handler = format!("(func (export \"on_timer\") (result i32) {on_timer})");
-    module_with(DATA, &format!("{fields} {section} {handler}"), run)
+    module_importing(imports, DATA, &format!("{section} {handler}"), run)
 }
 
 /// A plugin that counts the timers that fire.

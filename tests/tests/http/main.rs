@@ -17,6 +17,7 @@ mod plugins;
 mod problems;
 mod protocol;
 mod schemathesis;
+mod timers;
 mod tokens;
 mod trace;
 mod triggers;

@@ -13,4 +13,5 @@ mod server_log;
 mod start;
 mod stop;
 mod stores;
+mod timers;
 mod upgrade;

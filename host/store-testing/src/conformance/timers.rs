@@ -378,6 +378,7 @@ pub async fn next_timer_is_the_first_one_after_a_time(kit: Kit) {
 
 pub async fn timer_can_be_run_now_unless_it_is_leased(kit: Kit) {
     let app = kit.app().await;
+    let generation = app.store.generation().await.expect("a generation");
     let run = async |timer| {
         let row = app.audit_row("timer.run");
         app.store.run_timer(app.id, name(timer), row).await
@@ -398,6 +399,19 @@ pub async fn timer_can_be_run_now_unless_it_is_leased(kit: Kit) {
     );
     assert!(!run("a").await.expect("a leased timer"));
     now.acknowledge(&receipt, vec![]).await.expect("done");
+    let rows = app
+        .store
+        .audit(Some(app.id), None, 9)
+        .await
+        .expect("audit rows");
+    assert_eq!(
+        rows.iter().filter(|row| row.action == "timer.run").count(),
+        1
+    );
+    assert_ne!(
+        app.store.generation().await.expect("a generation"),
+        generation
+    );
     let never = Tenant {
         id: AppId::generate(),
         ..app.clone()
