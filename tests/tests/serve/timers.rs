@@ -41,6 +41,11 @@ fn number(server: &Server, key: &str) -> u64 {
     }
 }
 
+fn read(server: &Server, list: &str) -> String {
+    let path = format!("/v1/apps/demo/{list}");
+    server.admin("GET", &path, "text/plain", b"").ok().text()
+}
+
 #[test]
 fn timers_survive_sigkill_and_fire_once() {
     let home = Home::new();
@@ -66,11 +71,11 @@ fn timers_survive_sigkill_and_fire_once() {
         (number(&running, "k") >= KILLS * TIMERS).then_some(())
     });
     eventually("none is left", || {
-        let left = running.get("/v1/apps/demo/timers").ok().text();
+        let left = read(&running, "timers");
         left.contains("\"timers\":[]").then_some(())
     });
     assert_eq!(number(&running, "k"), KILLS * TIMERS);
-    let letters = running.get("/v1/apps/demo/dead-letters").ok().text();
+    let letters = read(&running, "dead-letters");
     assert!(letters.contains("\"dead_letters\":[]"), "{letters}");
     running.stop();
 }

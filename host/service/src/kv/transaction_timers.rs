@@ -8,14 +8,14 @@ use uuid::Uuid;
 
 /// A timer as a run has changed it.
 #[derive(Clone, Default)]
-pub(super) struct TimerView {
+pub(super) struct BufferedTimer {
     /// Whether it was set in the store when the run cancelled it, which the commit checks.
     seen: Option<bool>,
     /// The timer that the run has set; `None` if it has cancelled it.
     set: Option<NewTimer>,
 }
 
-impl TimerView {
+impl BufferedTimer {
     fn bytes(&self) -> usize {
         let payload = |timer: &NewTimer| timer.payload.as_bytes().len();
         self.set.as_ref().map_or(0, payload)
@@ -23,9 +23,9 @@ impl TimerView {
 }
 
 /// Returns the changes of a run's commit, and forgets them.
-pub(super) fn timer_ops(timers: &mut BTreeMap<TimerName, TimerView>) -> Vec<TimerOp> {
+pub(super) fn timer_ops(timers: &mut BTreeMap<TimerName, BufferedTimer>) -> Vec<TimerOp> {
     let mut ops = Vec::with_capacity(timers.len());
-    for (name, TimerView { seen, set }) in std::mem::take(timers) {
+    for (name, BufferedTimer { seen, set }) in std::mem::take(timers) {
         let expect = seen;
         match (expect, set) {
             (None, Some(timer)) => ops.push(TimerOp::Set(timer)),
@@ -103,7 +103,7 @@ impl Transaction {
             view.check_room(1)?;
         }
         let before = before.unwrap_or_default();
-        let after = TimerView {
+        let after = BufferedTimer {
             seen: before.seen.or(seen),
             set,
         };

@@ -2,7 +2,7 @@
 
 use super::direct::check_count;
 use super::key_locks::Address;
-use super::transaction_timers::TimerView;
+use super::transaction_timers::BufferedTimer;
 use kvasm_core::{
     Check, CommitId, Entry, Expect, Invalid, Op, Subject, TimerName, Timestamp, Value, Version,
 };
@@ -21,7 +21,7 @@ pub(super) struct TransactionView {
     /// Entries read from commits that are still in progress.
     pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
     /// Changes of timers.
-    pub(super) timers: BTreeMap<TimerName, TimerView>,
+    pub(super) timers: BTreeMap<TimerName, BufferedTimer>,
     pub(super) bytes: usize,
     pub(super) writes: u64,
     /// An entry was read twice with different results. The run cannot commit then: checking only
