@@ -2,7 +2,8 @@
 //!
 //! A plugin is a `cdylib` for `wasm32-unknown-unknown` whose functions carry
 //! [`#[function]`](macro@function). It stores its data in the app's [key-value store](kv) and
-//! logs through the [`log`] crate. One function can serve [HTTP requests](mod@http).
+//! logs through the [`log`] crate. One function can serve [HTTP requests](mod@http). The app's
+//! administrators give it [configuration values](config) and [secrets](secret()).
 //!
 //! ```
 //! use kvasm_guest::{Error, Json, kv};
@@ -45,12 +46,14 @@ extern crate self as kvasm_guest;
     not(target_feature = "atomics")
 ))]
 mod allocator;
+pub mod config;
 mod context;
 pub mod dead_letters;
 mod error;
 mod function;
 pub mod http;
 pub mod kv;
+mod secret;
 mod sys;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -62,6 +65,7 @@ pub use error::Error;
 pub use function::{Bytes, FromInput, FunctionError, IntoOutput, Json, Refused};
 /// The `log` crate whose lines the SDK sends to the app's log.
 pub use log;
+pub use secret::{Secret, secret};
 pub use trigger::{
     Change, ChangeKind, HandlerError, HandlerOutput, Permanent, Retry, ScheduledRun, Timer,
 };
@@ -311,6 +315,48 @@ pub use kvasm_guest_macros::cron;
 /// fn due(timer: Timer<u32>) {}
 /// ```
 pub use kvasm_guest_macros::on_timer;
+
+/// Declares what the plugin needs from its app: origins that it sends requests to, configuration
+/// values, secrets and timers.
+///
+/// The app's administrators see the declaration (`kvasm plugin needs`), and grant origins, secrets
+/// and timers (`kvasm grant`). What is not both declared and granted is denied. A version is
+/// activated only if all is granted, and all that is `required` is set. A configuration value
+/// can be read without a declaration; with one, the host checks its type before an activation,
+/// and returns the default while it is not set. Native tests check no declaration, and know no
+/// defaults.
+///
+/// - `http "ORIGIN"`: scheme, host and perhaps a port; `https://*.example.com` is all subdomains.
+/// - `[required] config NAME: TYPE [= DEFAULT] [, "DESCRIPTION"]`: the type is `String`, `bool`, an
+///   integer or float type, or `Json` for any JSON.
+/// - `[required] secret NAME [, "DESCRIPTION"]`
+/// - `timers`
+///
+/// A name is an identifier, or a literal if it has other characters. The macro can be used in
+/// several modules. A need that is declared again in other words is rejected by the host.
+///
+/// ```
+/// kvasm_guest::needs! {
+///     http "https://api.example.com";
+///     config retries: u32 = 3, "How often to try";
+///     required config currency: String, "Currency of new orders";
+///     required secret "stripe-key", "Key of the payment API";
+///     timers;
+/// }
+/// ```
+///
+/// A need that is not valid does not compile:
+///
+/// ```compile_fail
+/// kvasm_guest::needs! { http "https://api.example.com/path" }
+/// ```
+/// ```compile_fail
+/// kvasm_guest::needs! { config retries: u8 = 300 }
+/// ```
+/// ```compile_fail
+/// kvasm_guest::needs! { required config retries: u8 = 3 }
+/// ```
+pub use kvasm_guest_macros::needs;
 
 /// Used by the macros. Not part of the public interface.
 #[doc(hidden)]

@@ -90,7 +90,8 @@ pub fn module_importing(more: &str, data: &str, fields: &str, body: &str) -> Vec
 
 /// A custom section in the text format that declares functions and handlers.
 pub fn manifest(lines: &[&str]) -> String {
-    let text: Vec<_> = lines.iter().map(|line| line.replace('"', "\\\"")).collect();
+    let escaped = |line: &&str| line.replace('"', "\\\"").replace('\n', " ");
+    let text: Vec<_> = lines.iter().map(escaped).collect();
     format!("(@custom \"kvasm.plugin.v1\" \"{}\")", text.join(" "))
 }
 

@@ -139,6 +139,8 @@ pub const IMPORTS: &[Import] = &[
     import("timer_set", "i32 i32 i32 i64 i32 i32"),
     import("timer_cancel", "i32 i32"),
     import("dead_letters", "i32 i32 i32 i32 i32"),
+    import("config_get", "i32 i32 i32 i32"),
+    import("secret_get", "i32 i32 i32 i32"),
     import("result_read", "i32 i32 i32"),
     import("error_message", "i32 i32"),
     import("input_len", ""),

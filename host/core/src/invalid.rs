@@ -62,13 +62,29 @@ pub enum Subject {
     TimerTime,
     /// A timer's payload.
     Payload,
+    /// The name of a configuration value or a secret.
+    SettingName,
+    /// A configuration value.
+    ConfigValue,
+    /// A secret.
+    Secret,
+    /// The origin of an HTTP server, or a pattern of origins.
+    Origin,
+    /// The URL of an outbound request.
+    Url,
+    /// Grants that are added or revoked together.
+    Grants,
 }
 
 impl Subject {
     /// Returns whether it is a whole request body, rather than a part of it.
     pub fn is_body(self) -> bool {
         match self {
-            Subject::Value | Subject::Input | Subject::Module => true,
+            Subject::Value
+            | Subject::Input
+            | Subject::Module
+            | Subject::ConfigValue
+            | Subject::Secret => true,
             Subject::AppName
             | Subject::Collection
             | Subject::Key
@@ -91,6 +107,10 @@ impl Subject {
             | Subject::Answer
             | Subject::Transaction
             | Subject::Letter
+            | Subject::SettingName
+            | Subject::Origin
+            | Subject::Url
+            | Subject::Grants
             | Subject::Timer
             | Subject::TimerTime
             | Subject::Payload => false,
@@ -103,6 +123,7 @@ impl Subject {
     fn unit(self) -> &'static str {
         match self {
             Subject::Scopes => "scope",
+            Subject::Grants => "grant",
             _ => "byte",
         }
     }
@@ -139,6 +160,12 @@ impl std::fmt::Display for Subject {
             Subject::Timer => "timer name",
             Subject::TimerTime => "time of a timer in milliseconds",
             Subject::Payload => "payload",
+            Subject::SettingName => "name of the setting",
+            Subject::ConfigValue => "configuration value",
+            Subject::Secret => "secret",
+            Subject::Origin => "origin",
+            Subject::Url => "URL",
+            Subject::Grants => "list of grants",
         })
     }
 }
@@ -230,6 +257,25 @@ pub enum Invalid {
         /// What is wrong with it.
         why: String,
     },
+    /// It is not an origin, or not a pattern of origins.
+    #[error(
+        "{text:?} is not an origin: {why}; examples: \"https://api.example.com\", \
+         \"https://*.example.com:8443\""
+    )]
+    Origin {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// It is not a URL of an HTTP server.
+    #[error("{text:?} is not a URL to fetch: {why}")]
+    Url {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A write that would create too many deliveries.
     #[error(
         "this write would create more than {limit} deliveries, the limit for one write and for all \
@@ -248,6 +294,21 @@ pub enum Invalid {
 }
 
 impl Invalid {
+    /// Checks the number of parts of an input.
+    ///
+    /// # Errors
+    /// [`Invalid::TooMany`] above the limit.
+    pub fn check_count(subject: Subject, found: usize, limit: usize) -> Result<(), Invalid> {
+        if found > limit {
+            return Err(Invalid::TooMany {
+                subject,
+                found: found as u64,
+                limit: limit as u64,
+            });
+        }
+        Ok(())
+    }
+
     /// Returns the error about a subject.
     pub(crate) fn text(subject: Subject, error: TextError) -> Invalid {
         match error {

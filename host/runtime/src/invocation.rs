@@ -270,6 +270,7 @@ impl Runtime {
             target: _,
             input,
             services,
+            settings,
             delivery,
             transaction,
             gives_way: _,
@@ -286,6 +287,7 @@ impl Runtime {
         let turns = CpuPermit::new(context.caller.app(), rank, Arc::clone(&self.computing));
         let mut guest =
             GuestState::new(context, turns, app_name, function, services, limits, input);
+        guest.settings = settings;
         guest.delivery = delivery;
         guest.transaction = transaction;
         guest.handles_timers = handles_timers;

@@ -1,8 +1,8 @@
 //! A plugin's declarations: the custom section `kvasm.plugin.v1`.
 
 use kvasm_core::{
-    Changes, Collection, DeclaredTrigger, Schedule, TIMER_TRIGGER, TriggerName, Watch,
-    timer_declaration,
+    Changes, Collection, ConfigType, DeclaredTrigger, OriginPattern, Schedule, SettingName,
+    TIMER_TRIGGER, TriggerName, Watch, timer_declaration,
 };
 use serde::Deserialize;
 
@@ -50,6 +50,38 @@ pub(super) enum Declaration {
         /// The export's name.
         name: String,
     },
+    /// Requests to the origins of a pattern.
+    HttpOrigin {
+        /// The pattern.
+        origin: OriginPattern,
+    },
+    /// A configuration value.
+    Config {
+        /// Its name.
+        name: SettingName,
+        /// Its type.
+        #[serde(rename = "type")]
+        kind: ConfigType,
+        /// Whether it must be set.
+        #[serde(default)]
+        required: bool,
+        /// Its value while it is not set.
+        default: Option<serde_json::Value>,
+        /// What it is for.
+        description: Option<String>,
+    },
+    /// A secret.
+    Secret {
+        /// Its name.
+        name: SettingName,
+        /// Whether it must be set.
+        #[serde(default)]
+        required: bool,
+        /// What it is for.
+        description: Option<String>,
+    },
+    /// Timers. With braces, so that unknown members are rejected.
+    Timers {},
 }
 
 /// A kind of change.
@@ -66,7 +98,12 @@ impl Declaration {
     /// Returns the trigger that it declares, if any, or an error if it is invalid.
     pub(super) fn trigger(&self) -> Result<Option<DeclaredTrigger>, String> {
         let (name, watch) = match self {
-            Declaration::Function { .. } | Declaration::Http { .. } => return Ok(None),
+            Declaration::Function { .. }
+            | Declaration::Http { .. }
+            | Declaration::HttpOrigin { .. }
+            | Declaration::Config { .. }
+            | Declaration::Secret { .. }
+            | Declaration::Timers {} => return Ok(None),
             Declaration::OnChange {
                 name,
                 collection,
@@ -118,12 +155,16 @@ pub(super) fn parse(section: &[u8]) -> Result<Vec<Declaration>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// Returns the trigger or error of each declaration in a section.
+/// Returns the trigger or error of each declaration in a section. Also collects its needs.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_declarations(
     section: &[u8],
 ) -> Result<Vec<Result<Option<DeclaredTrigger>, String>>, String> {
-    Ok(parse(section)?.iter().map(Declaration::trigger).collect())
+    let declarations = parse(section)?;
+    let mut needs = super::needs::DeclaredNeeds::default();
+    let added = declarations.iter().try_for_each(|line| needs.add(line));
+    added.and_then(|()| needs.finish().map(drop)).ok();
+    Ok(declarations.iter().map(Declaration::trigger).collect())
 }
 
 /// Returns the custom section of a module, if it exists. Reads only section headers.

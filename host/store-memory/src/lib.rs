@@ -5,6 +5,7 @@ mod commit;
 mod entries;
 mod outbox;
 mod registry;
+mod settings;
 mod survey;
 mod timers;
 mod triggers;
@@ -17,7 +18,7 @@ use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry, Key,
-    ListPage, ListQuery, PluginRecord, PluginVersion, TimerName, Timestamp, Token, TokenId,
+    KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, TimerName, Timestamp, Token, TokenId,
     Trigger, TriggerName, Usage,
 };
 use parking_lot::RwLock;
@@ -43,6 +44,8 @@ struct MemoryState {
     audit: BTreeMap<Uuid, Audit>,
     /// The identity of the last audit row; nil before the first.
     generation: Uuid,
+    /// The key with which secrets are sealed; `None` before the first.
+    secrets_key: Option<KeyId>,
     /// The last assigned version. One counter for all keys, which never decreases, so no key gets a
     /// version twice.
     version: u64,
@@ -62,6 +65,8 @@ struct AppData {
     dead_letters: BTreeMap<Uuid, DeadLetter>,
     /// The deliveries that are timers, by name.
     timers: BTreeMap<TimerName, timers::RowKey>,
+    settings: settings::SettingRows,
+    grants: settings::GrantRows,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;

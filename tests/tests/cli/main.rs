@@ -3,10 +3,12 @@
 
 mod entries;
 mod events;
+mod grants;
 mod input_validation;
 mod large_data;
 mod misbehaving_servers;
 mod plugins;
+mod settings;
 mod verbs;
 
 use kvasm_tests::program::process::program;

@@ -3,6 +3,7 @@
 
 mod batch;
 mod cost;
+mod settings;
 mod store;
 mod timers;
 mod transaction;
@@ -10,6 +11,7 @@ mod validate;
 
 pub use cost::Cost;
 pub(crate) use cost::cost;
+pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
 pub(crate) use timers::{restore_timer, take_due_timer, timer_cancel, timer_set, timers};
 pub(crate) use transaction::transaction;
 
@@ -17,6 +19,7 @@ use super::{CommitFailure, Query};
 use crate::dead_letters::DeadLetter;
 use crate::{Caller, Context, Error};
 use kvasm_abi::SetOptions;
+use settings::Settings;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,6 +30,7 @@ const TRACEPARENT: &str = "00-00000000000000000000000000000001-0000000000000001-
 
 struct Host {
     store: Store,
+    settings: Settings,
     context: Context,
     dead_letters: Vec<DeadLetter>,
     /// How far tests have advanced the clock, in milliseconds.
@@ -40,6 +44,7 @@ impl Host {
     fn new() -> Host {
         Host {
             store: Store::default(),
+            settings: Settings::default(),
             context: Context {
                 app: "test".to_owned(),
                 function: "test".to_owned(),

@@ -14,6 +14,7 @@ mod many;
 mod memory;
 mod meter;
 mod page;
+mod settings;
 mod state;
 mod timers;
 
@@ -37,5 +38,6 @@ pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;
     timers::link(linker)?;
+    settings::link(linker)?;
     io::link(linker)
 }

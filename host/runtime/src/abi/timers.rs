@@ -3,7 +3,7 @@
 use super::fault::Fault;
 use super::kv::{async_function, at};
 use super::memory::Guest;
-use super::state::{GuestState, GuestView, HostCalls};
+use super::state::{GuestView, HostCalls};
 use kvasm_abi::{MODULE, Status, TimerTimeError};
 use kvasm_core::{
     Applied, Batch, NewTimer, Subject, TIMER_BYTES_MAX, TimerName, TimerOp, TimerTime, Timestamp,
@@ -34,10 +34,10 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
     Ok(())
 }
 
-/// Returns an error unless the plugin may set and cancel timers. The permission `timers` is checked
-/// here, and nowhere else.
-pub(super) fn require_timers(state: &GuestState) -> Result<(), Fault> {
-    if !state.handles_timers {
+/// Returns an error unless the plugin may set and cancel timers. Every use passes here first, so this
+/// is the place to check the permission for timers (`Permissions::allows_timers`).
+pub(super) async fn require_timers<T: GuestView>(guest: &mut Guest<'_, T>) -> Result<(), Fault> {
+    if !guest.state().handles_timers {
         return Err(Fault::Status(
             Status::Invalid,
             "the plugin has no handler of timers; declare one with #[kvasm_guest::on_timer], or as \
@@ -116,8 +116,8 @@ async fn change<T: GuestView>(
     guest: &mut Guest<'_, T>,
     op: TimerOp,
 ) -> Result<Option<Applied>, Fault> {
+    require_timers(guest).await?;
     let state = guest.state();
-    require_timers(state)?;
     let bytes = op.payload_bytes();
     let batch = Batch {
         timers: vec![op],

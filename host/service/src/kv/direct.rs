@@ -110,18 +110,6 @@ fn first_timer(commit: &Commit) -> Option<Timestamp> {
     commit.batch.timers.iter().filter_map(at).min()
 }
 
-/// Returns an error for more parts than allowed.
-pub(super) fn check_count(subject: Subject, found: usize) -> Result<(), Invalid> {
-    if found > BATCH_MAX {
-        return Err(Invalid::TooMany {
-            subject,
-            found: found as u64,
-            limit: BATCH_MAX as u64,
-        });
-    }
-    Ok(())
-}
-
 /// Converts a list request into a query of the store: resolves the cursor and applies the
 /// limits.
 pub(super) fn list_query(
@@ -219,7 +207,7 @@ impl Kv for KvService {
         keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
-        check_count(Subject::Keys, keys.len())?;
+        Invalid::check_count(Subject::Keys, keys.len(), BATCH_MAX)?;
         let now = Timestamp::now();
         let get = self
             .store
@@ -258,7 +246,7 @@ impl Kv for KvService {
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         caller.check_access(capability(&batch, caller.app()))?;
-        check_count(Subject::Batch, parts(&batch))?;
+        Invalid::check_count(Subject::Batch, parts(&batch), BATCH_MAX)?;
         let now = Timestamp::now();
         let count = batch.ops.len() + batch.timers.len();
         let commit = Commit {

@@ -7,12 +7,12 @@
 //! Lists are read from the store as of that moment, merged with this run's own writes. Their
 //! results are not checked at commit.
 
-use super::direct::{check_count, list_query, seal};
+use super::direct::{list_query, seal};
 use super::key_locks::Address;
 use super::lock_policy::{LockPolicy, PendingCommitGuard};
 use super::transaction_timers::timer_ops;
 use super::view::{TransactionView, checks, operation, take_bytes};
-use super::{Kv, List, Listing, capability, parts};
+use super::{BATCH_MAX, Kv, List, Listing, capability, parts};
 use crate::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
@@ -268,7 +268,7 @@ impl Kv for Transaction {
         caller: &Caller,
         keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
-        check_count(Subject::Keys, keys.len())?;
+        Invalid::check_count(Subject::Keys, keys.len(), BATCH_MAX)?;
         let mut left = self.batch_bytes;
         let own = self.own_many(keys, &mut left)?;
         let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
@@ -339,7 +339,7 @@ impl Kv for Transaction {
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         caller.check_access(capability(&batch, caller.app()))?;
-        check_count(Subject::Batch, parts(&batch))?;
+        Invalid::check_count(Subject::Batch, parts(&batch), BATCH_MAX)?;
         if batch.ops.len() + batch.timers.len() <= 1 {
             // Nothing to undo: the one operation buffers its write last.
             return self.run_all(caller, batch).await;

@@ -1,6 +1,6 @@
 //! The reads and buffered writes of one run of a transaction.
 
-use super::direct::check_count;
+use super::BATCH_MAX;
 use super::key_locks::Address;
 use super::transaction_timers::BufferedTimer;
 use kvasm_core::{
@@ -82,10 +82,9 @@ impl TransactionView {
     }
 
     pub(super) fn check_room(&self, more: usize) -> Result<(), Invalid> {
-        check_count(
-            Subject::Transaction,
-            self.read.len() + self.follows.len() + self.written.len() + self.timers.len() + more,
-        )
+        let entries = self.read.len() + self.follows.len() + self.written.len();
+        let all = entries + self.timers.len() + more;
+        Invalid::check_count(Subject::Transaction, all, BATCH_MAX)
     }
 
     /// Buffers a write or a deletion, and returns its provisional version.

@@ -5,8 +5,8 @@ use super::kit::{Tenant, json};
 use super::timers::{MINUTE, after, at, cancel, name, named};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, DELIVERY_BYTES, DeadLetterFilter, DeadReason, Queue, TimerTime, Timestamp, TraceContext,
-    Verdict, timer_trigger,
+    AppId, DeadLetterFilter, DeadReason, Queue, TimerTime, Timestamp, TraceContext, Verdict,
+    timer_trigger,
 };
 
 pub async fn next_timer_is_the_first_one_after_a_time(kit: Kit) {

@@ -4,9 +4,8 @@ use super::Kit;
 use super::kit::{Tenant, json, set as put};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Applied, Batch, DELIVERY_BYTES, DeadLetterFilter, DeadReason, Delivery, EventKind,
-    LeaseToken, NewTimer, Op, Queue, TIMER_TRIGGER, TimerName, TimerOp, TimerTime, Timestamp,
-    TraceContext, Value, Verdict, timer_trigger,
+    Applied, Batch, DELIVERY_BYTES, Delivery, EventKind, LeaseToken, NewTimer, Op, TIMER_TRIGGER,
+    TimerName, TimerOp, TimerTime, Timestamp, Value, Verdict, timer_trigger,
 };
 use std::collections::BTreeSet;
 
