@@ -56,6 +56,12 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// A timer's name.
+    Timer,
+    /// When a timer is due: a Unix time, or a duration, in milliseconds.
+    TimerTime,
+    /// A timer's payload.
+    Payload,
     /// The name of a configuration value or a secret.
     SettingName,
     /// A configuration value.
@@ -107,7 +113,10 @@ impl Subject {
             | Subject::Origin
             | Subject::Url
             | Subject::Grants
-            | Subject::IdempotencyKey => false,
+            | Subject::IdempotencyKey
+            | Subject::Timer
+            | Subject::TimerTime
+            | Subject::Payload => false,
         }
     }
 }
@@ -151,6 +160,9 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::Timer => "timer name",
+            Subject::TimerTime => "time of a timer in milliseconds",
+            Subject::Payload => "payload",
             Subject::SettingName => "name of the setting",
             Subject::ConfigValue => "configuration value",
             Subject::Secret => "secret",

@@ -30,6 +30,7 @@ mod schedule;
 mod settings;
 pub mod store;
 mod text;
+mod timer;
 mod token;
 mod trace;
 mod trigger;
@@ -83,6 +84,10 @@ pub use settings::{
     SealedSecret, Setting, SettingKind, SettingName, SettingValue, Settings,
 };
 pub use text::{display_truncated, truncate};
+pub use timer::{
+    NewTimer, TIMER_BYTES_MAX, TIMER_TRIGGER, TimerName, TimerOp, TimerTime, is_unexpected,
+    timer_declaration, timer_ordering_key, timer_trigger,
+};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trace::{TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, TraceContext, TraceId};
 pub use trigger::{

@@ -379,8 +379,13 @@ impl Host {
             own.chain(dropped).collect::<Vec<_>>()
         };
         let thrown = thrown.iter().flat_map(|log| lines(log, true));
-        let failed =
-            error.map(|error| record(Level::Error, LogSource::Host, error.to_string(), false));
+        let failed = error.map(|error| match error.retry_after_ms() {
+            Some(ms) => {
+                let message = format!("the handler asks to be run again in {ms} ms");
+                record(Level::Info, LogSource::Host, message, false)
+            }
+            None => record(Level::Error, LogSource::Host, error.to_string(), false),
+        });
         let all = thrown.chain(lines(log, false)).chain(failed);
         let mut all: Vec<_> = all.collect();
         if let Some(last) = all.last_mut().filter(|_| cost.runs > 0) {

@@ -239,7 +239,9 @@ impl Host {
         let caller = &run.context.caller;
         let gives_way = way.gives_way();
         let kv = Arc::clone(&self.0.services.kv);
-        let transaction = Arc::new(Transaction::new(kv, &self.0.limits).with_way(way));
+        let event = run.delivery.as_ref().map(|(context, _)| context.event_id);
+        let transaction = Transaction::new(kv, &self.0.limits).with_way(way);
+        let transaction = Arc::new(transaction.of_delivery(event));
         let services = Services {
             kv: Arc::clone(&transaction) as Arc<dyn kvasm_service::Kv>,
             ..self.0.services.clone()

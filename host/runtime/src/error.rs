@@ -358,6 +358,16 @@ impl CallError {
         matches!(self, CallError::Failed { code, .. } if PERMANENT.contains(code))
     }
 
+    /// Returns the wait in milliseconds after which a handler asks to be run again, if it does.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            CallError::Failed { code, message } if *code == kvasm_abi::EXIT_LATER => {
+                kvasm_abi::retry_ms(message.as_bytes())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether an inconsistent read in a transaction could have caused this. Exceeded limits and
     /// refusals are excluded: they are not retried.
     pub fn may_be_due_to_stale_reads(&self) -> bool {

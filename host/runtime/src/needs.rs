@@ -74,7 +74,8 @@ impl DeclaredNeeds {
             Declaration::Function { .. }
             | Declaration::Http { .. }
             | Declaration::OnChange { .. }
-            | Declaration::Cron { .. } => Ok(()),
+            | Declaration::Cron { .. }
+            | Declaration::OnTimer { .. } => Ok(()),
         }
     }
 

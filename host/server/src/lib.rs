@@ -40,6 +40,7 @@ mod router;
 mod serve;
 mod settings;
 mod stream;
+mod timers;
 mod tokens;
 mod triggers;
 mod uri;

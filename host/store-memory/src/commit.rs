@@ -8,7 +8,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
     Applied, Check, Collection, Commit, Committed, DeliveryKey, Entry, Event, EventKind, JsonText,
-    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, ordering_key_of, share,
+    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, share,
 };
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -39,6 +39,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
         tenant.count_answer(answer, &mut usage)?;
     }
     let (changes, last_version) = plan(tenant, &commit, *version)?;
+    let timers = tenant.plan_timers(&commit, &mut usage)?;
     let usage = usage_after(tenant, &changes, usage)?;
 
     // From here on nothing can fail, so there is nothing to roll back.
@@ -50,6 +51,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     if let Some(answer) = commit.batch.keep {
         tenant.answers.insert(answer.id, *answer);
     }
+    let set_timers = tenant.apply_timers(timers, version);
     if let Some(row) = commit.audit {
         audit.insert(row.id, *row);
     }
@@ -69,6 +71,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
             change.after,
         );
     }
+    committed.applied.extend(set_timers);
     Ok(committed)
 }
 
@@ -220,7 +223,8 @@ impl AppData {
                     collection, key, ..
                 },
             ) => changes.on_delete(collection, key),
-            (Watch::Changes(_), EventKind::Due) | (Watch::Schedule(_), _) => false,
+            (Watch::Changes(_), EventKind::Due | EventKind::Timer { .. })
+            | (Watch::Schedule(_) | Watch::Timers, _) => false,
         };
         let fired = self.triggers.values().filter(|t| meant(&t.watch));
         fired
@@ -237,7 +241,7 @@ impl AppData {
 
     /// Deletes a delivery after its handler has succeeded.
     fn acknowledge(&mut self, receipt: &LeaseToken, now: Timestamp) {
-        self.deliveries.remove(&key_of(&receipt.place));
+        self.remove_delivery(&key_of(&receipt.place));
         self.unblock_next(&receipt.place, now);
         if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
             trigger.standing.succeed();
@@ -265,7 +269,7 @@ impl AppData {
         now: Timestamp,
         replays: u32,
     ) {
-        let chain = ordering_key_of(event.kind.entry().map_or("", |(_, key)| key.as_str()));
+        let chain = event.ordering_key();
         let first = (trigger.clone(), chain, i64::MIN);
         let last = (trigger.clone(), chain, i64::MAX);
         let waits = self.deliveries.range(first..=last).next().is_some();
@@ -276,6 +280,7 @@ impl AppData {
             replays,
             queued_at: now,
             due_at: (!waits).then_some(now),
+            wait_ms: None,
             lease: None,
             error: None,
             series: None,

@@ -8,6 +8,7 @@ mod outbox;
 mod registry;
 mod settings;
 mod survey;
+mod timers;
 mod triggers;
 mod upkeep;
 mod usage;
@@ -18,8 +19,8 @@ use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     AnswerId, App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry,
-    KeptAnswer, Key, KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token,
-    TokenId, Trigger, TriggerName, Usage,
+    KeptAnswer, Key, KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, TimerName, Timestamp,
+    Token, TokenId, Trigger, TriggerName, Usage,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
@@ -64,6 +65,8 @@ struct AppData {
     deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
     answers: BTreeMap<AnswerId, KeptAnswer>,
+    /// The deliveries that are timers, by name.
+    timers: BTreeMap<TimerName, timers::RowKey>,
     settings: settings::SettingRows,
     grants: settings::GrantRows,
 }

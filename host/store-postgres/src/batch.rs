@@ -14,7 +14,7 @@ use super::plan::{Address, DatabaseResults, Plan, PlannedResult};
 use super::pool::{Pool, Statement};
 use super::transaction::{Abort, TransactionWork, transact};
 use super::usage::{Counting, SlotDelta, count};
-use super::{answers, change, entries, fire, handling, increments, sql};
+use super::{answers, change, entries, fire, handling, increments, sql, timers};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Commit, Committed, Version};
@@ -85,6 +85,7 @@ impl TransactionWork for CountedBatch<'_> {
             handling::finish(lease, receipt, write.now).await?;
             delta.remove_delivery(size);
         }
+        let timers = timers::change(lease, write, &mut delta).await?;
         let deliveries = fire::fire(lease, write, ops, &done, &watched, &mut delta).await?;
         if let Some(audit) = &write.audit {
             change::write_audit(lease, audit).await?;
@@ -92,7 +93,7 @@ impl TransactionWork for CountedBatch<'_> {
         // Last, because others wait for a slot.
         count(lease, write.app_id, delta, self.counting).await?;
         Ok(Committed {
-            applied: answers(&done, &sums),
+            applied: answers(&done, &sums).into_iter().chain(timers).collect(),
             deliveries,
         })
     }

@@ -45,6 +45,7 @@ mod shortage;
 mod single_trip;
 mod sql;
 mod survey;
+mod timers;
 mod tls;
 mod tombstone;
 mod transaction;

@@ -54,6 +54,7 @@ pub(super) mod dead_letters_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;
 pub(super) mod settings_sql;
+pub(super) mod timers_sql;
 pub(super) mod triggers_sql;
 
 /// The columns of an entry; `entries::entry` decodes them in this order.

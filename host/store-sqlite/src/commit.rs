@@ -1,13 +1,13 @@
 //! Write batches: checks, operations, deliveries and quota.
 
-use super::outbox::{Deliveries, Fired, acknowledge};
+use super::outbox::{self, Deliveries, Fired, acknowledge};
 use super::usage::UsageDelta;
 use super::writer::{WriteCost, WriteTransaction};
 use super::{answers, entries, error, registry, reserved_space};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    AppId, Applied, Batch, Check, Collection, Commit, Committed, JsonText, Key, Link, Op,
+    AppId, Applied, Batch, Check, Collection, Commit, Committed, JsonText, Key, Link, Op, TimerOp,
     Timestamp, Value, Version,
 };
 use rusqlite::Connection;
@@ -16,12 +16,12 @@ use rusqlite::types::ValueRef;
 /// Returns the cost of a batch. One that only deletes or acknowledges frees space.
 pub(super) fn work(commit: &Commit) -> WriteCost {
     let work = WriteCost::of(commit.app_id).with_bytes(bytes(commit));
-    let deletes = commit
-        .batch
-        .ops
-        .iter()
-        .all(|op| matches!(op, Op::Delete { .. }));
-    match deletes && commit.batch.keep.is_none() {
+    let Batch {
+        ops, timers, keep, ..
+    } = &commit.batch;
+    let deletes = ops.iter().all(|op| matches!(op, Op::Delete { .. }))
+        && timers.iter().all(|op| matches!(op, TimerOp::Cancel { .. }));
+    match deletes && keep.is_none() {
         true => work.freeing_space(),
         false => work,
     }
@@ -33,9 +33,17 @@ fn bytes(commit: &Commit) -> usize {
         Op::Set { value, .. } => value.as_bytes().len(),
         Op::Delete { .. } | Op::Increment { .. } => 0,
     };
+    let timers = commit.batch.timers.iter().map(TimerOp::payload_bytes);
     let kept = commit.batch.keep.as_ref();
     let kept = kept.and_then(|answer| answer.output.as_ref().map(|output| output.len()));
-    commit.batch.ops.iter().map(bytes).sum::<usize>() + kept.unwrap_or(0)
+    commit
+        .batch
+        .ops
+        .iter()
+        .map(bytes)
+        .chain(timers)
+        .chain(kept)
+        .sum()
 }
 
 /// The result of an operation.
@@ -80,9 +88,12 @@ pub(super) fn apply(
 /// Returns whether a commit writes nothing besides the operations of its batch.
 fn is_plain(commit: &Commit) -> bool {
     let Batch {
-        acknowledge, keep, ..
+        acknowledge,
+        keep,
+        timers,
+        ..
     } = &commit.batch;
-    commit.audit.is_none() && acknowledge.is_none() && keep.is_none()
+    commit.audit.is_none() && acknowledge.is_none() && keep.is_none() && timers.is_empty()
 }
 
 /// Runs all operations, the acknowledgement, the kept answer and the audit row. `replaced` is the
@@ -104,6 +115,11 @@ fn run_all(
         run(transaction, commit, at, op, Alone(false), &mut done)?;
     }
     transaction.share_out(commit, &done.deliveries)?;
+    for op in &commit.batch.timers {
+        let (applied, delta) = outbox::change_timer(transaction, commit, op)?;
+        done.applied.push(applied);
+        done.delta += delta;
+    }
     // Otherwise audit rows of deletions that delete nothing, and deliveries of small entries, would
     // fill the reserved space.
     if transaction.is_short && commit.batch.acknowledge.is_none() && done.delta.bytes >= 0 {

@@ -20,6 +20,7 @@ mod problems;
 mod protocol;
 mod schemathesis;
 mod settings;
+mod timers;
 mod tokens;
 mod trace;
 mod triggers;

@@ -2,7 +2,7 @@
 
 use super::{
     ALL, answers_sql, dead_letters_sql, outbox_sql, registry_sql, server_sql, settings_sql,
-    triggers_sql, usage_sql,
+    timers_sql, triggers_sql, usage_sql,
 };
 use std::sync::LazyLock;
 
@@ -34,6 +34,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         answers_sql::ALL,
         triggers_sql::ALL,
         server_sql::ALL,
+        timers_sql::ALL,
         settings_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
@@ -48,7 +49,7 @@ fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
 }
 
 /// The statements that find work, of any app.
-const FINDERS: [&str; 2] = ["DUE", "SCHEDULES"];
+const FINDERS: [&str; 3] = ["DUE", "NEXT_TIMER", "SCHEDULES"];
 
 /// Checks every use of a table, and returns their number.
 fn led_by_the_app(table: &str, alias: &str) -> usize {

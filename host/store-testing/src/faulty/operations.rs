@@ -13,7 +13,7 @@ use kvasm_core::{
     Entry, FailOutcome, FailedAttempt, Generation, Grant, KeptAnswer, Key, KeyId, LeaseToken,
     LimitsPatch, ListPage, ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue,
     Resealed, SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings,
-    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    TimerName, Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use uuid::Uuid;
 
@@ -113,6 +113,7 @@ operations! {
         ) -> u64, of Some(app);
         PauseTrigger: pause_trigger(app: AppId, trigger: TriggerName, paused: bool, audit: Audit)
             -> bool, of Some(app);
+        RunTimer: run_timer(app: AppId, name: TimerName, audit: Audit) -> bool, of Some(app);
         Replay: replay(app: AppId, letters: DeadLetterFilter, limit: u32, audit: Audit)
             -> u64, of Some(app);
         Discard: discard(app: AppId, letters: DeadLetterFilter, limit: u32, audit: Audit)
@@ -152,6 +153,8 @@ operations! {
         Renew: renew(receipt: &LeaseToken, until: Timestamp) -> bool, of Some(receipt.app);
         Fail: fail(failed: &FailedAttempt) -> FailOutcome, of Some(failed.receipt.app);
         Release: release(receipt: &LeaseToken, at: Timestamp) -> bool, of Some(receipt.app);
+        Defer: defer(receipt: &LeaseToken, wait_ms: u64, now: Timestamp)
+            -> bool, of Some(receipt.app);
         Rescue: rescue(queue: &Queue, beyond: Timestamp, now: Timestamp, limit: u32)
             -> u64, of Some(queue.app);
         Outstanding: outstanding(
@@ -161,6 +164,10 @@ operations! {
             -> Vec<Delivery>, of Some(app);
         CountDeliveries: count_deliveries(app: AppId, which: &DeliveryFilter, limit: u32)
             -> u64, of Some(app);
+        Timer: timer(app: AppId, name: &TimerName) -> Option<Delivery>, of Some(app);
+        Timers: timers(app: AppId, after: Option<&TimerName>, limit: u32)
+            -> Vec<Delivery>, of Some(app);
+        NextTimer: next_timer(now: Timestamp) -> Option<Timestamp>, of None;
         Schedules: schedules(after: Option<&SchedulePosition>, now: Timestamp, limit: u32)
             -> Vec<DueSchedule>, of None;
         Tick: tick(tick: &ScheduleTick) -> bool, of Some(tick.queue.app);
