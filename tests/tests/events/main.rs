@@ -13,6 +13,7 @@ mod lock_waits;
 mod orders;
 mod retry;
 mod serializability;
+mod settings;
 mod traces;
 mod transactions;
 mod ttl;

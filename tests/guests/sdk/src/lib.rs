@@ -1,7 +1,7 @@
 //! A plugin written with the SDK, for tests and benchmarks.
 
 use kvasm_guest::http::{Request, Response};
-use kvasm_guest::{Error, Json, kv};
+use kvasm_guest::{Error, Json, config, kv};
 use std::hint::black_box;
 
 /// The number of entries that `set` writes.
@@ -38,6 +38,20 @@ fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
         accounts.set(&key, &(sum + by))?;
     }
     Ok(())
+}
+
+/// Reads configuration values and secrets: the currency, the number of retries, and the key as
+/// text, all three absent at first; and the key in Debug form.
+#[kvasm_guest::function]
+fn settings() -> Result<Json<(Option<String>, Option<u32>, Option<String>, String)>, Error> {
+    let key = kvasm_guest::secret("key")?;
+    let text = key.as_ref().map(|key| key.as_str().map(str::to_owned));
+    Ok(Json((
+        config::get("currency")?,
+        config::get("retries")?,
+        text.transpose()?,
+        format!("{key:?}"),
+    )))
 }
 
 /// Computes for about 50 ms.
