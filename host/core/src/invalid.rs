@@ -62,6 +62,12 @@ pub enum Subject {
     ConfigValue,
     /// A secret.
     Secret,
+    /// The origin of an HTTP server, or a pattern of origins.
+    Origin,
+    /// The URL of an outbound request.
+    Url,
+    /// Grants that are added or revoked together.
+    Grants,
 }
 
 impl Subject {
@@ -95,7 +101,10 @@ impl Subject {
             | Subject::Answer
             | Subject::Transaction
             | Subject::Letter
-            | Subject::SettingName => false,
+            | Subject::SettingName
+            | Subject::Origin
+            | Subject::Url
+            | Subject::Grants => false,
         }
     }
 }
@@ -105,6 +114,7 @@ impl Subject {
     fn unit(self) -> &'static str {
         match self {
             Subject::Scopes => "scope",
+            Subject::Grants => "grant",
             _ => "byte",
         }
     }
@@ -141,6 +151,9 @@ impl std::fmt::Display for Subject {
             Subject::SettingName => "name of the setting",
             Subject::ConfigValue => "configuration value",
             Subject::Secret => "secret",
+            Subject::Origin => "origin",
+            Subject::Url => "URL",
+            Subject::Grants => "list of grants",
         })
     }
 }
@@ -231,6 +244,25 @@ pub enum Invalid {
         text: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// It is not an origin, or not a pattern of origins.
+    #[error(
+        "{text:?} is not an origin: {why}; examples: \"https://api.example.com\", \
+         \"https://*.example.com:8443\""
+    )]
+    Origin {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// It is not a URL of an HTTP server.
+    #[error("{text:?} is not a URL to fetch: {why}")]
+    Url {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A write that would create too many deliveries.
     #[error(

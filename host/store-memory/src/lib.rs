@@ -63,6 +63,7 @@ struct AppData {
     deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
     settings: settings::SettingRows,
+    grants: settings::GrantRows,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;

@@ -25,6 +25,7 @@ mod connector;
 mod dead_letters;
 mod entries;
 mod fire;
+mod grants;
 mod handling;
 mod increments;
 mod lease;

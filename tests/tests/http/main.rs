@@ -9,6 +9,7 @@ mod cost;
 mod entries;
 mod events;
 mod faults;
+mod grants;
 mod limits;
 mod logs;
 mod openapi;

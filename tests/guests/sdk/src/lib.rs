@@ -40,18 +40,10 @@ fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads configuration values and secrets: the currency, the number of retries, and the key as
-/// text, all three absent at first; and the key in Debug form.
+/// Reads two configuration values.
 #[kvasm_guest::function]
-fn settings() -> Result<Json<(Option<String>, Option<u32>, Option<String>, String)>, Error> {
-    let key = kvasm_guest::secret("key")?;
-    let text = key.as_ref().map(|key| key.as_str().map(str::to_owned));
-    Ok(Json((
-        config::get("currency")?,
-        config::get("retries")?,
-        text.transpose()?,
-        format!("{key:?}"),
-    )))
+fn settings() -> Result<Json<(Option<String>, Option<u32>)>, Error> {
+    Ok(Json((config::get("currency")?, config::get("retries")?)))
 }
 
 /// Computes for about 50 ms.
