@@ -14,6 +14,7 @@ mod lock_waits;
 mod orders;
 mod retry;
 mod serializability;
+mod settings;
 mod timers;
 mod traces;
 mod transactions;
