@@ -161,6 +161,12 @@ impl Failure {
         self
     }
 
+    /// Adds what to do.
+    pub(super) fn with_advice(mut self, advice: &str) -> Failure {
+        self.message = format!("{}. {advice}", self.message);
+        self
+    }
+
     /// Adds what the call used.
     pub(super) fn with_cost(mut self, cost: Option<CostView>) -> Failure {
         self.cost = cost.map(Box::new);
@@ -241,6 +247,7 @@ impl From<StoreError> for Failure {
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)
+            | StoreError::NeedsUnmet(_)
             | StoreError::NothingToRollBackTo => Failure::user(error.to_string()),
             StoreError::Unavailable(_)
             | StoreError::Full(_)

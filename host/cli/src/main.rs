@@ -12,6 +12,7 @@ mod delivery;
 mod environment;
 mod failure;
 mod global;
+mod grant;
 mod input;
 mod kv;
 mod log;
@@ -47,6 +48,7 @@ Examples:
   kvasm kv export demo > demo.jsonl
   kvasm config set demo currency EUR
   kvasm secret set demo stripe-key < key.txt
+  kvasm grant demo http https://api.example.com
   kvasm trigger set demo index --collection notes
   kvasm dead-letter list demo
 
@@ -93,6 +95,12 @@ enum Command {
     /// Set and remove secrets of an app, and rotate their key
     #[command(subcommand)]
     Secret(settings::SecretCommand),
+    /// Grant permissions to the plugins of an app
+    Grant(grant::GrantArgs),
+    /// Revoke a permission of the plugins of an app
+    Revoke(grant::RevokeArgs),
+    /// List the permissions of the plugins of an app
+    Grants(grant::GrantsArgs),
     /// Manage triggers
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -203,6 +211,9 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Kv(command) => kv::run(global, command).await,
         Command::Config(command) => settings::config(global, command).await,
         Command::Secret(command) => settings::secret(global, command).await,
+        Command::Grant(args) => grant::grant(global, args).await,
+        Command::Revoke(args) => grant::revoke(global, args).await,
+        Command::Grants(args) => grant::grants(global, args).await,
         Command::Trigger(command) => trigger::run(global, command).await,
         Command::Delivery(command) => delivery::run(global, command).await,
         Command::DeadLetter(command) => dead_letter::run(global, command).await,

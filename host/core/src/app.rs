@@ -101,7 +101,7 @@ pub struct App {
     pub limits: AppLimits,
     /// The plugin version that serves its calls, if any.
     pub active: Option<ActivePlugin>,
-    /// The operation that last changed one of its settings; `None` if none was ever set.
+    /// The operation that last changed one of its settings or grants; `None` before the first.
     pub settings: Option<Generation>,
 }
 
@@ -201,6 +201,8 @@ pub enum Resource {
     Settings,
     /// The bytes of configuration values and sealed secrets, with their names.
     SettingBytes,
+    /// The number of grants.
+    Grants,
 }
 
 impl fmt::Display for Resource {
@@ -215,6 +217,7 @@ impl fmt::Display for Resource {
             Resource::Tokens => "tokens",
             Resource::Settings => "settings",
             Resource::SettingBytes => "bytes of settings",
+            Resource::Grants => "grants",
         })
     }
 }

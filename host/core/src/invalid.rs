@@ -64,6 +64,12 @@ pub enum Subject {
     Secret,
     /// The idempotency key of a call.
     IdempotencyKey,
+    /// The origin of an HTTP server, or a pattern of origins.
+    Origin,
+    /// The URL of an outbound request.
+    Url,
+    /// Grants that are added or revoked together.
+    Grants,
 }
 
 impl Subject {
@@ -98,6 +104,9 @@ impl Subject {
             | Subject::Transaction
             | Subject::Letter
             | Subject::SettingName
+            | Subject::Origin
+            | Subject::Url
+            | Subject::Grants
             | Subject::IdempotencyKey => false,
         }
     }
@@ -108,6 +117,7 @@ impl Subject {
     fn unit(self) -> &'static str {
         match self {
             Subject::Scopes => "scope",
+            Subject::Grants => "grant",
             _ => "byte",
         }
     }
@@ -145,6 +155,9 @@ impl std::fmt::Display for Subject {
             Subject::ConfigValue => "configuration value",
             Subject::Secret => "secret",
             Subject::IdempotencyKey => "idempotency key",
+            Subject::Origin => "origin",
+            Subject::Url => "URL",
+            Subject::Grants => "list of grants",
         })
     }
 }
@@ -235,6 +248,25 @@ pub enum Invalid {
         text: String,
         /// What is wrong with it.
         why: String,
+    },
+    /// It is not an origin, or not a pattern of origins.
+    #[error(
+        "{text:?} is not an origin: {why}; examples: \"https://api.example.com\", \
+         \"https://*.example.com:8443\""
+    )]
+    Origin {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// It is not a URL of an HTTP server.
+    #[error("{text:?} is not a URL to fetch: {why}")]
+    Url {
+        /// The start of the given text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A write that would create too many deliveries.
     #[error(

@@ -12,6 +12,7 @@ mod cursor;
 mod delivery;
 mod delivery_state;
 mod entry;
+mod grant;
 mod invalid;
 mod json;
 mod key;
@@ -19,6 +20,9 @@ mod level;
 mod limits;
 mod link;
 mod list;
+mod needs;
+mod origin;
+mod origin_pattern;
 mod pieces;
 mod plugin;
 mod records;
@@ -51,6 +55,8 @@ pub use delivery::{
 };
 pub use delivery_state::DeliveryState;
 pub use entry::{Entry, IncrementError, Timestamp, Value, Version, increment};
+pub use grant::room_for_grants;
+pub use grant::{GRANTS_MAX, Grant, Granted, NotPermitted, Permissions, Use};
 pub use invalid::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
@@ -58,6 +64,12 @@ pub use level::Level;
 pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
 pub use list::{KeyRange, ListPage, ListQuery};
+pub use needs::{
+    ConfigNeed, ConfigType, DESCRIPTION_BYTES_MAX, NEEDS_BYTES_MAX, NEEDS_MAX, NeedChanges, Needs,
+    SecretNeed, Unmet,
+};
+pub use origin::{HostName, HttpOrigin, HttpUrl, ORIGIN_BYTES_MAX, Scheme, URL_BYTES_MAX};
+pub use origin_pattern::OriginPattern;
 pub use pieces::Pieces;
 pub use plugin::room_for_version;
 pub use plugin::{

@@ -1,8 +1,9 @@
 //! An app's settings: configuration values, and secrets in sealed form.
 
-use super::{Generation, Invalid, Resource, Subject, Timestamp};
+use super::{Generation, Granted, Invalid, Resource, Subject, Timestamp};
 use bytes::Bytes;
 use kvasm_abi::names;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The maximum number of settings of an app: configuration values and secrets together.
@@ -15,8 +16,8 @@ pub const SETTING_BYTES_MAX: usize = kvasm_abi::limits::SETTING_BYTES;
 
 /// The name of a setting within its app and kind: 1 to 64 bytes of `a-z`, `A-Z`, `0-9`, `_`, `-`
 /// and `.`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct SettingName(String);
 
 impl SettingName {
@@ -47,6 +48,20 @@ impl SettingName {
     }
 }
 
+impl From<SettingName> for String {
+    fn from(name: SettingName) -> String {
+        name.0
+    }
+}
+
+impl TryFrom<String> for SettingName {
+    type Error = Invalid;
+
+    fn try_from(name: String) -> Result<SettingName, Invalid> {
+        SettingName::parse(&name)
+    }
+}
+
 impl fmt::Display for SettingName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -64,7 +79,8 @@ pub enum SettingKind {
 
 /// A configuration value: at most [`SETTING_BYTES_MAX`] bytes of UTF-8 without NUL. It may be
 /// empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ConfigValue(String);
 
 impl ConfigValue {
@@ -82,6 +98,20 @@ impl ConfigValue {
     /// Returns the value as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl From<ConfigValue> for String {
+    fn from(value: ConfigValue) -> String {
+        value.0
+    }
+}
+
+impl TryFrom<String> for ConfigValue {
+    type Error = Invalid;
+
+    fn try_from(value: String) -> Result<ConfigValue, Invalid> {
+        ConfigValue::parse(value.as_bytes())
     }
 }
 
@@ -164,14 +194,16 @@ pub struct Setting {
     pub updated_at: Timestamp,
 }
 
-/// All settings of an app, from one snapshot.
+/// All settings and grants of an app, from one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Settings {
-    /// The operation that last changed one of them, as in [`App::settings`](crate::App::settings);
+    /// The operation that last changed a setting or a grant, as in [`App::settings`](crate::App::settings);
     /// `None` if none was ever set.
     pub version: Option<Generation>,
     /// The settings by kind, each kind by name in bytewise order.
     pub rows: Vec<Setting>,
+    /// The grants, in their order.
+    pub grants: Vec<Granted>,
 }
 
 impl Settings {
@@ -191,7 +223,10 @@ impl Settings {
     pub fn weight(&self) -> usize {
         let of = |row: &Setting| row.name.as_str().len() + row.value.size() as usize;
         let rows = self.rows.len() * size_of::<Setting>();
-        size_of::<Settings>() + rows + self.rows.iter().map(of).sum::<usize>()
+        let rows = rows + self.rows.iter().map(of).sum::<usize>();
+        let subjects = self.grants.iter().map(|row| row.grant.subject().len());
+        let grants = self.grants.len() * size_of::<Granted>() + subjects.sum::<usize>();
+        size_of::<Settings>() + rows + grants
     }
 }
 

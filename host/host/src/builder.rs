@@ -236,8 +236,8 @@ impl HostBuilder {
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps)
                 .with_keyring(Arc::clone(&self.secrets)),
+            settings: SettingsCache::new(Arc::clone(&store), Arc::clone(&access), self.secrets),
             access,
-            settings: SettingsCache::new(Arc::clone(&store), self.secrets),
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
             logs: Arc::default(),

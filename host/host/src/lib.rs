@@ -198,7 +198,10 @@ impl Host {
         let failed = |error| CallFailure::before_the_run(error, context.request_id);
         match context
             .deadline
-            .within(Stage::Loading, self.0.settings.of(app))
+            .within(
+                Stage::Loading,
+                self.0.settings.of(app, plugin.compiled.needs()),
+            )
             .await
         {
             Ok(settings) => settings.map_err(|error| failed(CallError::Settings(error.into()))),

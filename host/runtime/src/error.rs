@@ -317,6 +317,9 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::NoActivePlugin
         | ServiceError::PluginActive(_)
         | ServiceError::NothingToRollBackTo
+        | ServiceError::NeedsUnmet(_)
+        | ServiceError::GrantNotFound
+        | ServiceError::NotPermitted(_)
         | ServiceError::TokenNotFound
         | ServiceError::LastAdmin
         | ServiceError::SettingNotFound(_)

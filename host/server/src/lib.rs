@@ -19,6 +19,7 @@ mod dead_letters;
 mod deliveries;
 mod document;
 mod export;
+mod grants;
 mod health;
 mod idempotency;
 mod idle;

@@ -7,8 +7,8 @@ use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENT
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvasm_abi::EXIT_REFUSED;
-use kvasm_api::ProblemView;
-use kvasm_core::{Cost, Invalid, SettingKind, truncate};
+use kvasm_api::{ProblemView, UnmetView};
+use kvasm_core::{Cost, Invalid, SettingKind, Unmet, truncate};
 use kvasm_host::{DeployError, InvokeError};
 use kvasm_runtime::{CallError, LoadError};
 use kvasm_service::{Refusal, ServiceError, Stage, Unauthenticated, admit_failed_request_line};
@@ -75,6 +75,8 @@ kinds! {
     PluginNotFound = NOT_FOUND "plugin-not-found" "Plugin version not found",
     PluginActive = CONFLICT "plugin-active" "The plugin version is active",
     NoActivePlugin = NOT_FOUND "no-active-plugin" "The app has no active plugin",
+    NeedsUnmet = CONFLICT "needs-unmet" "The app does not meet needs of the plugin version",
+    GrantNotFound = NOT_FOUND "grant-not-found" "Grant not found",
     NothingToRollBackTo = CONFLICT "nothing-to-roll-back-to" "No version to roll back to",
     ModuleRefused = UNPROCESSABLE_ENTITY "module-refused" "The module was refused",
     FunctionNotFound = NOT_FOUND "function-not-found" "The plugin has no such function",
@@ -111,6 +113,7 @@ pub(super) struct Problem {
     /// Fields of certain kinds only.
     failed: Option<Box<serde_json::Value>>,
     failing: Option<Box<serde_json::Value>>,
+    unmet: Vec<UnmetView>,
 }
 
 impl Problem {
@@ -122,6 +125,7 @@ impl Problem {
             cost: None,
             failed: None,
             failing: None,
+            unmet: Vec::new(),
         }
     }
 
@@ -140,6 +144,12 @@ impl Problem {
     /// Adds the failing components of a server that is not ready.
     pub(super) fn with_failing_components(mut self, parts: serde_json::Value) -> Problem {
         self.failing = Some(Box::new(parts));
+        self
+    }
+
+    /// Adds the needs of a plugin version that its app does not meet.
+    fn with_unmet(mut self, unmet: &[Unmet]) -> Problem {
+        self.unmet = unmet.iter().map(UnmetView::from).collect();
         self
     }
 
@@ -200,6 +210,7 @@ impl Problem {
             request_id: request_id.to_string(),
             failed: self.failed.map(|entries| *entries),
             failing: self.failing.map(|parts| *parts),
+            unmet: self.unmet,
         };
         // Serialising strings and numbers cannot fail.
         let body = serde_json::to_vec(&body).unwrap_or_default();
@@ -263,7 +274,7 @@ impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Problem {
         let kind = match error {
             ServiceError::Invalid(invalid) => return invalid.into(),
-            ServiceError::Denied(_) => Kind::Forbidden,
+            ServiceError::Denied(_) | ServiceError::NotPermitted(_) => Kind::Forbidden,
             ServiceError::Conflict { .. } | ServiceError::LimitsChanged => Kind::PreconditionFailed,
             ServiceError::NotInteger | ServiceError::Overflow => Kind::NoInteger,
             ServiceError::LeaseLost | ServiceError::AlreadyAnswered => {
@@ -284,6 +295,10 @@ impl From<ServiceError> for Problem {
             ServiceError::PluginNotFound(_) => Kind::PluginNotFound,
             ServiceError::NoActivePlugin => Kind::NoActivePlugin,
             ServiceError::PluginActive(_) => Kind::PluginActive,
+            ServiceError::NeedsUnmet(ref unmet) => {
+                return Problem::new(Kind::NeedsUnmet, error.to_string()).with_unmet(unmet);
+            }
+            ServiceError::GrantNotFound => Kind::GrantNotFound,
             ServiceError::NothingToRollBackTo => Kind::NothingToRollBackTo,
             ServiceError::TokenNotFound => Kind::TokenNotFound,
             ServiceError::ScopeExceeded(_) => Kind::ScopeExceeded,

@@ -3,8 +3,8 @@
 use super::SecretsError;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppName, Capability, IncrementError, Invalid, PluginVersion, Resource, Scope, SettingKind,
-    Subject, TRIGGERS_MAX, Timestamp,
+    AppName, Capability, IncrementError, Invalid, NotPermitted, PluginVersion, Resource, Scope,
+    SettingKind, Subject, TRIGGERS_MAX, Timestamp, Unmet,
 };
 use thiserror::Error;
 
@@ -21,6 +21,10 @@ pub enum ServiceError {
         .0.scope(), extent(*.0)
     )]
     Denied(Capability),
+    /// The plugin's fault or its app's: a use that the plugin does not declare or the app does not
+    /// grant.
+    #[error(transparent)]
+    NotPermitted(#[from] NotPermitted),
     /// The precondition of a write does not hold; nothing was written.
     #[error("version conflict: the entry is not as the write expects; nothing was written")]
     Conflict {
@@ -102,6 +106,12 @@ pub enum ServiceError {
     /// The active plugin version cannot be deleted.
     #[error("plugin version {0} is active; activate another one first")]
     PluginActive(PluginVersion),
+    /// The app does not meet needs of the version, which was not activated.
+    #[error("this plugin version needs what the app has not: {}", listed(.0))]
+    NeedsUnmet(Vec<Unmet>),
+    /// The app has not granted what is to be revoked.
+    #[error("the app has no such grant")]
+    GrantNotFound,
     /// There is no previous plugin version.
     #[error("there is no previous plugin version to roll back to; activate one by its number")]
     NothingToRollBackTo,
@@ -156,6 +166,17 @@ fn at_least(count: u64) -> String {
     }
 }
 
+/// Lists the first of the unmet needs.
+fn listed(unmet: &[Unmet]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<_> = unmet.iter().take(SHOWN).map(Unmet::to_string).collect();
+    let more = match unmet.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("{}{more}", shown.join("; "))
+}
+
 fn kind_of(kind: SettingKind) -> &'static str {
     match kind {
         SettingKind::Config => "configuration value",
@@ -175,6 +196,7 @@ fn advice(resource: Resource) -> &'static str {
         Resource::Settings | Resource::SettingBytes => {
             "unset configuration values or secrets that are no longer needed"
         }
+        Resource::Grants => "revoke grants that are no longer needed",
     }
 }
 
@@ -217,6 +239,7 @@ impl From<StoreError> for ServiceError {
             StoreError::Unavailable(_) => ServiceError::Unavailable(error),
             StoreError::Full(_) => ServiceError::Full(error),
             StoreError::PluginNotFound(version) => ServiceError::PluginNotFound(version),
+            StoreError::NeedsUnmet(unmet) => ServiceError::NeedsUnmet(unmet),
             StoreError::PluginActive(version) => ServiceError::PluginActive(version),
             StoreError::NothingToRollBackTo => ServiceError::NothingToRollBackTo,
             // `create_app` handles a taken name, as it knows the name.

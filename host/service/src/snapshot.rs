@@ -1,27 +1,40 @@
 //! The settings of an app as a run of its plugin sees them.
 
-use super::{Caller, Keyring, OpenedSecret, ServiceError};
+use super::{AppTokenCache, Caller, Keyring, OpenedSecret, ServiceError};
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    App, AppId, Capability, Generation, SettingKind, SettingName, SettingValue, Settings,
+    App, AppId, Capability, ConfigValue, Generation, Needs, SettingKind, SettingName, SettingValue,
+    Settings,
 };
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// Maximum size of the cached settings of all apps, in bytes; half for each half of the cache.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// An app's settings as of the start of a run, shared with other runs. Secrets are in sealed form:
-/// each is opened when the guest reads it.
-#[derive(Debug, Clone, Default)]
+/// An app's settings as of the start of a run, shared with other runs, and what the running version
+/// declares. Secrets are in sealed form: each is opened when the guest reads it.
+#[derive(Clone, Default)]
 pub struct SettingsSnapshot {
-    settings: Arc<Settings>,
-    keyring: Arc<Keyring>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) needs: Arc<Needs>,
+    /// The app, and where its settings are from.
+    pub(super) source: Option<(AppId, Arc<SettingsSource>)>,
+}
+
+impl fmt::Debug for SettingsSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SettingsSnapshot")
+            .field("settings", &self.settings)
+            .field("needs", &self.needs)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SettingsSnapshot {
-    /// Returns a configuration value, if it is set.
+    /// Returns a configuration value, or the default that the plugin declares, if there is one.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] for a principal without `script:read` of the app.
@@ -32,29 +45,36 @@ impl SettingsSnapshot {
     ) -> Result<Option<&str>, ServiceError> {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
         let found = self.settings.find(SettingKind::Config, name.as_str());
-        Ok(found.and_then(|found| match &found.value {
+        let found = found.and_then(|found| match &found.value {
             SettingValue::Config(value) => Some(value.as_str()),
             SettingValue::Secret(_) => None,
-        }))
+        });
+        let default = || self.needs.config(name.as_str())?.default.as_ref();
+        Ok(found.or_else(|| default().map(ConfigValue::as_str)))
     }
 
-    /// Opens a secret, if it is set.
+    /// Opens a secret, if it is set. Its value is that of the start of the run; whether the plugin
+    /// may read it is decided now.
     ///
     /// # Errors
-    /// As [`config`](SettingsSnapshot::config); [`ServiceError::Internal`] if this host cannot open
-    /// it. The reason is for the operator, not for the guest.
-    pub fn secret(
+    /// As [`config`](SettingsSnapshot::config); [`ServiceError::NotPermitted`] if the plugin does
+    /// not declare it or the app does not grant it; [`ServiceError::Internal`] if this host cannot
+    /// open it, with a reason for the operator and not for the guest; a store error.
+    pub async fn secret(
         &self,
         caller: &Caller,
         name: &SettingName,
     ) -> Result<Option<OpenedSecret>, ServiceError> {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
-        let Some(found) = self.settings.find(SettingKind::Secret, name.as_str()) else {
+        let permissions = self.current_permissions().await?;
+        permissions.allows_secret(name.as_str())?;
+        let found = self.settings.find(SettingKind::Secret, name.as_str());
+        let (Some(found), Some((app, source))) = (found, &self.source) else {
             return Ok(None);
         };
         match &found.value {
             SettingValue::Config(_) => Ok(None),
-            SettingValue::Secret(sealed) => match self.keyring.open(caller.app(), name, sealed) {
+            SettingValue::Secret(sealed) => match source.keyring.open(*app, name, sealed) {
                 Ok(secret) => Ok(Some(secret)),
                 Err(error) => Err(ServiceError::Internal(StoreError::Failed(error.into()))),
             },
@@ -63,8 +83,12 @@ impl SettingsSnapshot {
 }
 
 /// A bounded cache of the settings of apps.
-pub struct SettingsCache {
+pub struct SettingsCache(Arc<SettingsSource>);
+
+/// Where the settings of apps are from.
+pub(super) struct SettingsSource {
     store: Arc<dyn Store>,
+    pub(super) access: Arc<AppTokenCache>,
     keyring: Arc<Keyring>,
     rows: Mutex<SettingsRows>,
 }
@@ -78,28 +102,39 @@ struct SettingsRows {
 }
 
 impl SettingsCache {
-    /// Creates an empty cache over a store. Secrets are opened with the keys of `keyring`.
-    pub fn new(store: Arc<dyn Store>, keyring: Arc<Keyring>) -> SettingsCache {
-        SettingsCache {
+    /// Creates an empty cache over a store and its cache of apps. Secrets are opened with the keys
+    /// of `keyring`.
+    pub fn new(
+        store: Arc<dyn Store>,
+        access: Arc<AppTokenCache>,
+        keyring: Arc<Keyring>,
+    ) -> SettingsCache {
+        SettingsCache(Arc::new(SettingsSource {
             store,
+            access,
             keyring,
             rows: Mutex::default(),
-        }
+        }))
     }
 
-    /// Returns the settings of an app, as of its row or later. They are read only if they have
+    /// Returns the settings of an app for a run of a version with these needs, as of the app's row
+    /// or later. They are read only if they have
     /// changed since they were cached, and never for an app that has none.
     ///
     /// # Errors
     /// A store error.
-    pub async fn of(&self, app: &App) -> Result<SettingsSnapshot, StoreError> {
+    pub async fn of(&self, app: &App, needs: &Arc<Needs>) -> Result<SettingsSnapshot, StoreError> {
         Ok(SettingsSnapshot {
-            settings: self.settings(app).await?,
-            keyring: Arc::clone(&self.keyring),
+            settings: self.0.settings(app).await?,
+            needs: Arc::clone(needs),
+            source: Some((app.id, Arc::clone(&self.0))),
         })
     }
+}
 
-    async fn settings(&self, app: &App) -> Result<Arc<Settings>, StoreError> {
+impl SettingsSource {
+    /// Returns the settings of an app, as of its row or later.
+    pub(super) async fn settings(&self, app: &App) -> Result<Arc<Settings>, StoreError> {
         let Some(version) = app.settings else {
             return Ok(Arc::default());
         };
@@ -154,6 +189,7 @@ mod tests {
             Arc::new(Settings {
                 version: Some(Generation(Uuid::from_u128(number))),
                 rows: vec![row],
+                grants: Vec::new(),
             })
         };
         let app = |number: u128| AppId::from(Uuid::from_u128(number));

@@ -65,6 +65,7 @@ struct AppData {
     dead_letters: BTreeMap<Uuid, DeadLetter>,
     answers: BTreeMap<AnswerId, KeptAnswer>,
     settings: settings::SettingRows,
+    grants: settings::GrantRows,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;

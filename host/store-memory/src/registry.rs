@@ -57,6 +57,7 @@ impl MemoryState {
             dead_letters: BTreeMap::new(),
             answers: BTreeMap::new(),
             settings: BTreeMap::new(),
+            grants: BTreeMap::new(),
             app,
         };
         self.apps.insert(tenant.app.id, tenant);
@@ -111,6 +112,7 @@ impl MemoryState {
         let tenant = self.tenant(plugin.app)?;
         if plugin.activate {
             tenant.check_declared(&plugin.exports)?;
+            tenant.check_needs(&plugin.exports.needs)?;
         }
         let size = plugin.wasm.len() as u64;
         let bytes = tenant.plugins.values().map(|plugin| plugin.size).sum();
@@ -149,6 +151,7 @@ impl MemoryState {
             .ok_or(StoreError::PluginNotFound(version))?;
         let (digest, exports) = (plugin.digest, plugin.exports.clone());
         tenant.check_declared(&exports)?;
+        tenant.check_needs(&exports.needs)?;
         // Reactivating the active version keeps the version that it replaced.
         if let Some(plugin) = tenant.plugins.get_mut(&version)
             && before != Some(version)
@@ -170,6 +173,7 @@ impl MemoryState {
         let (version, digest) = (before.version, before.digest);
         let exports = before.exports.clone();
         tenant.check_declared(&exports)?;
+        tenant.check_needs(&exports.needs)?;
         tenant.app.active = Some(ActivePlugin { version, digest });
         tenant.declare(&exports, at);
         Ok(version)

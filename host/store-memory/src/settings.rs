@@ -1,16 +1,19 @@
 //! The settings of apps.
 
-use super::{MemoryState, MemoryStore};
+use super::{AppData, MemoryState, MemoryStore};
 use async_trait::async_trait;
 use kvasm_core::store::{SettingsStore, StoreError};
 use kvasm_core::{
-    AppId, Audit, Generation, KeyId, Resealed, SealedSecret, Setting, SettingKind, SettingName,
-    SettingValue, Settings, room_for_settings,
+    AppId, Audit, Generation, Grant, Granted, KeyId, Needs, Resealed, SealedSecret, Setting,
+    SettingKind, SettingName, SettingValue, Settings, Timestamp, room_for_grants,
+    room_for_settings,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// By kind and name, as in the other stores.
 pub(super) type SettingRows = BTreeMap<(SettingKind, SettingName), Setting>;
+/// The grants, and when each was granted.
+pub(super) type GrantRows = BTreeMap<Grant, Timestamp>;
 
 impl MemoryState {
     fn set_setting(
@@ -74,6 +77,43 @@ impl MemoryState {
         Ok(is_removed)
     }
 
+    fn add_grants(
+        &mut self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: &Audit,
+    ) -> Result<u64, StoreError> {
+        let tenant = self.tenant(app)?;
+        let mut added: BTreeSet<_> = grants.into_iter().collect();
+        added.retain(|grant| !tenant.grants.contains_key(grant));
+        let count = added.len() as u64;
+        if count > 0 {
+            room_for_grants(tenant.grants.len() as u64 + count)
+                .map_err(|(resource, limit)| StoreError::Quota { resource, limit })?;
+            let rows = added.into_iter().map(|grant| (grant, audit.at));
+            tenant.grants.extend(rows);
+            tenant.app.settings = Some(Generation(audit.id));
+        }
+        Ok(count)
+    }
+
+    fn remove_grants(
+        &mut self,
+        app: AppId,
+        grants: &[Grant],
+        audit: &Audit,
+    ) -> Result<u64, StoreError> {
+        let tenant = self.tenant(app)?;
+        let removed = grants
+            .iter()
+            .filter_map(|grant| tenant.grants.remove(grant));
+        let count = removed.count() as u64;
+        if count > 0 {
+            tenant.app.settings = Some(Generation(audit.id));
+        }
+        Ok(count)
+    }
+
     fn reseal(
         &mut self,
         app: AppId,
@@ -107,15 +147,36 @@ impl MemoryState {
     }
 }
 
+impl AppData {
+    fn settings(&self) -> Settings {
+        let grants = self.grants.iter().map(|(grant, at)| Granted {
+            grant: grant.clone(),
+            granted_at: *at,
+        });
+        Settings {
+            version: self.app.settings,
+            rows: self.settings.values().cloned().collect(),
+            grants: grants.collect(),
+        }
+    }
+
+    /// Refuses the activation of a version whose needs the app does not meet.
+    pub(super) fn check_needs(&self, needs: &Needs) -> Result<(), StoreError> {
+        match needs.is_empty() {
+            true => Ok(()),
+            false => needs
+                .check(&self.settings())
+                .map_err(StoreError::NeedsUnmet),
+        }
+    }
+}
+
 #[async_trait]
 impl SettingsStore for MemoryStore {
     async fn settings(&self, app: AppId) -> Result<Settings, StoreError> {
         let state = self.state.read();
         let tenant = state.apps.get(&app);
-        Ok(tenant.map_or_else(Settings::default, |tenant| Settings {
-            version: tenant.app.settings,
-            rows: tenant.settings.values().cloned().collect(),
-        }))
+        Ok(tenant.map_or_else(Settings::default, AppData::settings))
     }
 
     async fn set_setting(
@@ -139,6 +200,26 @@ impl SettingsStore for MemoryStore {
     ) -> Result<bool, StoreError> {
         self.audited(audit, |state, audit| {
             state.unset_setting(app, kind, name, audit)
+        })
+    }
+
+    async fn add_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, |state, audit| state.add_grants(app, grants, audit))
+    }
+
+    async fn remove_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, |state, audit| {
+            state.remove_grants(app, &grants, audit)
         })
     }
 

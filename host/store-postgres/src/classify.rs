@@ -213,6 +213,7 @@ mod tests {
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)
+            | StoreError::NeedsUnmet(_)
             | StoreError::NothingToRollBackTo => "another",
         }
     }

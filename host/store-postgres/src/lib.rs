@@ -26,6 +26,7 @@ mod connector;
 mod dead_letters;
 mod entries;
 mod fire;
+mod grants;
 mod handling;
 mod increments;
 mod lease;

@@ -5,12 +5,12 @@ use super::lease::Lease;
 use super::registry::damaged;
 use super::sql::settings_sql as sql;
 use super::transaction::Abort;
-use super::{PostgresStore, change};
+use super::{PostgresStore, change, grants};
 use async_trait::async_trait;
 use kvasm_core::store::{SettingsStore, StoreError};
 use kvasm_core::{
-    AppId, Audit, ConfigValue, Generation, KeyId, Resealed, SealedSecret, Setting, SettingKind,
-    SettingName, SettingValue, Settings, Timestamp, room_for_settings,
+    AppId, Audit, ConfigValue, Generation, Grant, KeyId, Resealed, SealedSecret, Setting,
+    SettingKind, SettingName, SettingValue, Settings, Timestamp, room_for_settings,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -20,9 +20,9 @@ fn is_secret(kind: SettingKind) -> bool {
     kind == SettingKind::Secret
 }
 
-/// Records the operation as the last change of the app's settings, and locks the app, so that
-/// changes of its settings run one at a time.
-async fn touch(lease: &mut Lease, app: AppId, audit: &Audit) -> Result<(), Abort> {
+/// Records the operation as the last change of the app's settings or grants, and locks the app, so
+/// that their changes run one at a time.
+pub(super) async fn touch(lease: &mut Lease, app: AppId, audit: &Audit) -> Result<(), Abort> {
     let statement = sqlx::query(sql::TOUCH_SETTINGS).bind(app.uuid());
     match change::done(lease, statement.bind(audit.id)).await? {
         true => Ok(()),
@@ -31,7 +31,7 @@ async fn touch(lease: &mut Lease, app: AppId, audit: &Audit) -> Result<(), Abort
 }
 
 /// Locks the app.
-async fn hold(lease: &mut Lease, app: AppId) -> Result<(), Abort> {
+pub(super) async fn hold(lease: &mut Lease, app: AppId) -> Result<(), Abort> {
     let statement = sqlx::query(sql::HOLD_APP).bind(app.uuid());
     match change::done(lease, statement).await? {
         true => Ok(()),
@@ -141,12 +141,10 @@ async fn reseal(
     Ok(replaced)
 }
 
-/// Decodes a setting; `None` if the app has none.
-fn row(row: &PgRow) -> Result<Option<Setting>, Error> {
-    let Some(name) = row.try_get::<Option<&str>, _>(2)? else {
-        return Ok(None);
-    };
-    let value = match row.try_get(1)? {
+/// Decodes a row of `SETTINGS` that is a setting.
+fn row(row: &PgRow, is_secret: bool) -> Result<Setting, Error> {
+    let name: &str = row.try_get(2)?;
+    let value = match is_secret {
         true => {
             let sealed: Vec<u8> = row.try_get(4)?;
             SettingValue::Secret(SealedSecret {
@@ -159,30 +157,33 @@ fn row(row: &PgRow) -> Result<Option<Setting>, Error> {
             SettingValue::Config(ConfigValue::parse(text.as_bytes()).map_err(damaged)?)
         }
     };
-    Ok(Some(Setting {
+    Ok(Setting {
         name: SettingName::parse(name).map_err(damaged)?,
         value,
         updated_at: Timestamp(row.try_get(6)?),
-    }))
+    })
 }
 
-fn settings(rows: &[PgRow]) -> Result<Settings, Error> {
-    let Some(first) = rows.first() else {
-        return Ok(Settings::default());
-    };
-    let version: Option<Uuid> = first.try_get(0)?;
-    let rows = rows.iter().filter_map(|found| row(found).transpose());
-    Ok(Settings {
-        version: version.map(Generation),
-        rows: rows.collect::<Result<_, _>>()?,
-    })
+/// Decodes the rows of `SETTINGS`.
+pub(super) fn decode(rows: &[PgRow]) -> Result<Settings, Error> {
+    let mut settings = Settings::default();
+    for found in rows {
+        let version: Option<Uuid> = found.try_get(0)?;
+        settings.version = version.map(Generation);
+        match found.try_get::<Option<&str>, _>(1)? {
+            None => {}
+            Some("grant") => settings.grants.push(grants::row(found)?),
+            Some(kind) => settings.rows.push(row(found, kind == "secret")?),
+        }
+    }
+    Ok(settings)
 }
 
 #[async_trait]
 impl SettingsStore for PostgresStore {
     async fn settings(&self, app: AppId) -> Result<Settings, StoreError> {
         let statement = || sqlx::query(sql::SETTINGS).bind(app.uuid());
-        settings(&self.pool.read(statement).await?).map_err(store_error)
+        decode(&self.pool.read(statement).await?).map_err(store_error)
     }
 
     async fn set_setting(
@@ -209,6 +210,32 @@ impl SettingsStore for PostgresStore {
         self.audited(audit, move |lease, audit| {
             let name = name.clone();
             Box::pin(async move { unset(lease, app, kind, &name, audit).await })
+        })
+        .await
+    }
+
+    async fn add_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            let grants = grants.clone();
+            Box::pin(async move { grants::add(lease, app, &grants, audit).await })
+        })
+        .await
+    }
+
+    async fn remove_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            let grants = grants.clone();
+            Box::pin(async move { grants::remove(lease, app, &grants, audit).await })
         })
         .await
     }

@@ -11,6 +11,7 @@ mod commit;
 mod entries;
 mod error;
 mod fair_queue;
+mod grants;
 mod links;
 #[allow(unsafe_code)]
 mod log_head;

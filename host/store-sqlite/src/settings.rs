@@ -2,12 +2,12 @@
 
 use super::entries::{app_by_id, damaged, uuid_of};
 use super::writer::WriteCost;
-use super::{SqliteStore, error};
+use super::{SqliteStore, error, grants};
 use async_trait::async_trait;
 use kvasm_core::store::{SettingsStore, StoreError};
 use kvasm_core::{
-    AppId, Audit, ConfigValue, Generation, KeyId, Resealed, SealedSecret, Setting, SettingKind,
-    SettingName, SettingValue, Settings, Timestamp, room_for_settings,
+    AppId, Audit, ConfigValue, Generation, Grant, KeyId, Resealed, SealedSecret, Setting,
+    SettingKind, SettingName, SettingValue, Settings, Timestamp, room_for_settings,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -15,8 +15,8 @@ fn is_secret(kind: SettingKind) -> bool {
     kind == SettingKind::Secret
 }
 
-/// Records the operation as the last change of the app's settings.
-fn touch(connection: &Connection, app: AppId, audit: &Audit) -> Result<(), StoreError> {
+/// Records the operation as the last change of the app's settings or grants.
+pub(super) fn touch(connection: &Connection, app: AppId, audit: &Audit) -> Result<(), StoreError> {
     let touched = connection
         .prepare_cached("UPDATE apps SET settings = ?2 WHERE id = ?1 AND deleted_at IS NULL")
         .and_then(|mut statement| statement.execute((app.uuid().as_bytes(), audit.id.as_bytes())))
@@ -28,7 +28,7 @@ fn touch(connection: &Connection, app: AppId, audit: &Audit) -> Result<(), Store
 }
 
 /// Checks that the app exists.
-fn require(connection: &Connection, app: AppId) -> Result<(), StoreError> {
+pub(super) fn require(connection: &Connection, app: AppId) -> Result<(), StoreError> {
     let row = app_by_id(connection, app).map_err(error::store)?;
     row.map(drop).ok_or(StoreError::AppNotFound)
 }
@@ -182,11 +182,16 @@ fn row(row: &Row<'_>) -> rusqlite::Result<Setting> {
     })
 }
 
+/// Returns the settings and grants of an app, from one snapshot.
 fn settings(connection: &Connection, app: AppId) -> rusqlite::Result<Settings> {
-    // One snapshot for both reads.
     let transaction = connection.unchecked_transaction()?;
+    read(&transaction, app)
+}
+
+/// Returns the settings and grants of an app, within a transaction.
+pub(super) fn read(connection: &Connection, app: AppId) -> rusqlite::Result<Settings> {
     let id = app.uuid().into_bytes();
-    let version = transaction
+    let version = connection
         .prepare_cached(
             "SELECT settings FROM apps WHERE id = ?1 AND deleted_at IS NULL
              AND settings IS NOT NULL",
@@ -196,7 +201,7 @@ fn settings(connection: &Connection, app: AppId) -> rusqlite::Result<Settings> {
     let Some(version) = version else {
         return Ok(Settings::default());
     };
-    let rows = transaction
+    let rows = connection
         .prepare_cached(
             "SELECT secret, name, value, sealed, key_id, updated_at FROM app_settings
              WHERE app_id = ?1 ORDER BY secret, name",
@@ -206,6 +211,7 @@ fn settings(connection: &Connection, app: AppId) -> rusqlite::Result<Settings> {
     Ok(Settings {
         version: Some(Generation(version)),
         rows,
+        grants: grants::all(connection, app)?,
     })
 }
 
@@ -240,6 +246,31 @@ impl SettingsStore for SqliteStore {
         let work = WriteCost::of(app).freeing_space();
         self.audited(work, audit, move |transaction, audit| {
             unset(transaction.connection, app, kind, &name, audit)
+        })
+        .await
+    }
+
+    async fn add_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        self.audited(WriteCost::of(app), audit, move |transaction, audit| {
+            grants::add(transaction.connection, app, &grants, audit)
+        })
+        .await
+    }
+
+    async fn remove_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError> {
+        let work = WriteCost::of(app).freeing_space();
+        self.audited(work, audit, move |transaction, audit| {
+            grants::remove(transaction.connection, app, &grants, audit)
         })
         .await
     }

@@ -33,6 +33,7 @@ pub(super) fn mark_deleted(
     // No secret outlives its app.
     let unset = "DELETE FROM app_settings WHERE app_id = ?1";
     execute(connection, unset, [id])?;
+    execute(connection, "DELETE FROM app_grants WHERE app_id = ?1", [id])?;
     // Paused deliveries are not claimed.
     let pause = "UPDATE triggers SET paused = 'operator' WHERE app_id = ?1";
     execute(connection, pause, [id])?;

@@ -14,6 +14,7 @@ mod io;
 mod memory;
 mod modules;
 mod packed;
+mod permissions;
 mod pointers;
 mod random;
 mod scopes;

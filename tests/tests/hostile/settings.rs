@@ -1,7 +1,7 @@
 //! Configuration values and secrets, read by guests.
 
 use kvasm::model::{
-    App, AppName, Collection, ConfigValue, Key, Op, SettingKind, SettingName, Value,
+    App, AppName, Collection, ConfigValue, Grant, Key, Op, SettingKind, SettingName, Value,
 };
 use kvasm::service::Keyring;
 use kvasm::store::{MemoryStore, Store};
@@ -50,6 +50,26 @@ async fn set_secret(host: &Host, app: &App, at: &str, secret: &[u8]) {
     let operator = host.operator("test");
     let set = host.admin().set_secret(&operator, app, name(at), secret);
     set.await.unwrap();
+    grant(host, app, at).await;
+}
+
+async fn grant(host: &Host, app: &App, at: &str) {
+    let operator = host.operator("test");
+    let grants = vec![Grant::Secret { name: name(at) }];
+    let granted = host.admin().add_grants(&operator, app, grants);
+    granted.await.unwrap();
+}
+
+/// Declares the function `run` and the secret "currency".
+fn declared() -> String {
+    let run = r#"{"kind":"function","name":"run"}"#;
+    manifest(&[run, r#"{"kind":"secret","name":"currency"}"#])
+}
+
+/// Runs `body`, which leaves a result on the stack, in a plugin that declares its secret.
+async fn result(bench: &TestHost, body: &str) -> (i64, String) {
+    let wasm = module_with(DATA, &declared(), &report(body));
+    bench.result_of(wasm, Call::function("run")).await
 }
 
 async fn bench() -> TestHost {
@@ -64,18 +84,19 @@ async fn output(host: &Host, plugin: &Plugin) -> String {
 #[tokio::test]
 async fn absent_settings_differ_from_empty_ones() {
     let bench = bench().await;
+    grant(&bench.host, &bench.app, DATA).await;
     for import in ["config_get", "secret_get"] {
-        let (status, message) = bench.result(DATA, &read(import, DATA)).await;
+        let (status, message) = result(&bench, &read(import, DATA)).await;
         assert_eq!(Status::from_code(status), Some(Status::NotFound));
         assert!(message.contains("currency"), "{message}");
     }
     set_config(&bench.host, &bench.app, DATA, "").await;
-    assert_eq!(bench.result(DATA, &read("config_get", DATA)).await.0, 0);
+    assert_eq!(result(&bench, &read("config_get", DATA)).await.0, 0);
     // The secret of the same name is still absent.
-    let (status, _) = bench.result(DATA, &read("secret_get", DATA)).await;
+    let (status, _) = result(&bench, &read("secret_get", DATA)).await;
     assert_eq!(Status::from_code(status), Some(Status::NotFound));
     set_secret(&bench.host, &bench.app, DATA, b"").await;
-    assert_eq!(bench.result(DATA, &read("secret_get", DATA)).await.0, 0);
+    assert_eq!(result(&bench, &read("secret_get", DATA)).await.0, 0);
 }
 
 #[tokio::test]
@@ -116,7 +137,7 @@ async fn long_settings_are_returned_through_the_result_slot() {
              (drop (call $output_write (i32.const 1024) (local.get $len)))
              (i32.const 0)"
         );
-        let plugin = bench.load(module(DATA, &body)).await;
+        let plugin = bench.load(module_with(DATA, &declared(), &body)).await;
         assert_eq!(output(&bench.host, &plugin).await, long, "{import}");
     }
 }
@@ -129,11 +150,16 @@ async fn apps_read_only_their_own_settings() {
     set_config(&bench.host, &bench.app, DATA, "EUR").await;
     set_secret(&bench.host, &bench.app, DATA, SECRET.as_bytes()).await;
     let both = [write("config_get", DATA), write("secret_get", DATA)].concat();
-    let wasm = module_with(DATA, LINE_BREAK, &format!("{both} (i32.const 0)"));
+    let wasm = module_with(
+        DATA,
+        &format!("{LINE_BREAK} {}", declared()),
+        &format!("{both} (i32.const 0)"),
+    );
     let own = bench.load(wasm.clone()).await;
     assert_eq!(output(&bench.host, &own).await, format!("EUR\n{SECRET}\n"));
+    grant(&bench.host, &other, DATA).await;
     for import in ["config_get", "secret_get"] {
-        let wasm = module(DATA, &report(&read(import, DATA)));
+        let wasm = module_with(DATA, &declared(), &report(&read(import, DATA)));
         let foreign = bench.host.load(&other, wasm).await.unwrap();
         let call = Call::function("run");
         let result = bench.host.call(&foreign, call).await.unwrap().output;
@@ -205,7 +231,7 @@ fn before_and_after(fields: &str, between: &str) -> Vec<u8> {
 #[tokio::test]
 async fn run_sees_the_settings_of_its_start() {
     let bench = changing().await;
-    let plugin = bench.load(before_and_after("", "")).await;
+    let plugin = bench.load(before_and_after(&declared(), "")).await;
     let seen = output(&bench.host, &plugin).await;
     assert_eq!(seen, "EUR\nold\nEUR\nold\n");
     let seen = output(&bench.host, &plugin).await;
@@ -215,7 +241,10 @@ async fn run_sees_the_settings_of_its_start() {
 #[tokio::test]
 async fn rerun_of_a_transaction_sees_the_settings_of_the_first_run() {
     let bench = changing().await;
-    let declare = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
+    let declare = manifest(&[
+        r#"{"kind":"function","name":"run","transaction":true}"#,
+        r#"{"kind":"secret","name":"currency"}"#,
+    ]);
     // Reads the entry "c" that `meanwhile` changes, and writes "u": the first run is in conflict.
     let uses = "(drop (call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)))
         (drop (call $kv_increment (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 1)
@@ -253,17 +282,17 @@ async fn host_without_the_key_reports_an_internal_error_without_details() {
             host: host(keyring),
             app: app.clone(),
         };
-        let (status, message) = bench.result(DATA, &read("secret_get", DATA)).await;
+        let (status, message) = result(&bench, &read("secret_get", DATA)).await;
         assert_eq!(Status::from_code(status), Some(Status::Internal));
         let text =
             "internal error: the operator can find the cause in the host's log by request id";
         assert_eq!(message, text);
         // Configuration values need no key.
-        assert_eq!(bench.result(DATA, &read("config_get", DATA)).await.0, 3);
+        assert_eq!(result(&bench, &read("config_get", DATA)).await.0, 3);
     }
     // Nothing was destroyed.
     let sealing = TestHost { host: sealing, app };
-    let secret = sealing.result(DATA, &read("secret_get", DATA)).await.0;
+    let secret = result(&sealing, &read("secret_get", DATA)).await.0;
     assert_eq!(secret, SECRET.len() as i64);
 }
 
@@ -320,7 +349,11 @@ async fn failures_of_a_run_do_not_contain_the_secret_that_it_has_read() {
         "(drop (call $log (i32.const 1) (i32.const 1024) (i32.const -1))) (i32.const 0)",
     ] {
         let plugin = bench
-            .load(module(DATA, &format!("(drop {read}) {end}")))
+            .load(module_with(
+                DATA,
+                &declared(),
+                &format!("(drop {read}) {end}"),
+            ))
             .await;
         let failed = bench.host.call(&plugin, Call::function("run")).await;
         let failed = failed.unwrap_err();

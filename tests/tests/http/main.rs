@@ -9,6 +9,7 @@ mod cost;
 mod entries;
 mod events;
 mod faults;
+mod grants;
 mod idempotency;
 mod limits;
 mod logs;

@@ -2,7 +2,7 @@
 
 use crate::openapi::{OF_A_SHOP, document, operations};
 use kvasm::service::Keyring;
-use kvasm_tests::guests::module;
+use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::server::{ApiResponse, Server, answer};
 use serde_json::{Value, json};
 
@@ -174,7 +174,14 @@ async fn no_response_contains_a_secret() {
     for end in ["unreachable", "(i32.const 1)"] {
         let get =
             "(drop (call $secret_get (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 99)))";
-        let wasm = module("n", &format!("{get} {end}"));
+        let declared = manifest(&[
+            r#"{"kind":"function","name":"run"}"#,
+            r#"{"kind":"secret","name":"n"}"#,
+        ]);
+        let wasm = module_with("n", &declared, &format!("{get} {end}"));
+        let grants = json!({ "grants": [{ "kind": "secret", "name": "n" }] });
+        let granted = server.root.json("POST", "/v1/apps/shop/grants", grants);
+        granted.await.expect(200);
         server.root.upload("shop", wasm).await.expect(201);
         let failed = server.root.call("shop", "run", "").await;
         assert_eq!(failed.status, 500, "{}", failed.text());

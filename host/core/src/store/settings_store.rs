@@ -1,10 +1,12 @@
-//! The settings of apps: configuration values and sealed secrets.
+//! The settings of apps: configuration values and sealed secrets; and what apps grant.
 
 use super::StoreError;
-use crate::{AppId, Audit, KeyId, Resealed, SettingKind, SettingName, SettingValue, Settings};
+use crate::{
+    AppId, Audit, Grant, KeyId, Resealed, SettingKind, SettingName, SettingValue, Settings,
+};
 use async_trait::async_trait;
 
-/// The settings of apps. A method that takes an [`Audit`] is an operation, as in
+/// The settings and grants of apps. A method that takes an [`Audit`] is an operation, as in
 /// [`Registry`](super::Registry).
 ///
 /// The store never sees a secret, only what a key has sealed. It records the *current key*: a
@@ -12,7 +14,7 @@ use async_trait::async_trait;
 /// key once a rotation has begun.
 #[async_trait]
 pub trait SettingsStore: Send + Sync {
-    /// Returns all settings of an app, from one snapshot; none if it does not exist.
+    /// Returns all settings and grants of an app, from one snapshot; none if it does not exist.
     async fn settings(&self, app: AppId) -> Result<Settings, StoreError>;
 
     /// Sets one setting. The operation becomes the [`version`](Settings::version) of the app's
@@ -42,6 +44,31 @@ pub trait SettingsStore: Send + Sync {
         name: SettingName,
         audit: Audit,
     ) -> Result<bool, StoreError>;
+
+    /// Adds grants to an app; those that it has stay as they are. Returns the number added. The
+    /// operation becomes the [`version`](Settings::version) of the app's settings.
+    ///
+    /// # Errors
+    /// [`StoreError::AppNotFound`]; [`StoreError::Quota`] above
+    /// [`GRANTS_MAX`](crate::GRANTS_MAX).
+    async fn add_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError>;
+
+    /// Removes grants from an app. Returns the number removed. The operation becomes the
+    /// [`version`](Settings::version) of the app's settings. The active version stays active.
+    ///
+    /// # Errors
+    /// [`StoreError::AppNotFound`].
+    async fn remove_grants(
+        &self,
+        app: AppId,
+        grants: Vec<Grant>,
+        audit: Audit,
+    ) -> Result<u64, StoreError>;
 
     /// Replaces those of the secrets that are still as they were. Their times stay. Returns the
     /// number replaced.

@@ -1,6 +1,6 @@
 //! Errors of a store.
 
-use crate::{KeyId, PluginVersion, Resource};
+use crate::{KeyId, PluginVersion, Resource, Unmet};
 use thiserror::Error;
 
 /// Why a store refused or failed an operation.
@@ -84,6 +84,9 @@ pub enum StoreError {
     /// The plugin version is active and cannot be deleted.
     #[error("plugin version {0} is active")]
     PluginActive(PluginVersion),
+    /// The app does not meet needs of the version, which was not activated; nothing was changed.
+    #[error("the app does not meet {} needs of the plugin version", .0.len())]
+    NeedsUnmet(Vec<Unmet>),
     /// There is no plugin version to roll back to.
     #[error("there is no plugin version to roll back to")]
     NothingToRollBackTo,

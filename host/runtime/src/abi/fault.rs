@@ -61,6 +61,8 @@ fn invalid_status(invalid: &Invalid) -> Status {
         | Invalid::OutOfRange { .. }
         | Invalid::Malformed { .. }
         | Invalid::Schedule { .. }
+        | Invalid::Origin { .. }
+        | Invalid::Url { .. }
         | Invalid::ForeignCursor => Status::Invalid,
     }
 }
@@ -69,7 +71,9 @@ impl From<ServiceError> for Fault {
     fn from(error: ServiceError) -> Fault {
         let status = match &error {
             ServiceError::Invalid(invalid) => invalid_status(invalid),
-            ServiceError::Denied(_) | ServiceError::AppNotFound => Status::Denied,
+            ServiceError::Denied(_) | ServiceError::NotPermitted(_) | ServiceError::AppNotFound => {
+                Status::Denied
+            }
             ServiceError::Conflict { .. } => Status::Conflict,
             ServiceError::NotInteger => Status::Type,
             ServiceError::Overflow => Status::Invalid,
@@ -91,6 +95,8 @@ impl From<ServiceError> for Fault {
             | ServiceError::DeadLetterNotFound
             | ServiceError::PluginActive(_)
             | ServiceError::NothingToRollBackTo
+            | ServiceError::NeedsUnmet(_)
+            | ServiceError::GrantNotFound
             | ServiceError::TokenNotFound
             | ServiceError::ScopeExceeded(_)
             | ServiceError::LifetimeExceeded(_)

@@ -2,6 +2,7 @@
 
 use super::fault::Fault;
 use super::io::function;
+use super::kv::{async_function, at};
 use super::memory::Guest;
 use super::state::{GuestView, HostCalls};
 use kvasm_abi::{MODULE, Range32, Status};
@@ -10,7 +11,7 @@ use wasmtime::{Caller, Linker};
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     function!(linker, "config_get", config_get, (name: u32, len: u32, out: u32, cap: u32));
-    function!(linker, "secret_get", secret_get, (name: u32, len: u32, out: u32, cap: u32));
+    async_function!(linker, "secret_get", secret_get, (name, len, out, cap));
     Ok(())
 }
 
@@ -48,18 +49,19 @@ fn config_get<T: GuestView>(
     guest.answer(out, value)
 }
 
-fn secret_get<T: GuestView>(
+async fn secret_get<T: GuestView>(
     guest: &mut Guest<'_, T>,
-    name: u32,
-    len: u32,
-    out: u32,
-    cap: u32,
+    name: i32,
+    len: i32,
+    out: i32,
+    cap: i32,
 ) -> Result<i64, Fault> {
-    let out = Range32 { ptr: out, len: cap };
+    let out = at(out, cap);
     guest.check("out", out)?;
-    let name = guest.setting_name(name, len)?;
+    let name = guest.setting_name(name.cast_unsigned(), len.cast_unsigned())?;
     let state = guest.state();
-    let secret = state.settings.secret(&state.context.caller, &name)?;
+    let settings = state.settings.clone();
+    let secret = settings.secret(&state.context.caller, &name).await?;
     let secret = secret.ok_or_else(|| not_found("secret", &name))?;
     let (buffer, state) = guest.bytes_and_state("out", out)?;
     let bytes = secret.bytes();

@@ -1,4 +1,4 @@
-//! Settings of apps.
+//! Settings and grants of apps.
 
 statements! {
     /// App, operation. Locks the app until the transaction ends.
@@ -24,10 +24,26 @@ statements! {
     /// App, name, sealed bytes before, sealed bytes, key. After `HOLD_APP`.
     RESEAL = "UPDATE app_settings AS s SET sealed = $4, key_id = $5 WHERE s.app_id = $1 \
         AND s.secret AND s.name = $2 AND s.sealed = $3 RETURNING s.name";
-    /// App: the last change of its settings, and each of them. One row of nulls if it has none.
-    SETTINGS = "SELECT a.settings, s.secret, s.name, s.value, s.sealed, s.key_id, s.updated_at \
-        FROM apps AS a LEFT JOIN app_settings AS s ON s.app_id = a.id \
-        WHERE a.id = $1 AND a.deleted_at IS NULL ORDER BY s.secret, s.name";
+    /// App: the last change of its settings and grants, and each of them. One row of nulls if it has
+    /// none.
+    SETTINGS = "SELECT a.settings, x.kind, x.name, x.value, x.sealed, x.key_id, x.at \
+        FROM apps AS a LEFT JOIN ((SELECT CASE WHEN s.secret THEN 'secret' ELSE 'config' END \
+            AS kind, s.name, s.value, s.sealed, s.key_id, s.updated_at AS at \
+            FROM app_settings AS s WHERE s.app_id = $1) \
+            UNION ALL (SELECT 'grant', g.kind, g.subject, NULL, NULL, g.granted_at \
+            FROM app_grants AS g WHERE g.app_id = $1)) AS x ON true \
+        WHERE a.id = $1 AND a.deleted_at IS NULL \
+        ORDER BY x.kind COLLATE \"C\", x.name COLLATE \"C\", x.value COLLATE \"C\"";
+    /// App, kind, subject, time. Returns a row if it is new. After `HOLD_APP`.
+    ADD_GRANT = "INSERT INTO app_grants AS g (app_id, kind, subject, granted_at) \
+        VALUES ($1, $2, $3, $4) ON CONFLICT (app_id, kind, subject) DO NOTHING RETURNING g.kind";
+    /// App: the number of its grants.
+    GRANTS_USED = "SELECT count(*) FROM app_grants AS g WHERE g.app_id = $1";
+    /// App, kind, subject. After `HOLD_APP`.
+    REMOVE_GRANT = "DELETE FROM app_grants AS g WHERE g.app_id = $1 AND g.kind = $2 \
+        AND g.subject = $3 RETURNING g.kind";
+    /// App: all of its grants, when it is deleted.
+    REVOKE_ALL = "DELETE FROM app_grants AS g WHERE g.app_id = $1";
     /// Key: makes it the current one if there is none.
     FIRST_SECRETS_KEY = "UPDATE registry AS r SET secrets_key = $1 \
         WHERE r.id = 1 AND r.secrets_key IS NULL";

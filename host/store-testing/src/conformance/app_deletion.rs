@@ -4,14 +4,15 @@
 use super::Kit;
 use super::app_settings::{config, sealed, set_setting};
 use super::event_kit::trigger;
+use super::grants::grant;
 use super::kit::{
     Tenant, app, audit_row, bytes, collection, key, list, reap, reap_step, set, token,
 };
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Audit, DeadLetterFilter, DeadReason, PluginVersion, Schedule, Settings, Timestamp,
-    Verdict, Watch,
+    AppId, Audit, DeadLetterFilter, DeadReason, Grant, PluginVersion, Schedule, Settings,
+    Timestamp, Verdict, Watch,
 };
 use uuid::Uuid;
 
@@ -42,6 +43,7 @@ async fn full(kit: &Kit, entries: usize) -> Tenant {
     set_setting(&app, "n", sealed(1, "s"))
         .await
         .expect("a secret");
+    grant(&app, vec![Grant::Timers]).await.expect("a grant");
     app
 }
 

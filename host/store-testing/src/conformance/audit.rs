@@ -10,7 +10,7 @@ use super::kit::{
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    AppId, AppLimits, Applied, Audit, Commit, DeadLetterFilter, DeadReason, DeliveryFilter,
+    AppId, AppLimits, Applied, Audit, Commit, DeadLetterFilter, DeadReason, DeliveryFilter, Grant,
     LimitsPatch, Op, PluginVersion, SettingKind, TRIGGERS_MAX, Timestamp, Token, TokenId,
     TriggerDeletion, Verdict,
 };
@@ -100,6 +100,8 @@ pub(super) fn changes(tenant: &Tenant) -> Vec<NamedOperation> {
         store.set_setting(id, setting_name("n"), config("a"), row).await.map(changed);
         store.set_setting(id, setting_name("n"), sealed(1, "a"), row).await.map(changed);
         store.unset_setting(id, SettingKind::Config, setting_name("n"), row).await;
+        store.add_grants(id, vec![Grant::Timers], row).await.map(|count| count > 0);
+        store.remove_grants(id, vec![Grant::Timers], row).await.map(|count| count > 0);
         store.set_secrets_key(key_id(2), row).await;
         store.reseal_secrets(id, vec![resealed("n", "a", sealed(2, "b"))], row).await.map(|count| count > 0);
         store.unset_setting(id, SettingKind::Secret, setting_name("n"), row).await;
@@ -185,6 +187,8 @@ pub async fn no_op_writes_no_audit_row(kit: Kit) {
         store.discard(id, DeadLetterFilter::default(), 9, row).await.map(|count| count > 0);
         store.unset_setting(id, SettingKind::Secret, setting_name("n"), row).await;
         store.reseal_secrets(id, vec![resealed("n", "a", sealed(1, "b"))], row).await.map(|count| count > 0);
+        store.add_grants(id, vec![], row).await.map(|count| count > 0);
+        store.remove_grants(id, vec![Grant::Timers], row).await.map(|count| count > 0);
     };
     for (shown, operation) in operations {
         let changed = operation(Arc::clone(&kit.store), row()).await;
@@ -232,6 +236,8 @@ pub async fn failed_operation_writes_no_audit_row(kit: Kit) {
         store.set_setting(never, setting_name("n"), config("a"), row).await.map(changed);
         store.unset_setting(never, SettingKind::Config, setting_name("n"), row).await;
         store.reseal_secrets(never, vec![], row).await.map(changed);
+        store.add_grants(never, vec![Grant::Timers], row).await.map(changed);
+        store.remove_grants(never, vec![Grant::Timers], row).await.map(changed);
     };
     for (shown, operation) in operations {
         let failed = operation(Arc::clone(&kit.store), tenant.audit_row("test")).await;

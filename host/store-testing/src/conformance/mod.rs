@@ -26,6 +26,7 @@ pub mod expiry;
 pub mod expiry_sweep;
 pub mod generations;
 pub mod get_many;
+pub mod grants;
 pub mod increments;
 pub mod json;
 pub mod kit;
@@ -427,6 +428,17 @@ macro_rules! conformance {
                 module_is_removed_with_the_last_app_that_uses_it,
                 large_values_are_reaped_in_small_steps,
                 old_and_excess_audit_rows_are_pruned,
+            }
+            grants {
+                grants_are_added_listed_and_removed,
+                grants_are_bounded_in_number,
+                change_of_grants_is_a_change_of_settings,
+                grants_of_apps_are_separate_and_end_with_the_app,
+                version_is_activated_only_with_all_of_its_needs,
+                refused_deploy_adds_no_version,
+                grant_of_another_app_meets_no_need,
+                wildcard_grant_meets_the_needs_that_it_covers,
+                activation_raced_with_a_revocation_comes_first_or_is_refused,
             }
             event_limits {
                 deliveries_per_write_are_limited,

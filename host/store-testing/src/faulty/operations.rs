@@ -10,10 +10,10 @@ use kvasm_core::store::{
 use kvasm_core::{
     AnswerId, App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed,
     DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule,
-    Entry, FailOutcome, FailedAttempt, Generation, KeptAnswer, Key, KeyId, LeaseToken, LimitsPatch,
-    ListPage, ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue, Resealed,
-    SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings, Timestamp,
-    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    Entry, FailOutcome, FailedAttempt, Generation, Grant, KeptAnswer, Key, KeyId, LeaseToken,
+    LimitsPatch, ListPage, ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue,
+    Resealed, SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings,
+    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use uuid::Uuid;
 
@@ -136,6 +136,9 @@ operations! {
         UnsetSetting: unset_setting(
             app: AppId, kind: SettingKind, name: SettingName, audit: Audit
         ) -> bool, of Some(app);
+        AddGrants: add_grants(app: AppId, grants: Vec<Grant>, audit: Audit) -> u64, of Some(app);
+        RemoveGrants: remove_grants(app: AppId, grants: Vec<Grant>, audit: Audit)
+            -> u64, of Some(app);
         ResealSecrets: reseal_secrets(app: AppId, secrets: Vec<Resealed>, audit: Audit)
             -> u64, of Some(app);
         SetSecretsKey: set_secrets_key(key: KeyId, audit: Audit) -> bool, of None;
