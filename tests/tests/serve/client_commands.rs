@@ -46,7 +46,7 @@ fn repeated_call_with_a_key_prints_the_kept_answer() {
     let json: Value = serde_json::from_str(&pay("b", &["--json"]).stdout).unwrap();
     assert_eq!(json["replayed"], false, "{json}");
     assert_eq!(ok(&home, &["kv", "get", "shop", "c", "n"]).trim(), "2");
-    fails(&pay("b", &["--input", "other"]), 1, "another request");
+    fails(&pay("b", &["--input", "other"]), 2, "another request");
     fails(&pay("a key", &[]), 2, "idempotency key");
 }
 
