@@ -1,6 +1,6 @@
 //! Guests, and hosts that run them.
 
-use kvasm::model::{App, AppId, AppName, Batch, Commit, Limits, Op, Timestamp};
+use kvasm::model::{App, AppId, AppName, Batch, Commit, Grant, Limits, Op, Timestamp};
 use kvasm::store::Store;
 use kvasm::wasmtime::{Caller, WasmRet};
 use kvasm::{Call, CallFailure, Host, HostBuilder, Invocation, Plugin, Response};
@@ -130,6 +130,16 @@ impl TestHost {
             .await
             .unwrap();
         TestHost { host, app }
+    }
+
+    /// Grants a permission to the app's plugins.
+    pub async fn grant(&self, grant: Grant) {
+        let operator = self.host.operator("test");
+        let grants = self
+            .host
+            .admin()
+            .add_grants(&operator, &self.app, vec![grant]);
+        grants.await.unwrap();
     }
 
     /// Loads a module for the app.

@@ -67,15 +67,15 @@ impl DeclaredNeeds {
                 };
                 insert(&what, &mut self.secrets, name, need)
             }
-            Declaration::Timers {} => {
+            // Who handles timers sets them.
+            Declaration::Timers {} | Declaration::OnTimer { .. } => {
                 self.timers = true;
                 Ok(())
             }
             Declaration::Function { .. }
             | Declaration::Http { .. }
             | Declaration::OnChange { .. }
-            | Declaration::Cron { .. }
-            | Declaration::OnTimer { .. } => Ok(()),
+            | Declaration::Cron { .. } => Ok(()),
         }
     }
 

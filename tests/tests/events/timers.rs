@@ -93,7 +93,7 @@ async fn timer_of_a_transaction_fires_once_with_its_payload() {
             (i32.const 2) (i32.const 1) (i32.const 0)))";
     let run = format!("{} (i32.const 0)", set(50));
     stage
-        .deploy(plugin(&run, &format!("{COUNT} {keep} (i32.const 0)")))
+        .deploy_with_timers(plugin(&run, &format!("{COUNT} {keep} (i32.const 0)")))
         .await;
     let called = Timestamp::now();
     stage.call("run", "").await;
@@ -111,7 +111,7 @@ async fn timer_of_a_failed_run_is_never_set() {
     let stage = EventHost::new().await;
     for end in ["(i32.const 1)", "unreachable"] {
         stage
-            .deploy(plugin(&format!("{} {end}", set(0)), "(i32.const 0)"))
+            .deploy_with_timers(plugin(&format!("{} {end}", set(0)), "(i32.const 0)"))
             .await;
         stage.try_call("run", "").await.unwrap_err();
         assert_eq!(stage.timers().await, 0, "{end}");
@@ -122,7 +122,7 @@ async fn timer_of_a_failed_run_is_never_set() {
         .await;
     let cancel = "(drop (call $timer_cancel (i32.const 3) (i32.const 1)))";
     stage
-        .deploy(plugin(&format!("{cancel} (i32.const 1)"), "(i32.const 0)"))
+        .deploy_with_timers(plugin(&format!("{cancel} (i32.const 1)"), "(i32.const 0)"))
         .await;
     stage.try_call("run", "").await.unwrap_err();
     assert_eq!(stage.timers().await, 1);
@@ -143,7 +143,7 @@ async fn transaction_sees_its_own_timers() {
         set(1 << 30),
     ];
     stage
-        .deploy(plugin(
+        .deploy_with_timers(plugin(
             &format!("{} (i32.const 0)", steps.join(" ")),
             "(i32.const 0)",
         ))
@@ -160,7 +160,9 @@ async fn transaction_sees_its_own_timers() {
         returns(1, cancel),
         returns(0, cancel)
     );
-    stage.deploy(plugin(&only, "(i32.const 0)")).await;
+    stage
+        .deploy_with_timers(plugin(&only, "(i32.const 0)"))
+        .await;
     stage.call("run", "").await;
     assert_eq!(stage.timers().await, 0);
 }
@@ -188,7 +190,7 @@ async fn transaction_that_saw_another_state_of_a_timer_is_rerun() {
          (drop (call $output_write (i32.const 64) (i32.const 8))) (i32.const 0)"
     );
     let wasm = plugin_with(&[TRANSACTION, ON_TIMER], import, &run, "(i32.const 0)");
-    stage.deploy(wasm).await;
+    stage.deploy_with_timers(wasm).await;
     assert_eq!(stage.call("run", "").await, 1_i64.to_le_bytes());
     assert_eq!(stage.timers().await, 0);
 }
@@ -206,7 +208,7 @@ async fn handler_may_set_its_own_timer_again() {
         set(1)
     );
     let run = format!("{} (i32.const 0)", set(0));
-    stage.deploy(plugin(&run, &again)).await;
+    stage.deploy_with_timers(plugin(&run, &again)).await;
     stage.start_with(without_polling());
     stage.call("run", "").await;
     stage.wait_until_idle().await;
@@ -245,7 +247,7 @@ async fn run_of_a_timer_that_was_cancelled_meanwhile_has_no_effect() {
     let run = format!("{} (i32.const 0)", set(0));
     let handler = format!("(call $meanwhile) {COUNT} (i32.const 0)");
     stage
-        .deploy(plugin_with(
+        .deploy_with_timers(plugin_with(
             &[TRANSACTION, ON_TIMER],
             import,
             &run,
@@ -273,17 +275,17 @@ async fn timer_calls_the_version_that_is_active_when_it_fires() {
     let mut stage = EventHost::new().await;
     stage.stop().await;
     stage
-        .deploy(plugin(&format!("{} (i32.const 0)", set(0)), "unreachable"))
+        .deploy_with_timers(plugin(&format!("{} (i32.const 0)", set(0)), "unreachable"))
         .await;
     stage.call("run", "").await;
-    stage.deploy(counter()).await;
+    stage.deploy_with_timers(counter()).await;
     stage.start();
     stage.wait_until_idle().await;
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("1"));
     stage.stop().await;
     stage.call("run", "").await;
     stage
-        .deploy(module_with("", &manifest(&[TRANSACTION]), "(i32.const 0)"))
+        .deploy_with_timers(module_with("", &manifest(&[TRANSACTION]), "(i32.const 0)"))
         .await;
     stage.start();
     until("the timer is dead", async || {
@@ -297,14 +299,14 @@ async fn timer_calls_the_version_that_is_active_when_it_fires() {
         letter.error
     );
     // Once a version has it again, the dead letter can be replayed.
-    stage.deploy(counter()).await;
+    stage.deploy_with_timers(counter()).await;
     stage.replay().await;
     stage.wait_until_idle().await;
     assert_eq!(stage.get("d", "k").await.as_deref(), Some("2"));
 }
 
 async fn fire_on([mut one, mut two]: [EventHost; 2]) {
-    one.deploy(counter()).await;
+    one.deploy_with_timers(counter()).await;
     let options = DispatchOptions {
         poll: Duration::from_millis(5),
         ..DispatchOptions::default()
@@ -343,7 +345,7 @@ async fn two_hosts_on_postgres_fire_each_timer_once() {
 async fn stored_timers_wake_the_dispatcher_without_polling() {
     let mut stage = EventHost::sqlite().await;
     stage.stop().await;
-    stage.deploy(counter()).await;
+    stage.deploy_with_timers(counter()).await;
     let now = Timestamp::now();
     for n in 0..20 {
         let time = TimerTime::At(now.plus_ms(500 + 50 * n));
@@ -363,7 +365,7 @@ async fn due_timers_of_one_app_do_not_delay_that_of_another() {
     let mut many = EventHost::over(store, Box::new(folder)).await;
     let one = many.neighbour("one").await;
     for stage in [&many, &one] {
-        stage.deploy(counter()).await;
+        stage.deploy_with_timers(counter()).await;
     }
     let due = TimerTime::At(Timestamp::now());
     many.set_timers((0..TIMERS).map(|n| n.to_string()), due)
@@ -395,7 +397,7 @@ fn deferring() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deferred_delivery_is_run_again_and_counts_no_attempt() {
     let stage = EventHost::new().await;
-    stage.deploy(deferring()).await;
+    stage.deploy_with_timers(deferring()).await;
     let before = Timestamp::now();
     stage.set("c", "k", "1").await;
     until("it was deferred", async || {
@@ -420,8 +422,8 @@ async fn deferred_delivery_is_run_again_and_counts_no_attempt() {
 async fn handlers_that_defer_for_ever_leave_room_for_other_apps() {
     let stage = EventHost::new().await;
     let other = stage.neighbour("other").await;
-    stage.deploy(deferring()).await;
-    other.deploy(counter()).await;
+    stage.deploy_with_timers(deferring()).await;
+    other.deploy_with_timers(counter()).await;
     for n in 0..200 {
         stage.set("c", &n.to_string(), "1").await;
     }
@@ -442,7 +444,9 @@ async fn deferral_for_an_invalid_time_is_a_failure() {
     let stage = EventHost::new().await;
     let watch = manifest(&[r#"{"kind":"on_change","name":"run","collection":"c"}"#]);
     let later = "(drop (call $output_write (i32.const 4) (i32.const 3))) (i32.const 4)";
-    stage.deploy(module_with(DATA, &watch, later)).await;
+    stage
+        .deploy_with_timers(module_with(DATA, &watch, later))
+        .await;
     stage.set("c", "k", "1").await;
     until("it has failed", async || {
         let [delivery] = stage.outstanding().await.try_into().unwrap();

@@ -2,7 +2,7 @@
 //! no timer.
 
 use kvasm::Call;
-use kvasm::model::{AppId, Limits, Principal, Scope};
+use kvasm::model::{AppId, AppName, DeliveryFilter, Grant, Limits, Principal, Scope, Timestamp};
 use kvasm_abi::{Status, TIMER_AFTER_MS_MAX, TIMER_AT_MS_MAX};
 use kvasm_tests::guests::{TestHost, manifest, module_with, report};
 
@@ -31,6 +31,13 @@ fn plugin(run: &str, body: &str) -> Vec<u8> {
     module_with(DATA, &fields, &format!("(call $grow) {}", report(body)))
 }
 
+/// A host whose app grants timers.
+async fn bench() -> TestHost {
+    let bench = TestHost::new().await;
+    bench.grant(Grant::Timers).await;
+    bench
+}
+
 async fn timers(bench: &TestHost) -> usize {
     let timers = bench.host.store().timers(bench.app.id, None, 100).await;
     timers.unwrap().len()
@@ -38,7 +45,7 @@ async fn timers(bench: &TestHost) -> usize {
 
 #[tokio::test]
 async fn invalid_timers_are_rejected() {
-    let bench = TestHost::new().await;
+    let bench = bench().await;
     let t = (0, 1);
     let value = Limits::default().value_bytes as u32 + 1;
     for run in [RUN, TRANSACTION] {
@@ -100,7 +107,7 @@ async fn invalid_timers_are_rejected() {
 
 #[tokio::test]
 async fn largest_timer_is_accepted() {
-    let bench = TestHost::new().await;
+    let bench = bench().await;
     // Of 256 bytes that are not NUL.
     let name = "(memory.fill (i32.const 1000) (i32.const 97) (i32.const 256))";
     let value = Limits::default().value_bytes as u32;
@@ -130,7 +137,7 @@ async fn largest_timer_is_accepted() {
 
 #[tokio::test]
 async fn plugin_without_a_handler_of_timers_cannot_set_one() {
-    let bench = TestHost::new().await;
+    let bench = bench().await;
     // The last one is a batch that cancels "t".
     let batch = "(block (result i64)
         (i32.store (i32.const 104) (i32.const 1)) (i32.store (i32.const 108) (i32.const 4))
@@ -153,8 +160,55 @@ async fn plugin_without_a_handler_of_timers_cannot_set_one() {
 }
 
 #[tokio::test]
-async fn timers_require_the_scope_to_write_for_a_principal() {
+async fn timers_are_denied_unless_the_app_grants_them_now() {
     let bench = TestHost::new().await;
+    let other = bench.host.create_app(AppName::parse("other").unwrap());
+    let other = other.await.unwrap();
+    let operator = bench.host.operator("test");
+    let admin = bench.host.admin();
+    let granted = admin.add_grants(&operator, &other, vec![Grant::Timers]);
+    granted.await.unwrap();
+    let batch = "(block (result i64)
+        (i32.store (i32.const 104) (i32.const 1)) (i32.store (i32.const 108) (i32.const 4))
+        (i32.store (i32.const 116) (i32.const 1)) (i32.store8 (i32.const 120) (i32.const 116))
+        (call $kv_commit (i32.const 100) (i32.const 21) (i32.const 0) (i32.const 0)))";
+    for run in [RUN, TRANSACTION] {
+        for body in [set((0, 1), 1, 0, 0), cancel((0, 1)), batch.to_owned()] {
+            let plugin = bench.load(plugin(run, &body)).await;
+            let denied = async || {
+                let output = bench.host.call(&plugin, Call::function("run")).await;
+                let output = output.unwrap().output;
+                let status = i64::from_le_bytes(output[..8].try_into().unwrap());
+                let message = String::from_utf8_lossy(&output[8..]).into_owned();
+                let denied = Status::from_code(status) == Some(Status::Denied);
+                assert_eq!(
+                    denied,
+                    message.contains("kvasm grant APP timers"),
+                    "{message}"
+                );
+                denied
+            };
+            assert!(denied().await, "{body}");
+            assert_eq!(timers(&bench).await, 0, "{body}");
+            bench.grant(Grant::Timers).await;
+            assert!(!denied().await, "{body}");
+            let revoked = admin.revoke_grants(&operator, &bench.app, vec![Grant::Timers]);
+            revoked.await.unwrap();
+            let before = timers(&bench).await;
+            assert!(denied().await, "{body}");
+            assert_eq!(timers(&bench).await, before, "{body}");
+            let all = DeliveryFilter::default();
+            let audit = operator.audit("test", None, Timestamp::now(), serde_json::json!({}));
+            let store = bench.host.store();
+            let discarded = store.discard_deliveries(bench.app.id, all, 10, audit);
+            discarded.await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn timers_require_the_scope_to_write_for_a_principal() {
+    let bench = bench().await;
     for (body, run) in [
         (set((0, 1), 1, 0, 0), RUN),
         (cancel((0, 1)), RUN),
@@ -177,7 +231,7 @@ async fn timers_require_the_scope_to_write_for_a_principal() {
 
 #[tokio::test]
 async fn manifest_with_a_wrong_handler_of_timers_is_rejected() {
-    let bench = TestHost::new().await;
+    let bench = bench().await;
     let handler = "(func (export \"due\") (result i32) (i32.const 0))";
     for (line, words) in [
         (r#"{"kind":"on_timer","name":"due"}"#, "must be named"),

@@ -24,7 +24,14 @@ fn plugin() -> Vec<u8> {
 
 async fn shop(timers: &[&str]) -> Server {
     let server = Server::start().await;
-    server.deployed("shop", plugin()).await;
+    server.app("shop", true).await;
+    let grant = json!({ "grants": [{ "kind": "timers" }] });
+    let granted = server
+        .root
+        .json("POST", "/v1/apps/shop/grants", grant)
+        .await;
+    granted.expect(200);
+    server.root.upload("shop", plugin()).await.expect(201);
     for timer in timers {
         server.root.call("shop", "run", *timer).await.expect(200);
     }

@@ -54,6 +54,9 @@ fn timers_survive_sigkill_and_fire_once() {
     let options = ["--store", &store, "--set", "limits.wall_time=1s"];
     let server = home.start(&options);
     server.create_app("demo");
+    let grant = br#"{"grants":[{"kind":"timers"}]}"#;
+    let granted = server.admin("POST", "/v1/apps/demo/grants", "application/json", grant);
+    granted.ok();
     let path = "/v1/apps/demo/plugins";
     let deployed = server.admin("POST", path, "application/wasm", &plugin());
     deployed.ok();

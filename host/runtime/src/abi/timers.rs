@@ -34,8 +34,8 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
     Ok(())
 }
 
-/// Returns an error unless the plugin may set and cancel timers. Every use passes here first, so this
-/// is the place to check the permission for timers (`Permissions::allows_timers`).
+/// Returns an error unless the plugin handles timers, and the app grants them now. Every use passes
+/// here first.
 pub(super) async fn require_timers<T: GuestView>(guest: &mut Guest<'_, T>) -> Result<(), Fault> {
     if !guest.state().handles_timers {
         return Err(Fault::Status(
@@ -45,6 +45,10 @@ pub(super) async fn require_timers<T: GuestView>(guest: &mut Guest<'_, T>) -> Re
                 .to_owned(),
         ));
     }
+    let state = guest.state();
+    let settings = state.settings.clone();
+    let permissions = state.meter.exclude(settings.current_permissions()).await?;
+    permissions.allows_timers().map_err(ServiceError::from)?;
     Ok(())
 }
 
