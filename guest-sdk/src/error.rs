@@ -22,7 +22,8 @@ pub enum Error {
     NotFound(String),
     /// A precondition failed: the entry does not have the expected version.
     Conflict(String),
-    /// The caller of this invocation lacks the capability.
+    /// The caller of this invocation lacks the capability; or a use that the plugin does not declare
+    /// or its app does not grant ([`needs!`](crate::needs)).
     Denied(String),
     /// An invalid argument: an empty collection or key, a NUL, malformed JSON, a foreign
     /// cursor; or an increment beyond the range of an `i64`.

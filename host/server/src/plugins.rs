@@ -91,6 +91,8 @@ pub(super) async fn upload(
     let limit = shared.host.limits().module_bytes;
     let wasm = body::read(&shared, body, limit).await?;
     let active = params.activate.unwrap_or(true);
+    // First, so that nothing can fail once the version is stored.
+    let before = shared.host.admin().active_needs(&actor, &app).await?;
     let deployed = shared.host.deploy(&actor, &app, wasm, active).await?;
     let (version, digest, exports) = deployed;
     let Exports {
@@ -99,11 +101,7 @@ pub(super) async fn upload(
         triggers,
         needs,
     } = exports;
-    let changes = shared
-        .host
-        .admin()
-        .need_changes(&actor, &app, &needs)
-        .await?;
+    let changes = needs.changes_from(&before);
     let deployed = Deployed {
         version: version.0,
         active,

@@ -1,7 +1,7 @@
 //! Administration of what an app grants to its plugins.
 
 use super::{Actor, Admin, ServiceError};
-use kvasm_core::{App, Capability, Grant, Granted, NeedChanges, Needs, Timestamp};
+use kvasm_core::{App, Capability, Grant, Granted, Needs, Timestamp};
 use serde_json::json;
 
 impl Admin {
@@ -52,23 +52,19 @@ impl Admin {
         }
     }
 
-    /// Returns how the grants that a new version needs differ from those that the active one needs.
+    /// Returns what the active version needs; nothing if there is none.
     ///
     /// # Errors
     /// [`ServiceError::Denied`] without `plugin:deploy` of the app.
-    pub async fn need_changes(
-        &self,
-        actor: &Actor,
-        app: &App,
-        needs: &Needs,
-    ) -> Result<NeedChanges, ServiceError> {
+    pub async fn active_needs(&self, actor: &Actor, app: &App) -> Result<Needs, ServiceError> {
         actor.require(Capability::PluginDeploy(app.id))?;
         let active = match app.active {
             Some(active) => self.store.plugin(app.id, active.version).await?,
             None => None,
         };
-        let before = active.map(|plugin| plugin.exports.needs);
-        Ok(needs.changes_from(&before.unwrap_or_default()))
+        Ok(active
+            .map(|plugin| plugin.exports.needs)
+            .unwrap_or_default())
     }
 }
 

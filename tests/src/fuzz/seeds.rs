@@ -366,11 +366,26 @@ const MANIFEST: &str = r#"{"kind":"function","name":"visit","transaction":true}
 {"kind":"on_change","name":"changed","collection":"notes","prefix":"a/","on":["set","delete"]}
 {"kind":"cron","name":"nightly","schedule":"0 3 * * *"}"#;
 
+const NEEDS: &str = r#"{"kind":"http_origin","origin":"https://*.example.com:8443"}
+{"kind":"config","name":"retries","type":"integer","default":3,"description":"How often"}
+{"kind":"config","name":"rules","type":"json","default":{"a":[1]}}
+{"kind":"secret","name":"key","required":true}
+{"kind":"timers"}"#;
+
 fn manifests() -> Seeds {
     let module = r#"(module (@custom "x" "no")
         (@custom "kvasm.plugin.v1" "{\"kind\":\"http\",\"name\":\"h\"}"))"#;
     let mut seeds = texts(&[
         ("every_kind", MANIFEST),
+        ("needs", NEEDS),
+        (
+            "contradictory_needs",
+            r#"{"kind":"secret","name":"a"}{"kind":"secret","name":"a","required":true}"#,
+        ),
+        (
+            "default_of_another_type",
+            r#"{"kind":"config","name":"a","type":"boolean","default":1}"#,
+        ),
         ("blank", " \n"),
         ("unknown_kind", r#"{"kind":"timer","name":"a"}"#),
         ("unknown_field", r#"{"kind":"http","name":"a","x":1}"#),

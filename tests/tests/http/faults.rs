@@ -68,6 +68,8 @@ impl Fixture {
             let set = api.bytes("PUT", &path, "text/plain", "old").await;
             set.expect(204);
         }
+        let granted = json!({ "grants": [{ "kind": "secret", "name": "n" }] });
+        api.json("POST", &path("grants"), granted).await.expect(200);
         let entry = path("kv/entry?collection=x&key=x");
         api.json("PUT", &entry, json!(1)).await.expect(200);
         let tenant = tenant(server, &app);
@@ -139,6 +141,7 @@ impl Fixture {
         let collection = Collection::parse("x").unwrap();
         let keys = ["x", "y"].map(|key| (collection.clone(), Key::parse(key).unwrap()));
         let entries = store.get_many(id, &keys, Timestamp::now(), 1_000).await;
+        let settings = store.settings(id).await.unwrap();
         format!(
             "{app:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {}",
             store.plugins(id, None, 10).await.unwrap(),
@@ -148,7 +151,7 @@ impl Fixture {
             store.tokens(Some(id), None, 10).await.unwrap(),
             store.tokens(None, None, 1_000).await.unwrap(),
             entries.unwrap(),
-            store.settings(id).await.unwrap().rows,
+            (settings.rows, settings.grants),
             store.apps(None, 1_000).await.unwrap().len(),
         )
     }
@@ -195,6 +198,8 @@ fn body(route: &Route, app: &str) -> Body {
             json!({ "all": true })
         }
         ("POST", "timers/cancel" | "timers/run") => json!({ "timer": "t" }),
+        ("POST", "grants") => json!({ "grants": [{ "kind": "timers" }] }),
+        ("POST", "grants/revoke") => json!({ "grants": [{ "kind": "secret", "name": "n" }] }),
         ("POST", "tokens") => json!({ "name": "ci", "scopes": ["app:read"] }),
         _ => return Body::None,
     })

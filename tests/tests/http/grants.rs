@@ -1,7 +1,7 @@
 //! Grants of an app, and versions of its plugin that need them.
 
 use kvasm::model::{App, Scope};
-use kvasm_tests::guests::{manifest, module_with};
+use kvasm_tests::guests::{manifest, module_with, wasm};
 use kvasm_tests::server::{ApiClient, ApiResponse, Server, answer};
 use serde_json::{Value, json};
 
@@ -263,4 +263,57 @@ async fn module_with_invalid_needs_is_refused_with_the_reason() {
     }
     let same = format!("{run} {}", r#"{"kind":"timers"}"#.repeat(10_000));
     upload(&server.root, plugin(&same), false).await.expect(201);
+}
+
+#[tokio::test]
+async fn plugin_of_the_sdk_declares_and_reads_what_it_needs() {
+    let (server, _) = shop().await;
+    let api = &server.root;
+    let uploaded = upload(api, wasm("needs"), false).await.expect(201).json();
+    assert_eq!(
+        uploaded["needs"],
+        json!({
+            "http": ["https://*.example.org:8443", "https://api.example.com"],
+            "config": [
+                { "name": "currency", "type": "string", "required": true, "default": null,
+                  "description": "Currency of new orders" },
+                { "name": "retries", "type": "integer", "required": false, "default": "3",
+                  "description": "How often to try" },
+            ],
+            "secrets": [
+                { "name": "signing_key", "required": false, "description": null },
+                { "name": "stripe-key", "required": true,
+                  "description": "Key of the payment API" },
+            ],
+            "timers": true,
+        })
+    );
+    let added = uploaded["changes"]["added"].clone();
+    grant(api, added).await.expect(200);
+    put(api, "config/currency", "EUR").await;
+    put(api, "secrets/stripe-key", "hunter2").await;
+    put(api, "secrets/other", "hunter3").await;
+    grant(api, json!([{ "kind": "secret", "name": "other" }]))
+        .await
+        .expect(200);
+    let activate = "/v1/apps/shop/plugins/1/activate";
+    api.send("POST", activate).await.expect(200);
+    let read = async || api.call("shop", "read", "").await;
+    assert_eq!(read().await.expect(200).text(), r#"Some(3) Some("EUR") 7"#);
+    put(api, "config/retries", "5").await;
+    assert_eq!(read().await.expect(200).text(), r#"Some(5) Some("EUR") 7"#);
+    let undeclared = api.call("shop", "undeclared", "").await;
+    undeclared.expect_problem(500, "plugin-failed");
+    let detail = undeclared.json()["detail"].as_str().unwrap().to_owned();
+    let why = "the plugin does not declare that it needs the secret \"other\"";
+    assert!(detail.contains(why), "{detail}");
+    let key = json!([{ "kind": "secret", "name": "stripe-key" }]);
+    revoke(api, key).await.expect(200);
+    let revoked = read().await;
+    revoked.expect_problem(500, "plugin-failed");
+    let detail = revoked.json()["detail"].as_str().unwrap().to_owned();
+    assert!(
+        detail.contains("the app does not grant the secret"),
+        "{detail}"
+    );
 }

@@ -193,3 +193,47 @@ fn store_and_server_give_the_same_results() {
     );
     server.stop();
 }
+
+#[test]
+fn token_that_only_deploys_cannot_grant_what_its_plugin_needs() {
+    use kvasm_tests::guests::{manifest, module_with};
+    let home = Home::new();
+    let server = home.start(&[]);
+    login(&home, &server);
+    ok(&home, &["app", "create", "shop"]);
+    let lines = [
+        r#"{"kind":"function","name":"run"}"#,
+        r#"{"kind":"timers"}"#,
+    ];
+    let wasm = module_with("", &manifest(&lines), "(i32.const 0)");
+    let module = home.file("plugin.wasm", &wasm);
+    let create = [
+        "token",
+        "create",
+        "ci",
+        "--app",
+        "shop",
+        "--scope",
+        "plugin:deploy",
+    ];
+    let made = ok(&home, &[&create[..], &["--json"]].concat());
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let secret = made["token"].as_str().unwrap();
+    let as_ci = |words: &[&str]| home.run(&[words, &["--token", secret]].concat());
+    let deploy = ["plugin", "deploy", "shop", &module];
+    fails(
+        &as_ci(&deploy),
+        2,
+        "version 1 of shop is uploaded, but not active",
+    );
+    let all = as_ci(&[&deploy[..], &["--grant-all"]].concat());
+    fails(&all, 2, "version 2 of shop is uploaded, but not active");
+    fails(&all, 2, "app:admin");
+    fails(&as_ci(&["grant", "shop", "timers"]), 2, "app:admin");
+    ok(&home, &["grant", "shop", "timers"]);
+    let deployed = as_ci(&deploy);
+    assert_eq!(deployed.code, 0, "{}", deployed.stderr);
+    let expected = "Version 3 of shop is active: run. New permissions: timers.\n";
+    assert_eq!(deployed.stdout, expected);
+    server.stop();
+}
