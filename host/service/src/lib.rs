@@ -20,6 +20,7 @@ mod kv;
 mod logs;
 mod noop;
 mod notifier;
+mod outbound;
 mod rates;
 mod throttle;
 mod tokens;
@@ -48,6 +49,10 @@ pub use kv::{
 };
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub use notifier::DispatchNotifier;
+pub use outbound::{
+    HttpPermissions, NoHttpPermissions, Outbound, OutboundBlame, OutboundCaller, OutboundError,
+    OutboundRequest, OutboundResponse,
+};
 pub use rates::WriteRates;
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
@@ -65,6 +70,8 @@ pub struct Services {
     pub kv: Arc<dyn Kv>,
     /// Dead letters.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The client of other HTTP servers.
+    pub outbound: Arc<dyn Outbound>,
 }
 
 impl Default for Services {
@@ -72,6 +79,7 @@ impl Default for Services {
         Services {
             kv: Arc::new(noop::Noop),
             dead_letters: Arc::new(noop::Noop),
+            outbound: Arc::new(noop::Noop),
         }
     }
 }
