@@ -38,6 +38,7 @@ fn app(n: usize) -> Result<App> {
         public: false,
         limits: AppLimits::default(),
         active: None,
+        settings: None,
     })
 }
 

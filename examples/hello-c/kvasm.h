@@ -101,6 +101,11 @@ int64_t kvasm_kv_commit(const void *batch, size_t batch_len, void *out, size_t c
 KVASM_IMPORT(dead_letters)
 int64_t kvasm_dead_letters(const char *before, size_t before_len, int32_t limit, char *out,
                            size_t cap);
+/* A configuration value of the app, and a secret; KVASM_NOT_FOUND if it is not set. */
+KVASM_IMPORT(config_get)
+int64_t kvasm_config_get(const char *name, size_t name_len, char *out, size_t cap);
+KVASM_IMPORT(secret_get)
+int64_t kvasm_secret_get(const char *name, size_t name_len, void *out, size_t cap);
 KVASM_IMPORT(result_read) int64_t kvasm_result_read(size_t offset, void *out, size_t len);
 KVASM_IMPORT(error_message) int64_t kvasm_error_message(char *out, size_t cap);
 

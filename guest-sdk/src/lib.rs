@@ -2,7 +2,8 @@
 //!
 //! A plugin is a `cdylib` for `wasm32-unknown-unknown` whose functions carry
 //! [`#[function]`](macro@function). It stores its data in the app's [key-value store](kv) and
-//! logs through the [`log`] crate. One function can serve [HTTP requests](mod@http).
+//! logs through the [`log`] crate. One function can serve [HTTP requests](mod@http). The app's
+//! administrators give it [configuration values](config) and [secrets](secret()).
 //!
 //! ```
 //! use kvasm_guest::{Error, Json, kv};
@@ -45,12 +46,14 @@ extern crate self as kvasm_guest;
     not(target_feature = "atomics")
 ))]
 mod allocator;
+pub mod config;
 mod context;
 pub mod dead_letters;
 mod error;
 mod function;
 pub mod http;
 pub mod kv;
+mod secret;
 mod sys;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
@@ -61,6 +64,7 @@ pub use error::Error;
 pub use function::{Bytes, FromInput, FunctionError, IntoOutput, Json, Refused};
 /// The `log` crate whose lines the SDK sends to the app's log.
 pub use log;
+pub use secret::{Secret, secret};
 pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, ScheduledRun};
 
 /// Turns a function into an export of the plugin that is callable by name.

@@ -44,7 +44,27 @@ pub fn set_context(context: Context) {
     native::set_context(context);
 }
 
-/// Clears this thread's store and dead letters, and resets its clock and context.
+/// Sets a configuration value, which [`config::get`](crate::config::get) returns on this thread.
+///
+/// # Panics
+/// If no app can have a value of this name, or this value.
+pub fn set_config(name: &str, value: impl std::fmt::Display) {
+    if let Err(error) = native::set_config(name, &value.to_string()) {
+        panic!("testing::set_config({name:?}): {error}");
+    }
+}
+
+/// Sets a secret, which [`secret`](crate::secret()) returns on this thread.
+///
+/// # Panics
+/// If no app can have a secret of this name or size.
+pub fn set_secret(name: &str, secret: impl AsRef<[u8]>) {
+    if let Err(error) = native::set_secret(name, secret.as_ref()) {
+        panic!("testing::set_secret({name:?}): {error}");
+    }
+}
+
+/// Clears this thread's store, settings and dead letters, and resets its clock and context.
 pub fn reset() {
     native::reset();
 }

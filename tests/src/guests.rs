@@ -85,7 +85,8 @@ pub fn module_with(data: &str, fields: &str, body: &str) -> Vec<u8> {
 
 /// A custom section in the text format that declares functions and handlers.
 pub fn manifest(lines: &[&str]) -> String {
-    let text: Vec<_> = lines.iter().map(|line| line.replace('"', "\\\"")).collect();
+    let escaped = |line: &&str| line.replace('"', "\\\"").replace('\n', " ");
+    let text: Vec<_> = lines.iter().map(escaped).collect();
     format!("(@custom \"kvasm.plugin.v1\" \"{}\")", text.join(" "))
 }
 

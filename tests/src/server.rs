@@ -2,7 +2,7 @@
 
 use kvasm::model::{App, AppName, Scope, Timestamp};
 use kvasm::server::{ServerOptions, router, serve};
-use kvasm::service::TokenSpec;
+use kvasm::service::{Keyring, TokenSpec};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use kvasm::{Host, HostBuilder};
 use reqwest::header::HeaderMap;
@@ -74,7 +74,13 @@ impl Server {
         secret: Option<String>,
     ) -> Server {
         // Tests build many hosts at once, so each reserves room for few instances.
-        let host = set_up(Host::builder().instances(16)).build().unwrap();
+        let host = set_up(
+            Host::builder()
+                .instances(16)
+                .secrets(Keyring::ephemeral().unwrap()),
+        )
+        .build()
+        .unwrap();
         let secret = match host.admin().bootstrap().await.unwrap() {
             Some(token) => token.reveal(),
             None => secret.expect("the store already has its first token; pass its secret"),

@@ -119,6 +119,8 @@ pub const IMPORTS: &[Import] = &[
     import("kv_get_many", "i32 i32 i32 i32"),
     import("kv_commit", "i32 i32 i32 i32"),
     import("dead_letters", "i32 i32 i32 i32 i32"),
+    import("config_get", "i32 i32 i32 i32"),
+    import("secret_get", "i32 i32 i32 i32"),
     import("result_read", "i32 i32 i32"),
     import("error_message", "i32 i32"),
     import("input_len", ""),

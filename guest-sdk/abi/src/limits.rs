@@ -6,5 +6,7 @@ pub const VALUE_BYTES: usize = 1024 * 1024;
 pub const PAGE_ENTRIES: u32 = 1000;
 /// The maximum size of the keys and values in a page, in bytes. A page holds at least one entry.
 pub const PAGE_BYTES: usize = 1024 * 1024;
+/// The maximum size of a configuration value or a secret, in bytes. It is fixed.
+pub const SETTING_BYTES: usize = 16 * 1024;
 /// The maximum output of an invocation, in bytes.
 pub const OUTPUT_BYTES: usize = 8 * 1024 * 1024;

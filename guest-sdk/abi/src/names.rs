@@ -20,6 +20,11 @@ pub const COLLECTION_BYTES_MAX: usize = 128;
 /// reason.
 pub const KEY_BYTES_MAX: usize = 1024;
 
+/// The maximum length of the name of a configuration value or a secret, in bytes.
+pub const SETTING_BYTES_MAX: usize = 64;
+/// The characters of the name of a configuration value or a secret, for messages.
+pub const SETTING_CHARACTERS: &str = "a-z, A-Z, 0-9, '_', '-' and '.'";
+
 /// Checks the name of a collection: 1 to [`COLLECTION_BYTES_MAX`] bytes of UTF-8 without NUL.
 ///
 /// # Errors
@@ -45,6 +50,29 @@ pub fn bound(bytes: &[u8]) -> Result<&str, TextError> {
     text(bytes, KEY_BYTES_MAX)
 }
 
+/// Checks the name of a configuration value or a secret: 1 to [`SETTING_BYTES_MAX`] of
+/// [`SETTING_CHARACTERS`].
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn setting(bytes: &[u8]) -> Result<&str, SettingNameError> {
+    let name = name(bytes, SETTING_BYTES_MAX).map_err(SettingNameError::Text)?;
+    let allowed = |c: &char| c.is_ascii_alphanumeric() || "_-.".contains(*c);
+    match name.chars().find(|c| !allowed(c)) {
+        Some(found) => Err(SettingNameError::Character(found)),
+        None => Ok(name),
+    }
+}
+
+/// Why bytes are not the name of a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettingNameError {
+    /// They are not valid text.
+    Text(TextError),
+    /// They contain a character that is not allowed.
+    Character(char),
+}
+
 fn name(bytes: &[u8], limit: usize) -> Result<&str, TextError> {
     match bytes {
         [] => Err(TextError::Empty),
@@ -52,7 +80,11 @@ fn name(bytes: &[u8], limit: usize) -> Result<&str, TextError> {
     }
 }
 
-fn text(bytes: &[u8], limit: usize) -> Result<&str, TextError> {
+/// Checks text: at most `limit` bytes of UTF-8 without NUL. It may be empty.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn text(bytes: &[u8], limit: usize) -> Result<&str, TextError> {
     size(bytes.len() as u64, limit)?;
     let text = str::from_utf8(bytes)?;
     match text.contains('\0') {

@@ -77,6 +77,8 @@ mod raw {
             out: *mut u8,
             cap: usize,
         ) -> i64;
+        pub fn config_get(name: *const u8, name_len: usize, out: *mut u8, cap: usize) -> i64;
+        pub fn secret_get(name: *const u8, name_len: usize, out: *mut u8, cap: usize) -> i64;
         pub fn result_read(offset: usize, out: *mut u8, len: usize) -> i64;
         pub fn error_message(out: *mut u8, cap: usize) -> i64;
         pub safe fn input_len() -> i64;
@@ -93,7 +95,8 @@ mod raw {
 const VALUE_GUESS_BYTES: usize = 1024;
 /// The initial buffer size for a page of a list.
 const PAGE_GUESS_BYTES: usize = 4096;
-const MESSAGE_GUESS_BYTES: usize = 256;
+/// The initial buffer size for a message, a configuration value or a secret.
+const TEXT_GUESS_BYTES: usize = 256;
 /// The maximum number of random bytes in one host call.
 const RANDOM_BYTES_MAX: usize = 64 * 1024;
 
@@ -271,6 +274,22 @@ pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
     .map_err(error)
 }
 
+pub(crate) fn config_get(name: &str) -> Result<Vec<u8>, Error> {
+    fill(TEXT_GUESS_BYTES, |out, cap| {
+        // SAFETY: the name is borrowed, and `out` has `cap` bytes.
+        unsafe { raw::config_get(name.as_ptr(), name.len(), out, cap) }
+    })
+    .map_err(error)
+}
+
+pub(crate) fn secret_get(name: &str) -> Result<Vec<u8>, Error> {
+    fill(TEXT_GUESS_BYTES, |out, cap| {
+        // SAFETY: the name is borrowed, and `out` has `cap` bytes.
+        unsafe { raw::secret_get(name.as_ptr(), name.len(), out, cap) }
+    })
+    .map_err(error)
+}
+
 pub(crate) fn input() -> Result<Vec<u8>, Error> {
     let len = length(raw::input_len()).map_err(error)?;
     exactly(len, |out| {
@@ -364,7 +383,7 @@ fn yes_or_no(answer: i64) -> Result<bool, Error> {
 
 /// Returns the error of a status. It must be called before the next host call.
 fn error(code: i64) -> Error {
-    let message = fill(MESSAGE_GUESS_BYTES, |out, cap| {
+    let message = fill(TEXT_GUESS_BYTES, |out, cap| {
         // SAFETY: `out` has `cap` bytes.
         unsafe { raw::error_message(out, cap) }
     });

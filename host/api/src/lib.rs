@@ -4,8 +4,10 @@
 mod batch;
 mod cost;
 mod events;
+mod grants;
 mod limits;
 mod problem;
+mod settings;
 
 pub use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
@@ -14,9 +16,12 @@ pub use cost::CostView;
 pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveriesDone};
 pub use events::{DeliveriesRequest, DeliveryPage, DeliveryView};
 pub use events::{EventView, LettersDone, LettersRequest, TriggerPage, TriggerPut, TriggerView};
+pub use grants::{ConfigNeedView, NeedChangesView, NeedsView, SecretNeedView, UnmetView};
+pub use grants::{GrantList, GrantPage, GrantView, GrantedView, GrantsChanged};
 use limits::given;
 pub use limits::{LimitsChange, LimitsView};
 pub use problem::ProblemView;
+pub use settings::{ConfigPage, ConfigView, SecretPage, SecretView};
 
 use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, PluginRecord, Token, Usage};
 use kvasm_service::LogRecord;
@@ -167,6 +172,9 @@ pub struct PluginView {
     /// Triggers that the plugin declares.
     #[serde(default)]
     pub triggers: Vec<DeclaredView>,
+    /// What it needs from its app.
+    #[serde(default)]
+    pub needs: NeedsView,
     /// The version that this one replaced, which a rollback activates.
     pub replaced: Option<u32>,
     /// When it was uploaded.
@@ -182,6 +190,7 @@ impl PluginView {
             functions,
             http,
             triggers,
+            needs,
         } = plugin.exports.clone();
         PluginView {
             version: plugin.version.0,
@@ -193,6 +202,7 @@ impl PluginView {
             functions,
             http,
             triggers: triggers.iter().map(DeclaredView::from).collect(),
+            needs: NeedsView::from(&needs),
             replaced: plugin.replaced.map(|version| version.0),
             created_at: plugin.created_at.0,
             created_by: plugin.created_by.clone(),
@@ -225,6 +235,12 @@ pub struct Deployed {
     /// Triggers that the plugin declares.
     #[serde(default)]
     pub triggers: Vec<DeclaredView>,
+    /// What it needs from its app.
+    #[serde(default)]
+    pub needs: NeedsView,
+    /// How the grants that it needs differ from those of the version that was active before.
+    #[serde(default)]
+    pub changes: NeedChangesView,
 }
 
 /// The newly active version.
@@ -246,6 +262,9 @@ pub struct Functions {
     /// Triggers that the plugin declares.
     #[serde(default)]
     pub triggers: Vec<DeclaredView>,
+    /// What the version needs from its app.
+    #[serde(default)]
+    pub needs: NeedsView,
 }
 
 /// A token, without its secret.

@@ -1,5 +1,6 @@
 //! Problem documents.
 
+use super::UnmetView;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -28,4 +29,8 @@ pub struct ProblemView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     pub failing: Option<serde_json::Value>,
+    /// For a plugin version that is not activated: the needs that the app does not meet.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub unmet: Vec<UnmetView>,
 }

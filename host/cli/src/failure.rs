@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use kvasm::api::{CostView, EntryRef};
 use kvasm::model::{AppName, Invalid};
 use kvasm::server::PROBLEMS;
-use kvasm::service::ServiceError;
+use kvasm::service::{SecretsError, ServiceError};
 use kvasm::store::StoreError;
 use kvasm::{Blame, CallFailure, LoadError, RuntimeError};
 use std::error::Error;
@@ -161,6 +161,12 @@ impl Failure {
         self
     }
 
+    /// Adds what to do.
+    pub(super) fn with_advice(mut self, advice: &str) -> Failure {
+        self.message = format!("{}. {advice}", self.message);
+        self
+    }
+
     /// Adds what the call used.
     pub(super) fn with_cost(mut self, cost: Option<CostView>) -> Failure {
         self.cost = cost.map(Box::new);
@@ -237,9 +243,11 @@ impl From<StoreError> for Failure {
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
             | StoreError::LastAdmin
+            | StoreError::OtherSecretsKey { .. }
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)
+            | StoreError::NeedsUnmet(_)
             | StoreError::NothingToRollBackTo => Failure::user(error.to_string()),
             StoreError::Unavailable(_)
             | StoreError::Full(_)
@@ -256,8 +264,15 @@ impl From<ServiceError> for Failure {
             ServiceError::Unavailable(cause)
             | ServiceError::Full(cause)
             | ServiceError::Internal(cause) => Failure::host(with_causes(cause)),
+            ServiceError::Secrets(cause) => Failure::host(with_causes(cause)),
             _ => Failure::user(error.to_string()),
         }
+    }
+}
+
+impl From<SecretsError> for Failure {
+    fn from(error: SecretsError) -> Failure {
+        Failure::host(with_causes(&error))
     }
 }
 

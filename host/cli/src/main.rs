@@ -12,6 +12,7 @@ mod delivery;
 mod environment;
 mod failure;
 mod global;
+mod grant;
 mod input;
 mod kv;
 mod log;
@@ -24,6 +25,7 @@ mod profile;
 mod run;
 mod serve;
 mod server_timeout;
+mod settings;
 mod token;
 mod transfer;
 mod trigger;
@@ -44,12 +46,15 @@ Examples:
   kvasm kv set demo notes today '\"rain\"'
   kvasm kv list demo notes --values
   kvasm kv export demo > demo.jsonl
+  kvasm config set demo currency EUR
+  kvasm secret set demo stripe-key < key.txt
+  kvasm grant demo http https://api.example.com
   kvasm trigger set demo index --collection notes
   kvasm dead-letter list demo
 
 Exit codes:
   0  success
-  1  not found (kv get, kv has, kv delete; dead-letter show, replay, discard; delivery discard),
+  1  not found (kv get, kv has, kv delete; config get; dead-letter show, replay, discard; delivery discard),
      or an older schema (migrate --check)
   2  caller's fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
   3  plugin's fault: it cannot be loaded, trapped, failed, or timed out
@@ -84,6 +89,18 @@ enum Command {
     /// Read and write an app's entries
     #[command(subcommand)]
     Kv(kv::KvCommand),
+    /// Set and show configuration values of an app
+    #[command(subcommand)]
+    Config(settings::ConfigCommand),
+    /// Set and remove secrets of an app, and rotate their key
+    #[command(subcommand)]
+    Secret(settings::SecretCommand),
+    /// Grant permissions to the plugins of an app
+    Grant(grant::GrantArgs),
+    /// Revoke a permission of the plugins of an app
+    Revoke(grant::RevokeArgs),
+    /// List the permissions of the plugins of an app
+    Grants(grant::GrantsArgs),
     /// Manage triggers
     #[command(subcommand)]
     Trigger(trigger::TriggerCommand),
@@ -192,6 +209,11 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Config(command) => settings::config(global, command).await,
+        Command::Secret(command) => settings::secret(global, command).await,
+        Command::Grant(args) => grant::grant(global, args).await,
+        Command::Revoke(args) => grant::revoke(global, args).await,
+        Command::Grants(args) => grant::grants(global, args).await,
         Command::Trigger(command) => trigger::run(global, command).await,
         Command::Delivery(command) => delivery::run(global, command).await,
         Command::DeadLetter(command) => dead_letter::run(global, command).await,

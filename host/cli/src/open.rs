@@ -7,6 +7,7 @@ use super::failure::Failure;
 use directories::ProjectDirs;
 use kvasm::metrics::Metrics;
 use kvasm::model::{App, AppName};
+use kvasm::service::Keyring;
 use kvasm::store::{
     MemoryStore, Migrate, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
 };
@@ -224,6 +225,21 @@ pub(super) async fn store(
     })
 }
 
+/// The keys for secrets: those of the configured file; else, for a SQLite file, those of a file
+/// beside it. Postgres has none without a file, as its hosts have to share one.
+pub(super) fn keyring(spec: &StoreSpec, config: &Config) -> Result<Keyring, Failure> {
+    Ok(match (&config.secrets_key_file, spec) {
+        (Some(path), _) => Keyring::file(path),
+        (None, StoreSpec::Sqlite(path)) => {
+            let mut beside = path.as_os_str().to_owned();
+            beside.push(".secrets-key");
+            Keyring::file_or_create(beside)
+        }
+        (None, StoreSpec::Memory) => Keyring::ephemeral()?,
+        (None, StoreSpec::Postgres(_)) => Keyring::default(),
+    })
+}
+
 /// A host builder with the selected store and the configuration's limits.
 pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
@@ -232,6 +248,7 @@ pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuil
     Ok(Host::builder()
         .shared_store(store)
         .metrics(metrics)
+        .secrets(keyring(&spec, config)?)
         .limits(config.limits.clone())
         .memory(config.memory)
         .modules_bytes(config.modules_bytes)

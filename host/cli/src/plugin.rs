@@ -1,7 +1,8 @@
 //! `kvasm plugin`.
 
-use super::client::{Pages, RequestPath, bytes, connect, connect_to_load, set};
+use super::client::{Client, Pages, RequestPath, bytes, connect, connect_to_load, set};
 use super::failure::{CommandOutcome, Failure};
+use super::grant::{describe_changes, grant_all, show_needs};
 use super::trigger::describe_watch;
 use super::{Global, input, output};
 use axum::body::Body;
@@ -23,6 +24,16 @@ pub(super) enum PluginCommand {
         /// Keep the current version active
         #[arg(long)]
         no_activate: bool,
+        /// Grant all that the plugin needs, which takes app:admin; see `kvasm plugin needs`
+        #[arg(long)]
+        grant_all: bool,
+    },
+    /// Show what a version needs: origins, configuration values, secrets and timers
+    Needs {
+        #[arg(value_parser = AppName::parse)]
+        app: AppName,
+        /// By default the active one
+        version: Option<u32>,
     },
     /// List versions, newest first
     Versions {
@@ -62,7 +73,9 @@ pub(super) async fn run(
             app,
             module,
             no_activate,
-        } => deploy(global, &app, module, !no_activate).await?,
+            grant_all,
+        } => deploy(global, &app, module, !no_activate, grant_all).await?,
+        PluginCommand::Needs { app, version } => show_needs(global, &app, version).await?,
         PluginCommand::Versions { app } => versions(global, &app).await?,
         PluginCommand::Functions { app } => functions(global, &app).await?,
         PluginCommand::Activate { app, version } => {
@@ -92,16 +105,24 @@ async fn deploy(
     app: &AppName,
     module: PathBuf,
     activate: bool,
+    grants: bool,
 ) -> Result<(), Failure> {
     let wasm = input::file(&module)?;
     let client = connect_to_load(global).await?;
-    let path = RequestPath::app(app, &["plugins"]).with("activate", Some(activate));
-    let mut request = path.request("POST", Body::from(wasm))?;
-    set(&mut request, "content-type", "application/wasm");
-    let answer = client.send(request).await;
-    let answer = answer.map_err(|e| e.at(&module.display().to_string()))?;
-    let deployed: Deployed =
-        serde_json::from_slice(&bytes(answer).await?).map_err(|e| Failure::host(e.to_string()))?;
+    let place = module.display().to_string();
+    let deployed = match grants {
+        true => {
+            let uploaded = upload(&client, app, &place, wasm, false).await?;
+            granted(&client, app, uploaded, activate).await?
+        }
+        false => match upload(&client, app, &place, wasm.clone(), activate).await {
+            Err(refused) if refused.is_kind("needs-unmet") => {
+                let uploaded = upload(&client, app, &place, wasm, false).await?;
+                return Err(not_active(app, uploaded.version, refused));
+            }
+            deployed => deployed?,
+        },
+    };
     output::object(global.json, &json!(deployed), || {
         let state = if deployed.active {
             "is active"
@@ -111,8 +132,57 @@ async fn deploy(
         let mut offers = deployed.functions.clone();
         offers.extend(deployed.http.as_ref().map(|_| "HTTP".to_owned()));
         let offers = offers.join(", ");
-        format!("Version {} of {app} {state}: {offers}.", deployed.version)
+        let changes = describe_changes(&deployed.changes);
+        format!(
+            "Version {} of {app} {state}: {offers}.{changes}",
+            deployed.version
+        )
     })
+}
+
+async fn upload(
+    client: &Client,
+    app: &AppName,
+    place: &str,
+    wasm: Vec<u8>,
+    activate: bool,
+) -> Result<Deployed, Failure> {
+    let path = RequestPath::app(app, &["plugins"]).with("activate", Some(activate));
+    let mut request = path.request("POST", Body::from(wasm))?;
+    set(&mut request, "content-type", "application/wasm");
+    let answer = client.send(request).await;
+    let answer = bytes(answer.map_err(|e| e.at(place))?).await?;
+    serde_json::from_slice(&answer).map_err(|e| Failure::host(e.to_string()))
+}
+
+/// Grants all that an uploaded version needs, then activates it if wished.
+async fn granted(
+    client: &Client,
+    app: &AppName,
+    mut deployed: Deployed,
+    activate: bool,
+) -> Result<Deployed, Failure> {
+    let version = deployed.version;
+    let refused = |failure| not_active(app, version, failure);
+    let grants = deployed.needs.grants();
+    grant_all(client, app, grants).await.map_err(refused)?;
+    if activate {
+        let number = version.to_string();
+        let path = RequestPath::app(app, &["plugins", &number, "activate"]);
+        let request = path.request("POST", Body::empty())?;
+        client.send(request).await.map_err(refused)?;
+        deployed.active = true;
+    }
+    Ok(deployed)
+}
+
+/// The failure of a deployment that has uploaded a version and not activated it.
+fn not_active(app: &AppName, version: u32, refused: Failure) -> Failure {
+    let place = format!("version {version} of {app} is uploaded, but not active");
+    refused.at(&place).with_advice(&format!(
+        "`kvasm plugin needs {app} {version}` shows what it needs; \
+         once it has that, run `kvasm plugin activate {app} {version}`"
+    ))
 }
 
 async fn versions(global: &Global, app: &AppName) -> Result<(), Failure> {

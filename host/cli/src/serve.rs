@@ -118,6 +118,7 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
     let host = Host::builder()
         .shared_store(store)
         .metrics(metrics)
+        .secrets(open::keyring(&spec, config)?)
         .limits(config.limits.clone())
         .instances(config.instances)
         .memory(config.memory)

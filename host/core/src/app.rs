@@ -1,6 +1,6 @@
 //! Apps: the tenants.
 
-use super::{ActivePlugin, CursorKey, Invalid, Subject, Timestamp};
+use super::{ActivePlugin, CursorKey, Generation, Invalid, Subject, Timestamp};
 use std::fmt;
 use uuid::Uuid;
 
@@ -101,6 +101,8 @@ pub struct App {
     pub limits: AppLimits,
     /// The plugin version that serves its calls, if any.
     pub active: Option<ActivePlugin>,
+    /// The operation that last changed one of its settings or grants; `None` before the first.
+    pub settings: Option<Generation>,
 }
 
 /// The limits of an app. `None` means unlimited.
@@ -193,6 +195,12 @@ pub enum Resource {
     ModuleBytes,
     /// The number of tokens that are bound to the app.
     Tokens,
+    /// The number of configuration values and secrets.
+    Settings,
+    /// The bytes of configuration values and sealed secrets, with their names.
+    SettingBytes,
+    /// The number of grants.
+    Grants,
 }
 
 impl fmt::Display for Resource {
@@ -204,6 +212,9 @@ impl fmt::Display for Resource {
             Resource::Versions => "plugin versions",
             Resource::ModuleBytes => "bytes of plugin modules",
             Resource::Tokens => "tokens",
+            Resource::Settings => "settings",
+            Resource::SettingBytes => "bytes of settings",
+            Resource::Grants => "grants",
         })
     }
 }

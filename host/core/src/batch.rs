@@ -15,6 +15,14 @@ pub enum Expect {
 }
 
 impl Expect {
+    /// Returns what a version stands for where guests and clients give one: 0 is absence.
+    pub fn of_version(version: u64) -> Expect {
+        match version {
+            0 => Expect::Absent,
+            version => Expect::Version(Version(version)),
+        }
+    }
+
     /// Returns whether the version found, or its absence, is the expected one.
     pub fn holds(self, found: Option<Version>) -> bool {
         match (self, found) {

@@ -56,17 +56,29 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// The name of a configuration value or a secret.
+    SettingName,
+    /// A configuration value.
+    ConfigValue,
+    /// A secret.
+    Secret,
     /// The origin of an HTTP server, or a pattern of origins.
     Origin,
     /// The URL of an outbound request.
     Url,
+    /// Grants that are added or revoked together.
+    Grants,
 }
 
 impl Subject {
     /// Returns whether it is a whole request body, rather than a part of it.
     pub fn is_body(self) -> bool {
         match self {
-            Subject::Value | Subject::Input | Subject::Module => true,
+            Subject::Value
+            | Subject::Input
+            | Subject::Module
+            | Subject::ConfigValue
+            | Subject::Secret => true,
             Subject::AppName
             | Subject::Collection
             | Subject::Key
@@ -89,8 +101,10 @@ impl Subject {
             | Subject::Answer
             | Subject::Transaction
             | Subject::Letter
+            | Subject::SettingName
             | Subject::Origin
-            | Subject::Url => false,
+            | Subject::Url
+            | Subject::Grants => false,
         }
     }
 }
@@ -100,6 +114,7 @@ impl Subject {
     fn unit(self) -> &'static str {
         match self {
             Subject::Scopes => "scope",
+            Subject::Grants => "grant",
             _ => "byte",
         }
     }
@@ -133,8 +148,12 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::SettingName => "name of the setting",
+            Subject::ConfigValue => "configuration value",
+            Subject::Secret => "secret",
             Subject::Origin => "origin",
             Subject::Url => "URL",
+            Subject::Grants => "list of grants",
         })
     }
 }
@@ -263,6 +282,21 @@ pub enum Invalid {
 }
 
 impl Invalid {
+    /// Checks the number of parts of an input.
+    ///
+    /// # Errors
+    /// [`Invalid::TooMany`] above the limit.
+    pub fn check_count(subject: Subject, found: usize, limit: usize) -> Result<(), Invalid> {
+        if found > limit {
+            return Err(Invalid::TooMany {
+                subject,
+                found: found as u64,
+                limit: limit as u64,
+            });
+        }
+        Ok(())
+    }
+
     /// Returns the error about a subject.
     pub(crate) fn text(subject: Subject, error: TextError) -> Invalid {
         match error {

@@ -11,6 +11,7 @@ mod cursor;
 mod delivery;
 mod delivery_state;
 mod entry;
+mod grant;
 mod invalid;
 mod json;
 mod key;
@@ -18,12 +19,14 @@ mod level;
 mod limits;
 mod link;
 mod list;
+mod needs;
 mod origin;
 mod origin_pattern;
 mod pieces;
 mod plugin;
 mod records;
 mod schedule;
+mod settings;
 pub mod store;
 mod text;
 mod token;
@@ -47,6 +50,8 @@ pub use delivery::{
 };
 pub use delivery_state::DeliveryState;
 pub use entry::{Entry, IncrementError, Timestamp, Value, Version, increment};
+pub use grant::room_for_grants;
+pub use grant::{GRANTS_MAX, Grant, Granted, NotPermitted, Permissions, Use};
 pub use invalid::{Invalid, Subject};
 pub use json::{Integer, JsonText};
 pub use key::{COLLECTION_BYTES_MAX, Collection, KEY_BYTES_MAX, Key};
@@ -54,6 +59,10 @@ pub use level::Level;
 pub use limits::{Limits, LimitsError};
 pub use link::{CommitId, Follow, Link};
 pub use list::{KeyRange, ListPage, ListQuery};
+pub use needs::{
+    ConfigNeed, ConfigType, DESCRIPTION_BYTES_MAX, NEEDS_BYTES_MAX, NEEDS_MAX, NeedChanges, Needs,
+    SecretNeed, Unmet,
+};
 pub use origin::{HostName, HttpOrigin, HttpUrl, ORIGIN_BYTES_MAX, Scheme, URL_BYTES_MAX};
 pub use origin_pattern::OriginPattern;
 pub use pieces::Pieces;
@@ -63,6 +72,11 @@ pub use plugin::{
 };
 pub use records::{Audit, Generation, NewPlugin};
 pub use schedule::Schedule;
+pub use settings::room_for_settings;
+pub use settings::{
+    ConfigValue, KeyId, Resealed, SETTING_BYTES_MAX, SETTINGS_BYTES_MAX, SETTINGS_MAX,
+    SealedSecret, Setting, SettingKind, SettingName, SettingValue, Settings,
+};
 pub use text::{display_truncated, truncate};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trace::{TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, TraceContext, TraceId};

@@ -1,6 +1,6 @@
 //! Versions of an app's plugin.
 
-use super::{DeclaredTrigger, Resource, Timestamp};
+use super::{DeclaredTrigger, Needs, Resource, Timestamp};
 use std::fmt;
 
 /// The number of a plugin version within its app: 1, 2, 3, ... Numbers are never reused, not even
@@ -75,6 +75,9 @@ pub struct Exports {
     /// The triggers that it declares, in effect while it is the active version.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub triggers: Vec<DeclaredTrigger>,
+    /// What it needs from its app.
+    #[serde(default, skip_serializing_if = "Needs::is_empty")]
+    pub needs: Needs,
 }
 
 /// A stored version of an app's plugin, without its module's bytes.

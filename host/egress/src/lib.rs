@@ -94,9 +94,7 @@ impl Egress {
     ) -> Result<OutboundResponse, OutboundError> {
         let (origin, own_timeout) = (request.url.origin().clone(), request.timeout);
         let outgoing = Outgoing::new(request, &self.config)?;
-        if !caller.permissions.allows_http(&origin).await? {
-            return Err(OutboundError::Denied { origin });
-        }
+        caller.permissions.allows_http(&origin).await?;
         let refused = |error| self.explained(caller, &origin, error);
         self.connector.check(&origin).map_err(refused)?;
         let app = self.apps.of(caller.app, self.config.at_once_per_app, began);
@@ -203,11 +201,11 @@ impl Outbound for Egress {
                 }
             }
         }
-        if let Err(OutboundError::Denied { .. }) = &result
+        if let Err(OutboundError::Denied(_)) = &result
             && let Some(suppressed) = admit_app_line(caller.app)
         {
             let app = caller.app_name;
-            tracing::warn!(app, %origin, suppressed, "outbound request refused: not granted");
+            tracing::warn!(app, %origin, suppressed, "outbound request refused: not permitted");
         }
         result
     }

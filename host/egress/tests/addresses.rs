@@ -31,7 +31,7 @@ async fn origin_without_permission_is_denied_before_its_name_is_resolved() {
     let client = Client::resolving(on_loopback(), &[]);
     client.permissions.revoked.store(true, Ordering::Relaxed);
     let error = client.get(&server.url("/")).await.unwrap_err();
-    assert!(matches!(error, OutboundError::Denied { .. }), "{error}");
+    assert!(matches!(error, OutboundError::Denied(_)), "{error}");
     assert_eq!(error.blame(), OutboundBlame::Operator);
     assert_eq!(server.count(), 0);
 }
@@ -43,7 +43,7 @@ async fn revoked_permission_ends_requests_over_a_kept_connection() {
     client.get(&server.url("/")).await.unwrap();
     client.permissions.revoked.store(true, Ordering::Relaxed);
     let error = client.get(&server.url("/")).await.unwrap_err();
-    assert!(matches!(error, OutboundError::Denied { .. }), "{error}");
+    assert!(matches!(error, OutboundError::Denied(_)), "{error}");
 }
 
 #[tokio::test]

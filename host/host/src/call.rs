@@ -183,7 +183,7 @@ impl AdmittedCall {
             .await?;
         let name: Arc<str> = call.target.name(&plugin.compiled).into();
         let trace_id = context.caller.trace().map(TraceContext::trace_id);
-        let result = host.run(&plugin, call, context).await;
+        let result = host.run(&plugin, &plugin.app, call, context).await;
         host.keep_log(app.id, name, trace_id, &result);
         Ok(result?)
     }

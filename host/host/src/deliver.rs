@@ -131,7 +131,10 @@ impl Host {
             attempt: delivery.attempts,
             depth: delivery.event.depth,
         };
-        let run = Run::new(&plugin, context, target, input).of_delivery(delivered, receipt);
+        let settings = self.settings(&plugin, app, &context).await;
+        let settings = settings.map_err(|error| failed(error.into()))?;
+        let run =
+            Run::new(&plugin, context, settings, target, input).of_delivery(delivered, receipt);
         let result = self.run_transaction(run).await;
         self.keep_log(app.id, name, Some(trace_id), &result);
         let done = result.map_err(|error| failed(error.into()))?;

@@ -1,257 +1,28 @@
 //! The library's entry point: combines a store, a runtime and the services between them.
 #![deny(missing_docs)]
 
+mod builder;
 mod call;
 mod deliver;
 mod transaction;
 
 use kvasm_core::store::{Store, StoreError};
-use kvasm_core::{App, AppLimits, AppName, Digest, Limits, TraceContext};
+use kvasm_core::{App, AppName, Digest, Limits, TraceContext};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{
-    CacheLimits, CallFailure, CompiledPlugin, Compiler, EngineOptions, Invocation,
-    InvocationRequest, LoadError, Response, Runtime, RuntimeError,
+    CallError, CallFailure, CompiledPlugin, InvocationRequest, LoadError, Response, Runtime,
 };
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
-    KeyLocks, Kv, KvService, Logs, SeenGeneration, ServiceError, Services, StoredDeadLetters,
-    WriteRates,
+    KeyLocks, Kv, Logs, SeenGeneration, ServiceError, Services, SettingsCache, SettingsSnapshot,
+    Stage, WriteRates,
 };
-use kvasm_store_memory::MemoryStore;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use uuid::Uuid;
-use wasmtime::Linker;
 
+pub use builder::HostBuilder;
 pub use call::{AdmittedCall, Call, DeployError, InvokeError};
 pub use deliver::DeliverError;
-
-type Extend = Box<dyn FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()>>;
-
-/// Default number of calls per app that may queue for a slot.
-const QUEUE_DEFAULT: usize = 64;
-
-/// Configures and builds a [`Host`].
-pub struct HostBuilder {
-    store: Option<Arc<dyn Store>>,
-    services: Option<Services>,
-    limits: Limits,
-    engine: EngineOptions,
-    new_apps: AppLimits,
-    queue: usize,
-    metrics: Metrics,
-    extend: Vec<Extend>,
-}
-
-impl Default for HostBuilder {
-    fn default() -> HostBuilder {
-        HostBuilder {
-            store: None,
-            services: None,
-            limits: Limits::default(),
-            engine: EngineOptions::default(),
-            new_apps: AppLimits::default(),
-            queue: QUEUE_DEFAULT,
-            metrics: Metrics::default(),
-            extend: Vec::new(),
-        }
-    }
-}
-
-impl HostBuilder {
-    /// Sets the store of apps and entries. By default an in-memory store.
-    #[must_use]
-    pub fn store(mut self, store: impl Store) -> HostBuilder {
-        self.store = Some(Arc::new(store));
-        self
-    }
-
-    /// Like [`store`](HostBuilder::store), for a store that is shared.
-    #[must_use]
-    pub fn shared_store(mut self, store: Arc<dyn Store>) -> HostBuilder {
-        self.store = Some(store);
-        self
-    }
-
-    /// Replaces the services that the host functions call. By default services over the store.
-    #[must_use]
-    pub fn services(mut self, services: Services) -> HostBuilder {
-        self.services = Some(services);
-        self
-    }
-
-    /// Sets the limits of invocations, values and pages.
-    #[must_use]
-    pub fn limits(mut self, limits: Limits) -> HostBuilder {
-        self.limits = limits;
-        self
-    }
-
-    /// Sets the maximum number of concurrent instances. Default 256. Their address space is
-    /// reserved when the host is built.
-    #[must_use]
-    pub fn instances(mut self, instances: u32) -> HostBuilder {
-        self.engine.instances = Some(instances);
-        self
-    }
-
-    /// Sets the memory of all instances together, in bytes. Default 4 GiB. A call that needs
-    /// more than is available fails as the host's fault; one app gets at most as much as remains
-    /// free.
-    #[must_use]
-    pub fn memory(mut self, bytes: u64) -> HostBuilder {
-        self.engine.memory = bytes;
-        self
-    }
-
-    /// Disables the instance pool. Each call allocates its instance from the system, which is
-    /// slower. For hosts that run few plugins or none.
-    #[must_use]
-    pub fn unpooled(mut self) -> HostBuilder {
-        self.engine.instances = None;
-        self
-    }
-
-    /// Sets a folder that caches compiled modules across processes. It is created, accessible
-    /// only to its owner, if it does not exist. If it cannot be used, a warning is logged. By
-    /// default there is no cache folder.
-    #[must_use]
-    pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> HostBuilder {
-        self.engine.cache_dir = Some(dir.into());
-        self
-    }
-
-    /// Limits the cache folder. Default 1 GiB and 10,000 files; the least recently used files
-    /// are evicted.
-    #[must_use]
-    pub fn cache_limits(mut self, limits: CacheLimits) -> HostBuilder {
-        self.engine.cache = limits;
-        self
-    }
-
-    /// Sets how many compiled modules are kept in memory. Default 1,000.
-    #[must_use]
-    pub fn modules(mut self, modules: usize) -> HostBuilder {
-        self.engine.modules = modules;
-        self
-    }
-
-    /// Sets the approximate size of all compiled modules in memory, in bytes. It is also the
-    /// limit for one module. Default 512 MiB.
-    #[must_use]
-    pub fn modules_bytes(mut self, bytes: usize) -> HostBuilder {
-        self.engine.modules_bytes = bytes;
-        self
-    }
-
-    /// Sets where modules are compiled. By default in this process, where a compilation cannot
-    /// be aborted: use [`Compiler::Process`] for modules from people whom you do not trust.
-    #[must_use]
-    pub fn compiler(mut self, compiler: Compiler) -> HostBuilder {
-        self.engine.compiler = compiler;
-        self
-    }
-
-    /// Sets how many modules are compiled concurrently; as many again may run that take long. By
-    /// default the number of cores minus one, at least one. Modules of one app are compiled one
-    /// at a time.
-    #[must_use]
-    pub fn compilers(mut self, compilers: usize) -> HostBuilder {
-        self.engine.compilers = Some(compilers);
-        self
-    }
-
-    /// Sets the CPU time limit for compiling a module; in this process, wall time. Default 30 s.
-    #[must_use]
-    pub fn compile_time(mut self, compile_time: Duration) -> HostBuilder {
-        self.engine.compile_time = compile_time;
-        self
-    }
-
-    /// Sets the memory limit of a compiler process, in bytes. Default 1 GiB.
-    #[must_use]
-    pub fn compile_memory(mut self, bytes: u64) -> HostBuilder {
-        self.engine.compile_memory = bytes;
-        self
-    }
-
-    /// Sets the limits of new apps. By default they have none.
-    #[must_use]
-    pub fn new_apps(mut self, limits: AppLimits) -> HostBuilder {
-        self.new_apps = limits;
-        self
-    }
-
-    /// Sets how many calls of an app may queue while others run. Default 64.
-    #[must_use]
-    pub fn queue(mut self, calls: usize) -> HostBuilder {
-        self.queue = calls;
-        self
-    }
-
-    /// Sets the host's metrics. Share them with the store, so that both count in one place.
-    #[must_use]
-    pub fn metrics(mut self, metrics: Metrics) -> HostBuilder {
-        self.metrics = metrics;
-        self
-    }
-
-    /// Adds custom host functions next to `kvasm_v1`, under their own module name.
-    #[must_use]
-    pub fn extend(
-        mut self,
-        extend: impl FnOnce(&mut Linker<Invocation>) -> wasmtime::Result<()> + 'static,
-    ) -> HostBuilder {
-        self.extend.push(Box::new(extend));
-        self
-    }
-
-    /// Builds the host: starts the wasm engine and its epoch clock.
-    ///
-    /// # Errors
-    /// [`RuntimeError`] if the engine cannot start, or a host function is defined twice.
-    pub fn build(self) -> Result<Host, RuntimeError> {
-        let limits = Arc::new(self.limits);
-        let metrics = self.metrics;
-        let store = self
-            .store
-            .unwrap_or_else(|| Arc::new(MemoryStore::default()));
-        let notifier = Arc::new(DispatchNotifier::default());
-        let locks = KeyLocks::new(metrics.clone());
-        let services = self.services.unwrap_or_else(|| {
-            let events = Arc::clone(&notifier) as Arc<dyn kvasm_service::CommitListener>;
-            let kv = KvService::new(Arc::clone(&store), events, metrics.clone(), &limits)
-                .with_key_locks(Arc::clone(&locks), &limits);
-            Services {
-                kv: Arc::new(kv),
-                dead_letters: Arc::new(StoredDeadLetters(Arc::clone(&store))),
-            }
-        });
-        let extend = |linker: &mut Linker<Invocation>| {
-            self.extend
-                .into_iter()
-                .try_for_each(|extend| extend(linker))
-        };
-        let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
-        let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
-        Ok(Host(Arc::new(Parts {
-            admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps),
-            access,
-            admission: Admission::new(self.queue, metrics.clone()),
-            writes: WriteRates::default(),
-            logs: Arc::default(),
-            health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
-            runtime: Arc::new(runtime),
-            store,
-            services,
-            locks,
-            notifier,
-            limits,
-            metrics,
-        })))
-    }
-}
 
 /// A plugin host: apps, their plugins and their entries. Cheap to clone.
 #[derive(Clone)]
@@ -263,6 +34,7 @@ struct Parts {
     locks: Arc<KeyLocks>,
     notifier: Arc<DispatchNotifier>,
     access: Arc<AppTokenCache>,
+    settings: SettingsCache,
     admin: Admin,
     admission: Admission,
     writes: WriteRates,
@@ -376,7 +148,51 @@ impl Host {
     /// [`CallFailure`], with the party to blame and the guest's log.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Result<Response, CallFailure> {
         let context = self.context(&plugin.app, &call);
-        self.run(plugin, call, context).await
+        let app = match plugin.compiled.reads_settings() {
+            true => self.current_app(plugin, &context).await?,
+            false => None,
+        };
+        let app = app.as_ref().unwrap_or(&plugin.app);
+        self.run(plugin, app, call, context).await
+    }
+
+    /// Returns the current row of a plugin's app, which may have been loaded long ago.
+    async fn current_app(
+        &self,
+        plugin: &Plugin,
+        context: &CallContext,
+    ) -> Result<Option<Arc<App>>, CallFailure> {
+        let mut seen = SeenGeneration::default();
+        let read = self.0.access.app_by_id(&mut seen, plugin.app.id);
+        let failed = |error| CallFailure::before_the_run(error, context.request_id);
+        match context.deadline.within(Stage::Loading, read).await {
+            Ok(app) => app.map_err(|error| failed(CallError::Settings(error.into()))),
+            Err(timeout) => Err(failed(timeout.into())),
+        }
+    }
+
+    /// Returns what a run of a plugin may read of its app's settings.
+    async fn settings(
+        &self,
+        plugin: &Plugin,
+        app: &App,
+        context: &CallContext,
+    ) -> Result<SettingsSnapshot, CallFailure> {
+        if !plugin.compiled.reads_settings() {
+            return Ok(SettingsSnapshot::default());
+        }
+        let failed = |error| CallFailure::before_the_run(error, context.request_id);
+        match context
+            .deadline
+            .within(
+                Stage::Loading,
+                self.0.settings.of(app, plugin.compiled.needs()),
+            )
+            .await
+        {
+            Ok(settings) => settings.map_err(|error| failed(CallError::Settings(error.into()))),
+            Err(timeout) => Err(failed(timeout.into())),
+        }
     }
 
     /// Creates the context of a call, whose deadline starts now.
@@ -394,12 +210,14 @@ impl Host {
     async fn run(
         &self,
         plugin: &Plugin,
+        app: &App,
         call: Call,
         context: CallContext,
     ) -> Result<Response, CallFailure> {
         let Call { target, input, .. } = call;
+        let settings = self.settings(plugin, app, &context).await?;
         if plugin.compiled.is_transaction(&target) {
-            let run = transaction::Run::new(plugin, context, target, input);
+            let run = transaction::Run::new(plugin, context, settings, target, input);
             return self.run_transaction(run).await;
         }
         let request = InvocationRequest {
@@ -408,6 +226,7 @@ impl Host {
             target,
             input,
             services: self.0.services.clone(),
+            settings,
             delivery: None,
             transaction: false,
             gives_way: None,

@@ -6,7 +6,7 @@ use kvasm_runtime::{CallError, CallFailure, InvocationRequest, InvocationTarget,
 use kvasm_runtime::{DeliveryContext, GuestLog};
 use kvasm_service::{
     Address, CallContext, FairPermit, KeyLocks, LockPolicy, LockSet, LockSetGuard, ServiceError,
-    Services, Stage, Transaction,
+    Services, SettingsSnapshot, Stage, Transaction,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ const KEYS_MAX: usize = 4_000;
 pub(super) struct Run<'p> {
     plugin: &'p Plugin,
     context: CallContext,
+    settings: SettingsSnapshot,
     target: InvocationTarget,
     input: Pieces,
     delivery: Option<(Arc<DeliveryContext>, LeaseToken)>,
@@ -30,12 +31,14 @@ impl<'p> Run<'p> {
     pub(super) fn new(
         plugin: &'p Plugin,
         context: CallContext,
+        settings: SettingsSnapshot,
         target: InvocationTarget,
         input: Pieces,
     ) -> Run<'p> {
         Run {
             plugin,
             context,
+            settings,
             target,
             input,
             delivery: None,
@@ -57,6 +60,7 @@ impl<'p> Run<'p> {
             target: self.target.clone(),
             input: self.input.clone(),
             services,
+            settings: self.settings.clone(),
             delivery: self
                 .delivery
                 .as_ref()

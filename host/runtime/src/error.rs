@@ -173,6 +173,9 @@ pub enum CallError {
     /// [`ServiceError::Unavailable`] they may have taken effect.
     #[error("the transaction {maybe} committed: {0}", maybe = may_be(.0))]
     Commit(#[source] ServiceError),
+    /// The app's settings could not be read before the run.
+    #[error("the app's settings cannot be read: {0}")]
+    Settings(#[source] ServiceError),
     /// A transaction was in conflict with others, or waited for them, until its deadline.
     #[error(
         "transaction conflict: each of {runs} runs lost to concurrent changes or locks; \
@@ -279,7 +282,7 @@ impl CallError {
                 true => Blame::Guest,
                 false => Blame::Host,
             },
-            CallError::HostMemory | CallError::Host(_) => Blame::Host,
+            CallError::Settings(_) | CallError::HostMemory | CallError::Host(_) => Blame::Host,
         }
     }
 }
@@ -310,8 +313,13 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::NoActivePlugin
         | ServiceError::PluginActive(_)
         | ServiceError::NothingToRollBackTo
+        | ServiceError::NeedsUnmet(_)
+        | ServiceError::GrantNotFound
+        | ServiceError::NotPermitted(_)
         | ServiceError::TokenNotFound
         | ServiceError::LastAdmin
+        | ServiceError::SettingNotFound(_)
+        | ServiceError::Secrets(_)
         | ServiceError::LifetimeExceeded(_)
         | ServiceError::ScopeExceeded(_) => Blame::Host,
     }
@@ -332,7 +340,10 @@ impl CallError {
             CallError::Failed { .. } => self.is_permanent(),
             CallError::Deadline { timeout, .. } => timeout.longest().is_guest_time(),
             CallError::Commit(error) => matches!(error, ServiceError::Invalid(_)),
-            CallError::Conflict { .. } | CallError::HostMemory | CallError::Host(_) => false,
+            CallError::Settings(_)
+            | CallError::Conflict { .. }
+            | CallError::HostMemory
+            | CallError::Host(_) => false,
         }
     }
 
@@ -390,7 +401,7 @@ impl CallError {
             },
             CallError::CpuTime { .. } => "cpu_time",
             CallError::HostMemory => "busy",
-            CallError::Host(_) => "host",
+            CallError::Settings(_) | CallError::Host(_) => "host",
         }
     }
 }

@@ -265,6 +265,7 @@ impl Runtime {
             target: _,
             input,
             services,
+            settings,
             delivery,
             transaction,
             gives_way: _,
@@ -281,6 +282,7 @@ impl Runtime {
         let turns = CpuPermit::new(context.caller.app(), rank, Arc::clone(&self.computing));
         let mut guest =
             GuestState::new(context, turns, app_name, function, services, limits, input);
+        guest.settings = settings;
         guest.delivery = delivery;
         guest.transaction = transaction;
         let mut store = Store::new(

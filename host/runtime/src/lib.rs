@@ -13,6 +13,7 @@ mod loader;
 mod manifest;
 mod module;
 mod module_cache;
+mod needs;
 mod precheck;
 mod request;
 mod trap;

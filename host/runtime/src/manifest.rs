@@ -1,6 +1,9 @@
 //! A plugin's declarations: the custom section `kvasm.plugin.v1`.
 
-use kvasm_core::{Changes, Collection, DeclaredTrigger, Schedule, TriggerName, Watch};
+use kvasm_core::{
+    Changes, Collection, ConfigType, DeclaredTrigger, OriginPattern, Schedule, SettingName,
+    TriggerName, Watch,
+};
 use serde::Deserialize;
 
 /// Maximum size of the section, in bytes.
@@ -42,6 +45,38 @@ pub(super) enum Declaration {
         /// Its schedule.
         schedule: Schedule,
     },
+    /// Requests to the origins of a pattern.
+    HttpOrigin {
+        /// The pattern.
+        origin: OriginPattern,
+    },
+    /// A configuration value.
+    Config {
+        /// Its name.
+        name: SettingName,
+        /// Its type.
+        #[serde(rename = "type")]
+        kind: ConfigType,
+        /// Whether it must be set.
+        #[serde(default)]
+        required: bool,
+        /// Its value while it is not set.
+        default: Option<serde_json::Value>,
+        /// What it is for.
+        description: Option<String>,
+    },
+    /// A secret.
+    Secret {
+        /// Its name.
+        name: SettingName,
+        /// Whether it must be set.
+        #[serde(default)]
+        required: bool,
+        /// What it is for.
+        description: Option<String>,
+    },
+    /// Timers. With braces, so that unknown members are rejected.
+    Timers {},
 }
 
 /// A kind of change.
@@ -58,7 +93,12 @@ impl Declaration {
     /// Returns the trigger that it declares, if any, or an error if it is invalid.
     pub(super) fn trigger(&self) -> Result<Option<DeclaredTrigger>, String> {
         let (name, watch) = match self {
-            Declaration::Function { .. } | Declaration::Http { .. } => return Ok(None),
+            Declaration::Function { .. }
+            | Declaration::Http { .. }
+            | Declaration::HttpOrigin { .. }
+            | Declaration::Config { .. }
+            | Declaration::Secret { .. }
+            | Declaration::Timers {} => return Ok(None),
             Declaration::OnChange {
                 name,
                 collection,
@@ -104,12 +144,16 @@ pub(super) fn parse(section: &[u8]) -> Result<Vec<Declaration>, String> {
         .map_err(|e| e.to_string())
 }
 
-/// Returns the trigger or error of each declaration in a section.
+/// Returns the trigger or error of each declaration in a section. Also collects its needs.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_declarations(
     section: &[u8],
 ) -> Result<Vec<Result<Option<DeclaredTrigger>, String>>, String> {
-    Ok(parse(section)?.iter().map(Declaration::trigger).collect())
+    let declarations = parse(section)?;
+    let mut needs = super::needs::DeclaredNeeds::default();
+    let added = declarations.iter().try_for_each(|line| needs.add(line));
+    added.and_then(|()| needs.finish().map(drop)).ok();
+    Ok(declarations.iter().map(Declaration::trigger).collect())
 }
 
 /// Returns the custom section of a module, if it exists. Reads only section headers.

@@ -3,9 +3,11 @@
 use super::error::LoadError;
 use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
+use super::needs::DeclaredNeeds;
 use crate::abi::printable;
-use kvasm_core::{DeclaredTrigger, Digest, Exports, TRIGGERS_MAX, display_truncated};
+use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, TRIGGERS_MAX, display_truncated};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use wasmtime::{
     ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError,
@@ -18,6 +20,8 @@ const NAME_BYTES_MAX: usize = 256;
 /// Maximum total length of a module's function names, in bytes: they are part of each list of
 /// versions.
 const NAMES_BYTES_MAX: usize = 64 * 1024;
+/// The imports that need the app's settings.
+const SETTINGS_IMPORTS: [&str; 2] = ["config_get", "secret_get"];
 
 /// How a function is called.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,7 @@ struct CallableExports {
     http: Option<(String, Function)>,
     handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
+    needs: Needs,
 }
 
 /// A module with its imports resolved, ready to be instantiated for any app.
@@ -58,6 +63,8 @@ pub struct CompiledPlugin {
     /// Functions that only deliveries call.
     pub(super) handlers: BTreeMap<String, Function>,
     triggers: Vec<DeclaredTrigger>,
+    needs: Arc<Needs>,
+    reads_settings: bool,
     bytes: usize,
     digest: Digest,
 }
@@ -83,6 +90,10 @@ impl CompiledPlugin {
         };
         let image = module.image_range();
         let bytes = image.end.addr() - image.start.addr() + OVERHEAD_BYTES;
+        let imports_settings = module.imports().any(|import| {
+            import.module() == kvasm_abi::MODULE && SETTINGS_IMPORTS.contains(&import.name())
+        });
+        let reads_settings = imports_settings || !offer.needs.is_empty();
         let pre = linker.instantiate_pre(&module).map_err(import_error)?;
         Ok(CompiledPlugin {
             pre,
@@ -92,6 +103,8 @@ impl CompiledPlugin {
             http: offer.http,
             handlers: offer.handlers,
             triggers: offer.triggers,
+            needs: Arc::new(offer.needs),
+            reads_settings,
             bytes,
             digest,
         })
@@ -108,7 +121,18 @@ impl CompiledPlugin {
             functions: self.functions.keys().cloned().collect(),
             http: self.http.as_ref().map(|(name, _)| name.clone()),
             triggers: self.triggers.clone(),
+            needs: Needs::clone(&self.needs),
         }
+    }
+
+    /// Returns what it declares that it needs from its app.
+    pub fn needs(&self) -> &Arc<Needs> {
+        &self.needs
+    }
+
+    /// Whether a run can read the app's settings, or needs its grants.
+    pub fn reads_settings(&self) -> bool {
+        self.reads_settings
     }
 
     /// Returns its approximate size in memory: code, data and metadata.
@@ -145,6 +169,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
         return Ok(offer);
     };
     let refuse = |why: String| LoadError::Manifest(printable(&why));
+    let mut needs = DeclaredNeeds::default();
     for declaration in manifest::parse(section).map_err(refuse)? {
         let find = |name: String| {
             function(module, &name).ok_or_else(|| LoadError::MissingFunction(printable(&name)))
@@ -152,6 +177,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
         if let Some(trigger) = declaration.trigger().map_err(refuse)? {
             offer.triggers.push(trigger);
         }
+        needs.add(&declaration).map_err(refuse)?;
         match declaration {
             Declaration::Function { name, transaction } => {
                 let (name, function) = find(name)?;
@@ -171,6 +197,10 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
                     return Err(refuse(format!("it declares the handler {name:?} twice")));
                 }
             }
+            Declaration::HttpOrigin { .. }
+            | Declaration::Config { .. }
+            | Declaration::Secret { .. }
+            | Declaration::Timers {} => {}
         }
     }
     if offer.triggers.len() > TRIGGERS_MAX {
@@ -178,6 +208,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
         let why = format!("it declares {found} triggers; the limit is {TRIGGERS_MAX}");
         return Err(refuse(why));
     }
+    offer.needs = needs.finish().map_err(refuse)?;
     check_names(&offer)?;
     Ok(offer)
 }

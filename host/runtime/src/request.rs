@@ -5,7 +5,7 @@ use super::invocation::unknown_function;
 use super::module::CompiledPlugin;
 use crate::abi::{DeliveryContext, GuestLog};
 use kvasm_core::{Cost, Exports, Pieces};
-use kvasm_service::{CallContext, FairPermit, Services};
+use kvasm_service::{CallContext, FairPermit, Services, SettingsSnapshot};
 use std::sync::Arc;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -22,6 +22,8 @@ pub struct InvocationRequest {
     pub input: Pieces,
     /// The services behind the host functions.
     pub services: Services,
+    /// The app's settings, which stay the same during the run.
+    pub settings: SettingsSnapshot,
     /// The delivery being handled, if any.
     pub delivery: Option<Arc<DeliveryContext>>,
     /// Whether the run is a transaction.

@@ -14,7 +14,7 @@ use axum::response::Response;
 use kvasm_api::{
     CommitDone, CommitRequest, Done, EntryRef, GetManyRequest, Incremented, Operation, Precondition,
 };
-use kvasm_core::{Batch, Capability, Check, Collection, Expect, Key, Op, Timestamp, Version};
+use kvasm_core::{Batch, Capability, Check, Collection, Expect, Key, Op, Timestamp};
 use kvasm_service::{Caller, ServiceError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -46,10 +46,7 @@ fn check(part: Precondition) -> Result<Check, String> {
     Ok(Check {
         collection,
         key,
-        expect: match part.version {
-            0 => Expect::Absent,
-            version => Expect::Version(Version(version)),
-        },
+        expect: Expect::of_version(part.version),
     })
 }
 

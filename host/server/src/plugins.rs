@@ -10,7 +10,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use kvasm_api::{Activated, DeclaredView, Deployed, Functions, PluginPage, PluginView};
+use kvasm_api::{
+    Activated, DeclaredView, Deployed, Functions, NeedChangesView, NeedsView, PluginPage,
+    PluginView,
+};
 use kvasm_core::{Capability, Exports, PluginRecord, PluginVersion};
 use kvasm_service::ServiceError;
 use serde::Deserialize;
@@ -57,7 +60,9 @@ pub(super) async fn list(
 fn plugin_bytes(plugin: &PluginRecord) -> usize {
     const FRAME: usize = 300;
     let names = plugin.exports.functions.iter().map(|name| name.len() + 4);
-    FRAME + names.sum::<usize>() + FRAME * plugin.exports.triggers.len()
+    let needs = &plugin.exports.needs;
+    let parts = plugin.exports.triggers.len() + needs.len();
+    FRAME + names.sum::<usize>() + needs.bytes() + FRAME * parts
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -92,7 +97,13 @@ pub(super) async fn upload(
         functions,
         http,
         triggers,
+        needs,
     } = exports;
+    let changes = shared
+        .host
+        .admin()
+        .need_changes(&actor, &app, &needs)
+        .await?;
     let deployed = Deployed {
         version: version.0,
         active,
@@ -100,6 +111,8 @@ pub(super) async fn upload(
         functions,
         http,
         triggers: triggers.iter().map(DeclaredView::from).collect(),
+        needs: NeedsView::from(&needs),
+        changes: NeedChangesView::from(&changes),
     };
     Ok((StatusCode::CREATED, JsonBody(deployed)))
 }
@@ -184,11 +197,13 @@ pub(super) async fn functions(
         functions,
         http,
         triggers,
+        needs,
     } = plugin.await?.exports;
     Ok(JsonBody(Functions {
         version: active.version.0,
         functions,
         http,
         triggers: triggers.iter().map(DeclaredView::from).collect(),
+        needs: NeedsView::from(&needs),
     }))
 }

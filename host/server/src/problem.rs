@@ -7,8 +7,8 @@ use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENT
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use kvasm_abi::EXIT_REFUSED;
-use kvasm_api::ProblemView;
-use kvasm_core::{Cost, Invalid, truncate};
+use kvasm_api::{ProblemView, UnmetView};
+use kvasm_core::{Cost, Invalid, SettingKind, Unmet, truncate};
 use kvasm_host::{DeployError, InvokeError};
 use kvasm_runtime::{CallError, LoadError};
 use kvasm_service::{Refusal, ServiceError, Stage, Unauthenticated, admit_failed_request_line};
@@ -67,11 +67,16 @@ kinds! {
     TriggerNotFound = NOT_FOUND "trigger-not-found" "Trigger not found",
     TriggerHasDeliveries = CONFLICT "trigger-has-deliveries" "The trigger has outstanding deliveries",
     DeadLetterNotFound = NOT_FOUND "dead-letter-not-found" "Dead letter not found",
+    ConfigNotFound = NOT_FOUND "config-not-found" "Configuration value not found",
+    SecretNotFound = NOT_FOUND "secret-not-found" "Secret not found",
+    SecretsUnavailable = SERVICE_UNAVAILABLE "secrets-unavailable" "This host cannot seal or open secrets",
     TokenNotFound = NOT_FOUND "token-not-found" "Token not found",
     LastAdminToken = CONFLICT "last-admin-token" "The last administrator token cannot be revoked",
     PluginNotFound = NOT_FOUND "plugin-not-found" "Plugin version not found",
     PluginActive = CONFLICT "plugin-active" "The plugin version is active",
     NoActivePlugin = NOT_FOUND "no-active-plugin" "The app has no active plugin",
+    NeedsUnmet = CONFLICT "needs-unmet" "The app does not meet needs of the plugin version",
+    GrantNotFound = NOT_FOUND "grant-not-found" "Grant not found",
     NothingToRollBackTo = CONFLICT "nothing-to-roll-back-to" "No version to roll back to",
     ModuleRefused = UNPROCESSABLE_ENTITY "module-refused" "The module was refused",
     FunctionNotFound = NOT_FOUND "function-not-found" "The plugin has no such function",
@@ -105,6 +110,7 @@ pub(super) struct Problem {
     /// Fields of certain kinds only.
     failed: Option<Box<serde_json::Value>>,
     failing: Option<Box<serde_json::Value>>,
+    unmet: Vec<UnmetView>,
 }
 
 impl Problem {
@@ -116,6 +122,7 @@ impl Problem {
             cost: None,
             failed: None,
             failing: None,
+            unmet: Vec::new(),
         }
     }
 
@@ -134,6 +141,12 @@ impl Problem {
     /// Adds the failing components of a server that is not ready.
     pub(super) fn with_failing_components(mut self, parts: serde_json::Value) -> Problem {
         self.failing = Some(Box::new(parts));
+        self
+    }
+
+    /// Adds the needs of a plugin version that its app does not meet.
+    fn with_unmet(mut self, unmet: &[Unmet]) -> Problem {
+        self.unmet = unmet.iter().map(UnmetView::from).collect();
         self
     }
 
@@ -194,6 +207,7 @@ impl Problem {
             request_id: request_id.to_string(),
             failed: self.failed.map(|entries| *entries),
             failing: self.failing.map(|parts| *parts),
+            unmet: self.unmet,
         };
         // Serialising strings and numbers cannot fail.
         let body = serde_json::to_vec(&body).unwrap_or_default();
@@ -257,7 +271,7 @@ impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Problem {
         let kind = match error {
             ServiceError::Invalid(invalid) => return invalid.into(),
-            ServiceError::Denied(_) => Kind::Forbidden,
+            ServiceError::Denied(_) | ServiceError::NotPermitted(_) => Kind::Forbidden,
             ServiceError::Conflict { .. } | ServiceError::LimitsChanged => Kind::PreconditionFailed,
             ServiceError::NotInteger | ServiceError::Overflow => Kind::NoInteger,
             ServiceError::LeaseLost => return Problem::internal(&error),
@@ -270,11 +284,21 @@ impl From<ServiceError> for Problem {
             ServiceError::PluginNotFound(_) => Kind::PluginNotFound,
             ServiceError::NoActivePlugin => Kind::NoActivePlugin,
             ServiceError::PluginActive(_) => Kind::PluginActive,
+            ServiceError::NeedsUnmet(ref unmet) => {
+                return Problem::new(Kind::NeedsUnmet, error.to_string()).with_unmet(unmet);
+            }
+            ServiceError::GrantNotFound => Kind::GrantNotFound,
             ServiceError::NothingToRollBackTo => Kind::NothingToRollBackTo,
             ServiceError::TokenNotFound => Kind::TokenNotFound,
             ServiceError::ScopeExceeded(_) => Kind::ScopeExceeded,
             ServiceError::LifetimeExceeded(_) => Kind::LifetimeExceeded,
             ServiceError::LastAdmin => Kind::LastAdminToken,
+            ServiceError::SettingNotFound(SettingKind::Config) => Kind::ConfigNotFound,
+            ServiceError::SettingNotFound(SettingKind::Secret) => Kind::SecretNotFound,
+            ServiceError::Secrets(ref error) => {
+                log_cause(error);
+                Kind::SecretsUnavailable
+            }
             ServiceError::Full(_) => {
                 log_cause(&error);
                 Kind::StoreFull
@@ -356,7 +380,7 @@ impl From<Refusal> for Problem {
 impl From<CallError> for Problem {
     fn from(error: CallError) -> Problem {
         let error = match error {
-            CallError::Commit(refusal) => return refusal.into(),
+            CallError::Commit(refusal) | CallError::Settings(refusal) => return refusal.into(),
             other => other,
         };
         let kind = match &error {
@@ -400,7 +424,9 @@ impl From<CallError> for Problem {
                 return Problem::new(Kind::Busy, error.to_string())
                     .retry_after(Duration::from_secs(1));
             }
-            CallError::Host(_) | CallError::Commit(_) => return Problem::internal(&error),
+            CallError::Host(_) | CallError::Commit(_) | CallError::Settings(_) => {
+                return Problem::internal(&error);
+            }
         };
         Problem::new(kind, error.to_string())
     }

@@ -1,8 +1,8 @@
 //! The routes.
 
 use super::{
-    SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, health,
-    import, kv, layer, limits, logs, plugins, tokens, triggers,
+    SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, grants,
+    health, import, kv, layer, limits, logs, plugins, settings, tokens, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -88,6 +88,12 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(batch::increment))
         .routes(routes!(export::export))
         .routes(routes!(import::import))
+        .routes(routes!(settings::list_config))
+        .routes(routes!(settings::set_config, settings::unset_config))
+        .routes(routes!(settings::list_secrets))
+        .routes(routes!(settings::set_secret, settings::unset_secret))
+        .routes(routes!(grants::list, grants::add))
+        .routes(routes!(grants::revoke))
         .routes(routes!(triggers::list))
         .routes(routes!(triggers::set, triggers::delete))
         .routes(routes!(triggers::pause))

@@ -340,6 +340,7 @@ mod tests {
             public: false,
             limits: AppLimits::default(),
             active: None,
+            settings: None,
         });
         let row = || (Arc::clone(&app), Generation(Uuid::nil()));
         kept.put(0, row());

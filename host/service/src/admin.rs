@@ -1,7 +1,7 @@
 //! Administration of apps and plugins. Every change goes to the store with its audit row, in one
 //! transaction.
 
-use super::{Actor, AppTokenCache, SeenGeneration, ServiceError};
+use super::{Actor, AppTokenCache, Keyring, SeenGeneration, ServiceError};
 use bytes::Bytes;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
@@ -17,6 +17,7 @@ use uuid::Uuid;
 pub struct Admin {
     pub(super) store: Arc<dyn Store>,
     pub(super) access: Arc<AppTokenCache>,
+    pub(super) keyring: Arc<Keyring>,
     new_apps: AppLimits,
 }
 
@@ -26,6 +27,7 @@ impl Admin {
         Admin {
             store,
             access,
+            keyring: Arc::default(),
             new_apps,
         }
     }
@@ -334,5 +336,6 @@ fn new_app(name: AppName, public: bool, limits: AppLimits) -> Result<App, StoreE
         public,
         limits,
         active: None,
+        settings: None,
     })
 }

@@ -1,9 +1,10 @@
 //! Errors of services, classified by blame.
 
+use super::SecretsError;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppName, Capability, IncrementError, Invalid, PluginVersion, Resource, Scope, Subject,
-    TRIGGERS_MAX, Timestamp,
+    AppName, Capability, IncrementError, Invalid, NotPermitted, PluginVersion, Resource, Scope,
+    SettingKind, Subject, TRIGGERS_MAX, Timestamp, Unmet,
 };
 use thiserror::Error;
 
@@ -20,6 +21,10 @@ pub enum ServiceError {
         .0.scope(), extent(*.0)
     )]
     Denied(Capability),
+    /// The plugin's fault or its app's: a use that the plugin does not declare or the app does not
+    /// grant.
+    #[error(transparent)]
+    NotPermitted(#[from] NotPermitted),
     /// The precondition of a write does not hold; nothing was written.
     #[error("version conflict: the entry is not as the write expects; nothing was written")]
     Conflict {
@@ -80,6 +85,12 @@ pub enum ServiceError {
     /// The active plugin version cannot be deleted.
     #[error("plugin version {0} is active; activate another one first")]
     PluginActive(PluginVersion),
+    /// The app does not meet needs of the version, which was not activated.
+    #[error("this plugin version needs what the app has not: {}", listed(.0))]
+    NeedsUnmet(Vec<Unmet>),
+    /// The app has not granted what is to be revoked.
+    #[error("the app has no such grant")]
+    GrantNotFound,
     /// There is no previous plugin version.
     #[error("there is no previous plugin version to roll back to; activate one by its number")]
     NothingToRollBackTo,
@@ -101,6 +112,12 @@ pub enum ServiceError {
          (kvasm token create NAME --scope instance:admin)"
     )]
     LastAdmin,
+    /// The app has no configuration value, or no secret, of this name.
+    #[error("the app has no such {}", kind_of(*.0))]
+    SettingNotFound(SettingKind),
+    /// A secret cannot be sealed or opened.
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
     /// The store cannot be reached; the call may be retried.
     #[error("the store cannot be reached; try again later")]
     Unavailable(#[source] StoreError),
@@ -128,6 +145,24 @@ fn at_least(count: u64) -> String {
     }
 }
 
+/// Lists the first of the unmet needs.
+fn listed(unmet: &[Unmet]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<_> = unmet.iter().take(SHOWN).map(Unmet::to_string).collect();
+    let more = match unmet.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!("{}{more}", shown.join("; "))
+}
+
+fn kind_of(kind: SettingKind) -> &'static str {
+    match kind {
+        SettingKind::Config => "configuration value",
+        SettingKind::Secret => "secret",
+    }
+}
+
 /// Suggests how to get below a quota.
 fn advice(resource: Resource) -> &'static str {
     match resource {
@@ -136,6 +171,10 @@ fn advice(resource: Resource) -> &'static str {
         Resource::Deliveries => "let handlers catch up, or resume or delete paused triggers",
         Resource::Versions | Resource::ModuleBytes => "delete old plugin versions",
         Resource::Tokens => "revoke unused tokens",
+        Resource::Settings | Resource::SettingBytes => {
+            "unset configuration values or secrets that are no longer needed"
+        }
+        Resource::Grants => "revoke grants that are no longer needed",
     }
 }
 
@@ -171,9 +210,13 @@ impl From<StoreError> for ServiceError {
                 ServiceError::Invalid(Invalid::Deliveries { limit })
             }
             StoreError::Quota { resource, limit } => ServiceError::Quota { resource, limit },
+            StoreError::OtherSecretsKey { given, current } => {
+                ServiceError::Secrets(SecretsError::OtherKey { given, current })
+            }
             StoreError::Unavailable(_) => ServiceError::Unavailable(error),
             StoreError::Full(_) => ServiceError::Full(error),
             StoreError::PluginNotFound(version) => ServiceError::PluginNotFound(version),
+            StoreError::NeedsUnmet(unmet) => ServiceError::NeedsUnmet(unmet),
             StoreError::PluginActive(version) => ServiceError::PluginActive(version),
             StoreError::NothingToRollBackTo => ServiceError::NothingToRollBackTo,
             // `create_app` handles a taken name, as it knows the name.

@@ -15,13 +15,18 @@ mod deliveries;
 mod error;
 mod events;
 mod fair;
+mod grants;
 mod health;
 mod kv;
 mod logs;
 mod noop;
 mod notifier;
 mod outbound;
+mod permissions;
 mod rates;
+mod secrets;
+mod settings;
+mod snapshot;
 mod throttle;
 mod tokens;
 mod triggers;
@@ -50,10 +55,15 @@ pub use kv::{
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub use notifier::DispatchNotifier;
 pub use outbound::{
-    HttpPermissions, NoHttpPermissions, Outbound, OutboundBlame, OutboundCaller, OutboundError,
-    OutboundRequest, OutboundResponse,
+    HttpPermissions, Outbound, OutboundBlame, OutboundCaller, OutboundError, OutboundRequest,
+    OutboundResponse,
 };
 pub use rates::WriteRates;
+pub use secrets::{
+    KeyFileError, Keyring, NewKey, OpenedSecret, Rotated, SecretsError, create_key_file,
+    rotate_secrets_key,
+};
+pub use snapshot::{SettingsCache, SettingsSnapshot};
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
 pub use tokens::{Expiry, TokenSpec, Unauthenticated};

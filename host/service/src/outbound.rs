@@ -3,32 +3,28 @@
 //! The client is behind a trait, because not every host has one. Each request carries its app's
 //! permissions, so that no implementation can be called without them.
 
-use super::ServiceError;
+use super::{ServiceError, SettingsSnapshot};
 use async_trait::async_trait;
 use bytes::Bytes;
-use kvasm_core::{AppId, HttpOrigin, HttpUrl};
+use kvasm_core::{AppId, HttpOrigin, HttpUrl, NotPermitted};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
 /// What an app may reach.
 #[async_trait]
 pub trait HttpPermissions: Send + Sync {
-    /// Returns whether the app may send requests to an origin now. It is called for each request,
-    /// so that a revocation takes effect at once.
+    /// Checks that the app may send requests to an origin now. It is called for each request, so
+    /// that a revocation takes effect at once.
     ///
     /// # Errors
-    /// If that cannot be found out.
-    async fn allows_http(&self, origin: &HttpOrigin) -> Result<bool, ServiceError>;
+    /// [`ServiceError::NotPermitted`] if it may not; any other if that cannot be found out.
+    async fn allows_http(&self, origin: &HttpOrigin) -> Result<(), ServiceError>;
 }
 
-/// Permits nothing.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct NoHttpPermissions;
-
 #[async_trait]
-impl HttpPermissions for NoHttpPermissions {
-    async fn allows_http(&self, _: &HttpOrigin) -> Result<bool, ServiceError> {
-        Ok(false)
+impl HttpPermissions for SettingsSnapshot {
+    async fn allows_http(&self, origin: &HttpOrigin) -> Result<(), ServiceError> {
+        Ok(self.current_permissions().await?.allows_http(origin)?)
     }
 }
 
@@ -102,15 +98,9 @@ pub enum OutboundError {
         /// The maximum, in bytes.
         limit: usize,
     },
-    /// The app has no permission for this origin.
-    #[error(
-        "the app may not send requests to {origin}; the plugin must declare the origin, and it \
-         must be granted to the app"
-    )]
-    Denied {
-        /// The origin.
-        origin: HttpOrigin,
-    },
+    /// The plugin does not declare the origin, or the app does not grant it.
+    #[error(transparent)]
+    Denied(NotPermitted),
     /// The app sends too many requests.
     #[error("the app has sent {limit} requests within a second, its limit; retry later")]
     Rate {
@@ -182,8 +172,17 @@ pub enum OutboundError {
         why: String,
     },
     /// The permissions cannot be read.
-    #[error("{0}")]
-    Permissions(#[from] ServiceError),
+    #[error(transparent)]
+    Permissions(ServiceError),
+}
+
+impl From<ServiceError> for OutboundError {
+    fn from(error: ServiceError) -> OutboundError {
+        match error {
+            ServiceError::NotPermitted(why) => OutboundError::Denied(why),
+            other => OutboundError::Permissions(other),
+        }
+    }
 }
 
 impl OutboundError {
@@ -194,7 +193,7 @@ impl OutboundError {
             | OutboundError::RequestTooLarge { .. }
             | OutboundError::Rate { .. }
             | OutboundError::Busy => OutboundBlame::Guest,
-            OutboundError::Denied { .. } | OutboundError::Off | OutboundError::Refused { .. } => {
+            OutboundError::Denied(_) | OutboundError::Off | OutboundError::Refused { .. } => {
                 OutboundBlame::Operator
             }
             OutboundError::Name { .. }
@@ -215,7 +214,7 @@ impl OutboundError {
             | OutboundError::Broken { .. } => true,
             OutboundError::Invalid(_)
             | OutboundError::RequestTooLarge { .. }
-            | OutboundError::Denied { .. }
+            | OutboundError::Denied(_)
             | OutboundError::Rate { .. }
             | OutboundError::Busy
             | OutboundError::Off
@@ -232,7 +231,7 @@ impl OutboundError {
         match self {
             OutboundError::Invalid(_) => "invalid",
             OutboundError::RequestTooLarge { .. } => "request_too_large",
-            OutboundError::Denied { .. } => "denied",
+            OutboundError::Denied(_) => "denied",
             OutboundError::Rate { .. } => "rate",
             OutboundError::Busy => "busy",
             OutboundError::Off => "off",

@@ -102,6 +102,7 @@ mod tests {
                 ..AppLimits::default()
             },
             active: None,
+            settings: None,
         }
     }
 

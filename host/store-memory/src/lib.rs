@@ -5,6 +5,7 @@ mod commit;
 mod entries;
 mod outbox;
 mod registry;
+mod settings;
 mod survey;
 mod triggers;
 mod upkeep;
@@ -16,7 +17,7 @@ use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry, Key,
-    ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
+    KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
     TriggerName, Usage,
 };
 use parking_lot::RwLock;
@@ -42,6 +43,8 @@ struct MemoryState {
     audit: BTreeMap<Uuid, Audit>,
     /// The identity of the last audit row; nil before the first.
     generation: Uuid,
+    /// The key with which secrets are sealed; `None` before the first.
+    secrets_key: Option<KeyId>,
     /// The last assigned version. One counter for all keys, which never decreases, so no key gets a
     /// version twice.
     version: u64,
@@ -59,6 +62,8 @@ struct AppData {
     /// By trigger, ordering key and sequence number, as in the other stores.
     deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
+    settings: settings::SettingRows,
+    grants: settings::GrantRows,
 }
 
 type Collections = BTreeMap<Collection, BTreeMap<Key, Entry>>;

@@ -18,7 +18,7 @@ use uuid::Uuid;
 impl MemoryStore {
     /// Runs an operation, and adds its audit row if it changes something. An operation checks first
     /// whether it can succeed, so there is nothing to roll back.
-    fn audited<T: Effect>(
+    pub(super) fn audited<T: Effect>(
         &self,
         audit: Audit,
         operation: impl FnOnce(&mut MemoryState, &Audit) -> Result<T, StoreError>,
@@ -55,6 +55,8 @@ impl MemoryState {
             triggers: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             dead_letters: BTreeMap::new(),
+            settings: BTreeMap::new(),
+            grants: BTreeMap::new(),
             app,
         };
         self.apps.insert(tenant.app.id, tenant);
@@ -109,6 +111,7 @@ impl MemoryState {
         let tenant = self.tenant(plugin.app)?;
         if plugin.activate {
             tenant.check_declared(&plugin.exports)?;
+            tenant.check_needs(&plugin.exports.needs)?;
         }
         let size = plugin.wasm.len() as u64;
         let bytes = tenant.plugins.values().map(|plugin| plugin.size).sum();
@@ -147,6 +150,7 @@ impl MemoryState {
             .ok_or(StoreError::PluginNotFound(version))?;
         let (digest, exports) = (plugin.digest, plugin.exports.clone());
         tenant.check_declared(&exports)?;
+        tenant.check_needs(&exports.needs)?;
         // Reactivating the active version keeps the version that it replaced.
         if let Some(plugin) = tenant.plugins.get_mut(&version)
             && before != Some(version)
@@ -168,6 +172,7 @@ impl MemoryState {
         let (version, digest) = (before.version, before.digest);
         let exports = before.exports.clone();
         tenant.check_declared(&exports)?;
+        tenant.check_needs(&exports.needs)?;
         tenant.app.active = Some(ActivePlugin { version, digest });
         tenant.declare(&exports, at);
         Ok(version)

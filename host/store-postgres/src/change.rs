@@ -62,7 +62,7 @@ impl PostgresStore {
 }
 
 /// Runs a statement that returns a row if it changes something.
-async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Abort> {
+pub(super) async fn done(lease: &mut Lease, statement: Statement<'_>) -> Result<bool, Abort> {
     let rows = lease.run(statement).await?;
     Ok(!rows.is_empty())
 }

@@ -208,9 +208,11 @@ mod tests {
             | StoreError::TooManyTriggers { .. }
             | StoreError::LimitsChanged
             | StoreError::LastAdmin
+            | StoreError::OtherSecretsKey { .. }
             | StoreError::Quota { .. }
             | StoreError::PluginNotFound(_)
             | StoreError::PluginActive(_)
+            | StoreError::NeedsUnmet(_)
             | StoreError::NothingToRollBackTo => "another",
         }
     }

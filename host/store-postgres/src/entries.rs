@@ -5,8 +5,8 @@ use super::pool::Pool;
 use super::{classify::store_error, registry, sql};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
-    Key, KeyRange, ListPage, ListQuery, Quota, Timestamp, Value, Version,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, Generation,
+    JsonText, Key, KeyRange, ListPage, ListQuery, Quota, Timestamp, Value, Version,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -62,6 +62,7 @@ pub(super) fn app_row(row: &PgRow) -> Result<App, Error> {
             calls_at_once: narrow(row, 8)?,
         },
         active: active(row)?,
+        settings: row.try_get::<Option<uuid::Uuid>, _>(11)?.map(Generation),
     })
 }
 

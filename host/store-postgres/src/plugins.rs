@@ -4,7 +4,7 @@ use super::change::signed;
 use super::lease::Lease;
 use super::sql::registry_sql as sql;
 use super::transaction::Abort;
-use super::{registry, triggers};
+use super::{grants, registry, triggers};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Audit, NewPlugin, PluginVersion, Timestamp, room_for_version};
 use sqlx::{Error, Row};
@@ -91,7 +91,9 @@ async fn switch_to(
     let module: Vec<u8> = row.try_get(0)?;
     let statement = sqlx::query(sql::SWITCH).bind(app.uuid()).bind(number);
     lease.run(statement.bind(module)).await?;
-    triggers::declare(lease, app, &registry::exports(row, 1)?, at).await?;
+    let exports = registry::exports(row, 1)?;
+    grants::check_needs(lease, app, &exports.needs).await?;
+    triggers::declare(lease, app, &exports, at).await?;
     Ok(true)
 }
 

@@ -52,6 +52,7 @@ pub(super) mod outbox_sql;
 pub(super) mod dead_letters_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;
+pub(super) mod settings_sql;
 pub(super) mod triggers_sql;
 
 /// The columns of an entry; `entries::entry` decodes them in this order.

@@ -24,6 +24,8 @@ pub(super) async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result
         sql::registry_sql::DELETE_TOKENS,
         sql::triggers_sql::PAUSE_ALL,
         sql::usage_sql::FORGET,
+        sql::settings_sql::UNSET_ALL,
+        sql::settings_sql::REVOKE_ALL,
     ] {
         lease.run(of_app(text)).await?;
     }

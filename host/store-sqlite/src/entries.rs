@@ -4,8 +4,8 @@ use super::tombstone::is_tombstone;
 use super::{SqliteOptions, error, nowait, set_cache};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, JsonText,
-    Key, ListPage, ListQuery, PluginVersion, Quota, Timestamp, Value, Version,
+    ActivePlugin, App, AppId, AppLimits, AppName, Collection, CursorKey, Digest, Entry, Generation,
+    JsonText, Key, ListPage, ListQuery, PluginVersion, Quota, Timestamp, Value, Version,
 };
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
@@ -152,7 +152,7 @@ pub(super) fn apps(
 }
 
 const APP_COLUMNS: &str = "id, name, cursor_key, created_at, public, entries_max, bytes_max,
-       calls_per_second, calls_at_once, active_plugin, active_module FROM apps";
+       calls_per_second, calls_at_once, active_plugin, active_module, settings FROM apps";
 
 fn app_row(row: &Row<'_>) -> rusqlite::Result<App> {
     let name: String = row.get(1)?;
@@ -161,6 +161,7 @@ fn app_row(row: &Row<'_>) -> rusqlite::Result<App> {
     let bytes: Option<i64> = row.get(6)?;
     let version: Option<u32> = row.get(9)?;
     let digest: Option<[u8; 32]> = row.get(10)?;
+    let settings: Option<uuid::Bytes> = row.get(11)?;
     let active = version.zip(digest).map(|(version, digest)| ActivePlugin {
         version: PluginVersion(version),
         digest: Digest(digest),
@@ -180,6 +181,7 @@ fn app_row(row: &Row<'_>) -> rusqlite::Result<App> {
             calls_at_once: row.get(8)?,
         },
         active,
+        settings: settings.map(|id| Generation(uuid::Uuid::from_bytes(id))),
     })
 }
 

@@ -10,6 +10,7 @@ mod commit;
 mod entries;
 mod error;
 mod fair_queue;
+mod grants;
 mod links;
 #[allow(unsafe_code)]
 mod log_head;
@@ -19,6 +20,7 @@ mod read_limiter;
 mod registry;
 mod reserved_space;
 mod schema;
+mod settings;
 mod shrink;
 mod survey;
 mod tombstone;

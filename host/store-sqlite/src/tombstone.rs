@@ -30,6 +30,10 @@ pub(super) fn mark_deleted(
     // Without a row of usage, no write is accepted.
     execute(connection, "DELETE FROM app_usage WHERE app_id = ?1", [id])?;
     execute(connection, "DELETE FROM tokens WHERE app_id = ?1", [id])?;
+    // No secret outlives its app.
+    let unset = "DELETE FROM app_settings WHERE app_id = ?1";
+    execute(connection, unset, [id])?;
+    execute(connection, "DELETE FROM app_grants WHERE app_id = ?1", [id])?;
     // Paused deliveries are not claimed.
     let pause = "UPDATE triggers SET paused = 'operator' WHERE app_id = ?1";
     execute(connection, pause, [id])?;

@@ -7,6 +7,7 @@ mod input_validation;
 mod large_data;
 mod misbehaving_servers;
 mod plugins;
+mod settings;
 mod verbs;
 
 use kvasm_tests::program::process::program;

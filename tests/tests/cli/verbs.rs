@@ -78,6 +78,20 @@ fn rows() -> Vec<Row> {
             .with_input(LINE)
             .expect_output("Imported 1"),
         row("kv delete shop c k").expect_output("Deleted"),
+        row("config set shop currency EUR").expect_output("Set currency"),
+        row("config get shop currency").expect_output("EUR"),
+        row("config list shop").expect_output("EUR"),
+        row("config unset shop currency").expect_output("Removed currency"),
+        row("secret set shop key")
+            .with_input(b"hunter2\n")
+            .expect_output("Set key"),
+        row("secret list shop").expect_output("key"),
+        row("secret unset shop key").expect_output("Removed key"),
+        row("plugin needs shop").expect_output("NEED"),
+        row("grant shop http https://*.example.com").expect_output("https://*.example.com"),
+        row("grant shop timers").expect_output("timers"),
+        row("grants shop").expect_output("http https://*.example.com"),
+        row("revoke shop timers").expect_output("Revoked"),
         row("trigger set shop hello --collection other").expect_output("hello"),
         row("trigger list shop").expect_output("hello"),
         row("trigger pause shop hello").expect_output("Paused"),
@@ -99,7 +113,15 @@ fn rows() -> Vec<Row> {
 }
 
 /// Verbs that need neither a server nor a store, or only one of them.
-const ALONE: [&str; 5] = ["serve", "login", "run", "migrate", "logs"];
+const ALONE: [&str; 7] = [
+    "serve",
+    "login",
+    "run",
+    "migrate",
+    "logs",
+    "secret new-key",
+    "secret rotate-key",
+];
 
 /// The verbs that a command's help lists.
 fn verbs(home: &Home, words: &[&str], all: &mut BTreeSet<String>) {

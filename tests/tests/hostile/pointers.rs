@@ -30,6 +30,22 @@ const CALLS: &[(&str, &str)] = &[
         "kv_set",
         "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) {} (i32.const 0) (i32.const 0))",
     ),
+    (
+        "config_get",
+        "(call $config_get {} (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "config_get",
+        "(call $config_get (i32.const 0) (i32.const 1) {})",
+    ),
+    (
+        "secret_get",
+        "(call $secret_get {} (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "secret_get",
+        "(call $secret_get (i32.const 0) (i32.const 1) {})",
+    ),
     ("kv_has", "(call $kv_has {} (i32.const 0) (i32.const 1))"),
     ("kv_has", "(call $kv_has (i32.const 0) (i32.const 1) {})"),
     (

@@ -1,11 +1,11 @@
 //! Scope checks of host functions, through a guest.
 
-use kvasm::model::{AppId, Principal, Scope};
+use kvasm::model::{AppId, Grant, Principal, Scope, SettingName};
 use kvasm::{Call, Plugin};
 use kvasm_abi::Status;
-use kvasm_tests::guests::{TestHost, module, report};
+use kvasm_tests::guests::{TestHost, manifest, module, module_with, report};
 
-const READS: [&str; 6] = [
+const READS: [&str; 8] = [
     "(call $kv_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
     "(call $kv_has (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1))",
     "(call $kv_list (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0))",
@@ -13,6 +13,8 @@ const READS: [&str; 6] = [
     // Checks alone change nothing; this one requires that "a" in "a" does not exist.
     "(block (result i64) (i32.store (i32.const 100) (i32.const 1)) (i32.store (i32.const 104) (i32.const 1)) (i32.store8 (i32.const 108) (i32.const 97)) (i32.store (i32.const 109) (i32.const 1)) (i32.store8 (i32.const 113) (i32.const 97)) (call $kv_commit (i32.const 100) (i32.const 26) (i32.const 0) (i32.const 0)))",
     "(call $dead_letters (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
+    "(call $config_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
+    "(call $secret_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
 ];
 const WRITES: [&str; 4] = [
     "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",
@@ -35,10 +37,23 @@ async fn denied(bench: &TestHost, plugin: &Plugin, principal: Option<Principal>)
 #[tokio::test]
 async fn host_calls_require_their_scope_for_a_principal() {
     let bench = TestHost::new().await;
+    let actor = bench.host.operator("test");
+    let secret = Grant::Secret {
+        name: SettingName::parse("a").unwrap(),
+    };
+    let grants = bench
+        .host
+        .admin()
+        .add_grants(&actor, &bench.app, vec![secret]);
+    grants.await.unwrap();
+    let declared = manifest(&[
+        r#"{"kind":"function","name":"run"}"#,
+        r#"{"kind":"secret","name":"a"}"#,
+    ]);
     let calls = READS.iter().map(|body| (body, Scope::ScriptRead));
     let calls = calls.chain(WRITES.iter().map(|body| (body, Scope::ScriptWrite)));
     for (body, needed) in calls {
-        let plugin = bench.load(module("a", &report(body))).await;
+        let plugin = bench.load(module_with("a", &declared, &report(body))).await;
         assert!(!denied(&bench, &plugin, None).await, "{body}");
         for scope in Scope::ALL {
             let own = Principal::for_app(bench.app.id, [scope]);

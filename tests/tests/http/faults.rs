@@ -49,7 +49,7 @@ impl Fixture {
     }
 
     /// Creates an app with two versions, an entry, two triggers, of which one is paused, a delivery
-    /// of each, of which one is dead, and tokens.
+    /// of each, of which one is dead, a configuration value, a secret, and tokens.
     async fn shop(&self, name: &str) -> Shop {
         let (server, api) = (&self.server, &self.server.root);
         let app = server.app(name, false).await;
@@ -61,6 +61,11 @@ impl Fixture {
             let new = json!({ "collection": "x" });
             let path = path(&format!("triggers/{trigger}"));
             api.json("PUT", &path, new).await.expect(200);
+        }
+        for kind in ["config", "secrets"] {
+            let path = path(&format!("{kind}/n"));
+            let set = api.bytes("PUT", &path, "text/plain", "old").await;
+            set.expect(204);
         }
         let entry = path("kv/entry?collection=x&key=x");
         api.json("PUT", &entry, json!(1)).await.expect(200);
@@ -105,6 +110,7 @@ impl Fixture {
         match body(route, name) {
             Body::None => request,
             Body::Json(json) => request.json(&json),
+            Body::Text(text) => request.header("content-type", "text/plain").body(text),
             Body::Module => {
                 let request = request.header("content-type", "application/wasm");
                 request.body(self.modules[0].clone())
@@ -126,7 +132,7 @@ impl Fixture {
         let keys = ["x", "y"].map(|key| (collection.clone(), Key::parse(key).unwrap()));
         let entries = store.get_many(id, &keys, Timestamp::now(), 1_000).await;
         format!(
-            "{app:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {}",
+            "{app:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {}",
             store.plugins(id, None, 10).await.unwrap(),
             store.triggers(id).await.unwrap(),
             store.outstanding(id, &deliveries, None, 10).await.unwrap(),
@@ -134,6 +140,7 @@ impl Fixture {
             store.tokens(Some(id), None, 10).await.unwrap(),
             store.tokens(None, None, 1_000).await.unwrap(),
             entries.unwrap(),
+            store.settings(id).await.unwrap().rows,
             store.apps(None, 1_000).await.unwrap().len(),
         )
     }
@@ -148,6 +155,7 @@ impl Fixture {
 enum Body {
     None,
     Json(Value),
+    Text(&'static str),
     Module,
     Lines(&'static str),
 }
@@ -173,6 +181,7 @@ fn body(route: &Route, app: &str) -> Body {
         ("POST", "kv/import") => {
             return Body::Lines("{\"collection\":\"x\",\"key\":\"y\",\"json\":1}\n");
         }
+        ("PUT", "config/{name}" | "secrets/{name}") => return Body::Text("newer"),
         ("PUT", "triggers/{name}") => json!({ "collection": "z" }),
         ("POST", "deliveries/discard" | "dead-letters/replay" | "dead-letters/discard") => {
             json!({ "all": true })

@@ -191,6 +191,7 @@ async fn plugin_lists_its_declared_triggers() {
             functions: vec!["run".to_owned()],
             http: None,
             triggers: declared.to_vec(),
+            ..Exports::default()
         },
         activate: true,
     };

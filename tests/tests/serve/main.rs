@@ -9,6 +9,7 @@ mod clocks;
 mod deploy;
 mod file_system;
 mod metrics;
+mod secrets;
 mod server_log;
 mod start;
 mod stop;

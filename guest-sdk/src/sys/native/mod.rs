@@ -3,18 +3,21 @@
 
 mod batch;
 mod cost;
+mod settings;
 mod store;
 mod transaction;
 mod validate;
 
 pub use cost::Cost;
 pub(crate) use cost::cost;
+pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
 pub(crate) use transaction::transaction;
 
 use super::{CommitFailure, Query};
 use crate::dead_letters::DeadLetter;
 use crate::{Caller, Context, Error};
 use kvasm_abi::SetOptions;
+use settings::Settings;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,6 +28,7 @@ const TRACEPARENT: &str = "00-00000000000000000000000000000001-0000000000000001-
 
 struct Host {
     store: Store,
+    settings: Settings,
     context: Context,
     dead_letters: Vec<DeadLetter>,
     /// How far tests have advanced the clock, in milliseconds.
@@ -38,6 +42,7 @@ impl Host {
     fn new() -> Host {
         Host {
             store: Store::default(),
+            settings: Settings::default(),
             context: Context {
                 app: "test".to_owned(),
                 function: "test".to_owned(),

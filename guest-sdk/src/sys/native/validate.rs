@@ -2,8 +2,8 @@
 
 use crate::Error;
 use kvasm_abi::json::{self, JsonError};
-use kvasm_abi::limits::{OUTPUT_BYTES, PAGE_ENTRIES, VALUE_BYTES};
-use kvasm_abi::names::{self, TextError};
+use kvasm_abi::limits::{OUTPUT_BYTES, PAGE_ENTRIES, SETTING_BYTES, VALUE_BYTES};
+use kvasm_abi::names::{self, SETTING_CHARACTERS, SettingNameError, TextError};
 use kvasm_abi::{
     Address, BATCH_BYTES_MAX, BATCH_OPS_MAX, CURSOR_BYTES_MAX, FORMAT_BYTES, FORMAT_JSON, KEYS_MAX,
     LETTERS_DEFAULT, LETTERS_MAX, MANY_BYTES_MAX,
@@ -95,6 +95,28 @@ pub(super) fn dead_letters_limit(limit: i32) -> Result<usize, Error> {
             "the limit is {limit}; it must be from 0 to {LETTERS_MAX}"
         ))),
     }
+}
+
+pub(super) fn setting(name: &str) -> Result<(), Error> {
+    match names::setting(name.as_bytes()) {
+        Ok(_) => Ok(()),
+        Err(SettingNameError::Text(error)) => named("name of the setting", Err(error)),
+        Err(SettingNameError::Character(found)) => Err(Error::Invalid(format!(
+            "the name of the setting contains {found:?}; allowed: {SETTING_CHARACTERS}"
+        ))),
+    }
+}
+
+pub(super) fn config_value(value: &str) -> Result<(), Error> {
+    named(
+        "configuration value",
+        names::text(value.as_bytes(), SETTING_BYTES),
+    )
+    .map(drop)
+}
+
+pub(super) fn secret(secret: &[u8]) -> Result<(), Error> {
+    size("secret", secret.len(), SETTING_BYTES)
 }
 
 fn size(subject: &str, len: usize, limit: usize) -> Result<(), Error> {

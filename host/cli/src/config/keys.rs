@@ -56,6 +56,13 @@ pub(super) const KEYS: &[Key] = &[
         cache_dir
     ),
     key!(
+        "secrets.key_file",
+        "file with the keys for secrets; for SQLite, by default a file beside the store",
+        path,
+        show_path,
+        secrets_key_file
+    ),
+    key!(
         "sqlite.cache",
         "page cache of each SQLite connection, in addition to the system's page cache",
         size,

@@ -73,6 +73,7 @@ pub(super) struct Config {
     /// Without the URL, which is in `store`.
     pub(super) postgres: PostgresOptions,
     pub(super) sqlite_cache: usize,
+    pub(super) secrets_key_file: Option<PathBuf>,
     pub(super) cache_dir: CacheDir,
     pub(super) cache: CacheLimits,
     pub(super) log_format: LogFormat,
@@ -102,6 +103,7 @@ impl Default for Config {
             migrate: Migrate::Alone,
             postgres: PostgresOptions::new(""),
             sqlite_cache: SqliteOptions::CACHE,
+            secrets_key_file: None,
             cache_dir: CacheDir::Default,
             cache: CacheLimits::default(),
             log_format: LogFormat::Text,

@@ -5,6 +5,7 @@ use crate::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
 use kvasm::server::Network;
 use kvasm::store::Migrate;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) fn toml_value(text: &str) -> String {
@@ -55,6 +56,18 @@ pub(super) fn store(text: &str) -> Result<Option<StoreSpec>, String> {
 
 pub(super) fn show_store(store: &Option<StoreSpec>) -> String {
     store.as_ref().map_or_else(String::new, StoreSpec::shown)
+}
+
+pub(super) fn path(text: &str) -> Result<Option<PathBuf>, String> {
+    match text {
+        "" => Err("the path is empty".to_owned()),
+        text => Ok(Some(text.into())),
+    }
+}
+
+pub(super) fn show_path(path: &Option<PathBuf>) -> String {
+    let shown = path.as_ref().map(|path| path.display().to_string());
+    shown.unwrap_or_default()
 }
 
 pub(super) fn migrate(text: &str) -> Result<Migrate, String> {

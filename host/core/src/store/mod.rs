@@ -6,6 +6,7 @@
 mod outbox;
 mod registry;
 mod schema;
+mod settings_store;
 mod store_error;
 mod sum;
 mod survey;
@@ -28,6 +29,7 @@ pub mod backend {
 pub use outbox::Outbox;
 pub use registry::Registry;
 pub use schema::{Migrate, Schema, SchemaState};
+pub use settings_store::SettingsStore;
 pub use store_error::StoreError;
 pub use survey::{AppSurvey, LogSize, StoreClock, StoreSize, Survey};
 pub use upkeep::Upkeep;
@@ -39,7 +41,9 @@ pub use upkeep::Upkeep;
 /// - [`commit`](Store::commit) is atomic, and durable when it returns.
 /// - Keys compare bytewise.
 #[async_trait]
-pub trait Store: Registry + Outbox + Upkeep + Survey + Send + Sync + 'static {
+pub trait Store:
+    Registry + SettingsStore + Outbox + Upkeep + Survey + Send + Sync + 'static
+{
     /// Returns the app with this name, if it exists.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;
 

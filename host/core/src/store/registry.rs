@@ -61,11 +61,12 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<PluginVersion, StoreError>;
 
-    /// Activates a version, with the triggers that it declares.
+    /// Activates a version, with the triggers that it declares, if the app meets its needs in the
+    /// same transaction.
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`], [`StoreError::PluginNotFound`],
-    /// [`StoreError::TooManyTriggers`].
+    /// [`StoreError::TooManyTriggers`], [`StoreError::NeedsUnmet`].
     async fn activate_plugin(
         &self,
         app: AppId,
@@ -73,11 +74,12 @@ pub trait Registry: Send + Sync {
         audit: Audit,
     ) -> Result<(), StoreError>;
 
-    /// Activates the version that the active one replaced, and returns it.
+    /// Activates the version that the active one replaced, and returns it. The app must meet its
+    /// needs, as for [`activate_plugin`](Registry::activate_plugin).
     ///
     /// # Errors
     /// [`StoreError::AppNotFound`], [`StoreError::NothingToRollBackTo`],
-    /// [`StoreError::TooManyTriggers`].
+    /// [`StoreError::TooManyTriggers`], [`StoreError::NeedsUnmet`].
     async fn roll_back_plugin(&self, app: AppId, audit: Audit)
     -> Result<PluginVersion, StoreError>;
 

@@ -1,6 +1,6 @@
 //! Errors of a store.
 
-use crate::{PluginVersion, Resource};
+use crate::{KeyId, PluginVersion, Resource, Unmet};
 use thiserror::Error;
 
 /// Why a store refused or failed an operation.
@@ -66,12 +66,23 @@ pub enum StoreError {
         /// The quota.
         limit: u64,
     },
+    /// The secret was not sealed with the store's current key; nothing was changed.
+    #[error("the store's secrets are sealed with key {current}, not with key {given}")]
+    OtherSecretsKey {
+        /// The key of the refused secret.
+        given: KeyId,
+        /// The current key.
+        current: KeyId,
+    },
     /// The app has no plugin version with this number.
     #[error("the app has no plugin version {0}")]
     PluginNotFound(PluginVersion),
     /// The plugin version is active and cannot be deleted.
     #[error("plugin version {0} is active")]
     PluginActive(PluginVersion),
+    /// The app does not meet needs of the version, which was not activated; nothing was changed.
+    #[error("the app does not meet {} needs of the plugin version", .0.len())]
+    NeedsUnmet(Vec<Unmet>),
     /// There is no plugin version to roll back to.
     #[error("there is no plugin version to roll back to")]
     NothingToRollBackTo,

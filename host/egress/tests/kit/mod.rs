@@ -3,7 +3,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use kvasm_core::{AppId, HttpOrigin, HttpUrl};
+use kvasm_core::{AppId, HttpOrigin, HttpUrl, NotPermitted, Use};
 use kvasm_egress::{Egress, EgressConfig, Resolver};
 use kvasm_metrics::Metrics;
 use kvasm_service::{
@@ -75,9 +75,12 @@ pub struct Permitted {
 
 #[async_trait]
 impl HttpPermissions for Permitted {
-    async fn allows_http(&self, origin: &HttpOrigin) -> Result<bool, ServiceError> {
+    async fn allows_http(&self, origin: &HttpOrigin) -> Result<(), ServiceError> {
         self.asked.lock().unwrap().push(origin.clone());
-        Ok(!self.revoked.load(Ordering::Relaxed))
+        match self.revoked.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(NotPermitted::Ungranted(Use::Http(origin.to_string())).into()),
+        }
     }
 }
 

@@ -71,7 +71,9 @@ impl From<ServiceError> for Fault {
     fn from(error: ServiceError) -> Fault {
         let status = match &error {
             ServiceError::Invalid(invalid) => invalid_status(invalid),
-            ServiceError::Denied(_) | ServiceError::AppNotFound => Status::Denied,
+            ServiceError::Denied(_) | ServiceError::NotPermitted(_) | ServiceError::AppNotFound => {
+                Status::Denied
+            }
             ServiceError::Conflict { .. } => Status::Conflict,
             ServiceError::NotInteger => Status::Type,
             ServiceError::Overflow => Status::Invalid,
@@ -89,10 +91,14 @@ impl From<ServiceError> for Fault {
             | ServiceError::DeadLetterNotFound
             | ServiceError::PluginActive(_)
             | ServiceError::NothingToRollBackTo
+            | ServiceError::NeedsUnmet(_)
+            | ServiceError::GrantNotFound
             | ServiceError::TokenNotFound
             | ServiceError::ScopeExceeded(_)
             | ServiceError::LifetimeExceeded(_)
-            | ServiceError::LastAdmin => Status::Internal,
+            | ServiceError::LastAdmin
+            | ServiceError::SettingNotFound(_)
+            | ServiceError::Secrets(_) => Status::Internal,
         };
         match status {
             Status::Internal | Status::Unavailable => Fault::Host(status, error),

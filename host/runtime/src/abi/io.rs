@@ -33,6 +33,8 @@ macro_rules! function {
     };
 }
 
+pub(super) use function;
+
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     function!(linker, "error_message", error_message, (out: u32, cap: u32));
     function!(linker, "context", context, (out: u32, cap: u32));

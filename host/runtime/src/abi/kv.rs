@@ -10,7 +10,7 @@ use kvasm_abi::{
 };
 use kvasm_core::{
     COLLECTION_BYTES_MAX, Collection, Cursor, Entry, Expect, Invalid, KEY_BYTES_MAX, Key, KeyRange,
-    Subject, Timestamp, Value, Version,
+    Subject, Timestamp, Value,
 };
 use kvasm_service::List;
 use wasmtime::{Caller, Linker};
@@ -122,13 +122,6 @@ pub(super) fn format(code: i32) -> Result<Format, Fault> {
             format!("the format is {other}; it must be 0 (JSON) or 1 (bytes)"),
         )),
     }
-}
-
-fn expect(if_version: Option<u64>) -> Option<Expect> {
-    if_version.map(|version| match version {
-        0 => Expect::Absent,
-        version => Expect::Version(Version(version)),
-    })
 }
 
 pub(super) fn header(entry: &Entry) -> EntryHeader {
@@ -250,7 +243,7 @@ async fn set<T: GuestView>(
     let value = format.value(bytes, limit)?;
     let written = value.as_bytes().len();
     let expires_at = Timestamp::now().expiry(options.ttl_ms)?;
-    let expect = expect(options.if_version);
+    let expect = options.if_version.map(Expect::of_version);
     let state = guest.state();
     let (kv, caller) = (&state.services.kv, &state.context.caller);
     let set = kv.set(caller, (collection, key), value, expires_at, expect);
@@ -293,7 +286,7 @@ async fn delete<T: GuestView>(
     let collection = guest.collection(c, c_len)?;
     let key = guest.key(k, k_len)?;
     let state = guest.state();
-    let expect = expect(options.if_version);
+    let expect = options.if_version.map(Expect::of_version);
     let caller = &state.context.caller;
     let delete = state.services.kv.delete(caller, (collection, key), expect);
     let existed = state.meter.exclude(delete).await?;

@@ -10,7 +10,7 @@ use kvasm_abi::{
 };
 use kvasm_core::{
     Applied, Batch, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, EventKind, Expect,
-    Invalid, KEY_BYTES_MAX, Key, Op, Subject, Timestamp, Version,
+    Invalid, KEY_BYTES_MAX, Key, Op, Subject, Timestamp,
 };
 use kvasm_service::ServiceError;
 use serde_json::json;
@@ -97,7 +97,7 @@ async fn get_many<T: GuestView>(
     guest.check("out", out)?;
     let packed = guest.read("keys", Subject::Keys, at(keys, len), KEYS_BYTES_MAX)?;
     let keys = Records::<Address<'_>>::decode(&packed).map_err(|_| malformed(Subject::Keys))?;
-    check_count(Subject::Keys, keys.len(), KEYS_MAX)?;
+    Invalid::check_count(Subject::Keys, keys.len(), KEYS_MAX)?;
     let keys = keys.map(names).collect::<Result<Vec<_>, _>>()?;
     let state = guest.state();
     let get = state.services.kv.get_many(&state.context.caller, &keys);
@@ -121,17 +121,6 @@ fn packed_records<'a, R: kvasm_abi::Record<'a>>(records: &[R]) -> Vec<u8> {
     let mut bytes = Vec::new();
     encode_records(records, &mut |piece: &[u8]| bytes.extend_from_slice(piece));
     bytes
-}
-
-fn check_count(subject: Subject, found: usize, limit: usize) -> Result<(), Invalid> {
-    if found > limit {
-        return Err(Invalid::TooMany {
-            subject,
-            found: found as u64,
-            limit: limit as u64,
-        });
-    }
-    Ok(())
 }
 
 async fn commit<T: GuestView>(
@@ -174,17 +163,13 @@ async fn commit<T: GuestView>(
 
 fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
     let batch = kvasm_abi::Batch::decode(packed).map_err(|_| malformed(Subject::Batch))?;
-    check_count(Subject::Batch, batch.len(), kvasm_abi::BATCH_OPS_MAX)?;
+    Invalid::check_count(Subject::Batch, batch.len(), kvasm_abi::BATCH_OPS_MAX)?;
     let check = |BatchCheck { address, version }: BatchCheck<'_>| {
         let (collection, key) = names(address)?;
-        let expect = match version {
-            0 => Expect::Absent,
-            version => Expect::Version(Version(version)),
-        };
         Ok::<_, Invalid>(Check {
             collection,
             key,
-            expect,
+            expect: Expect::of_version(version),
         })
     };
     let now = Timestamp::now();

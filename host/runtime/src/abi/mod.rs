@@ -14,6 +14,7 @@ mod many;
 mod memory;
 mod meter;
 mod page;
+mod settings;
 mod state;
 
 use wasmtime::Linker;
@@ -35,5 +36,6 @@ pub use state::{DeliveryContext, GuestState, GuestView};
 pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;
+    settings::link(linker)?;
     io::link(linker)
 }

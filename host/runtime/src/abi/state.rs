@@ -4,7 +4,9 @@ use super::fault::Fault;
 use super::{CpuMeter, CpuPermit, GuestLog};
 use kvasm_abi::IMPORTS;
 use kvasm_core::{Cost, Limits, Pieces, truncate};
-use kvasm_service::{CallContext, Caller, ServiceError, Services, admit_app_line};
+use kvasm_service::{
+    CallContext, Caller, ServiceError, Services, SettingsSnapshot, admit_app_line,
+};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -80,6 +82,7 @@ pub struct GuestState {
     /// Its CPU permit.
     pub(crate) turns: Arc<CpuPermit>,
     pub(crate) services: Services,
+    pub(crate) settings: SettingsSnapshot,
     pub(crate) limits: Arc<Limits>,
     pub(crate) input: Pieces,
     pub(crate) output: Vec<u8>,
@@ -122,6 +125,7 @@ impl GuestState {
             meter,
             turns: Arc::new(turns),
             services,
+            settings: SettingsSnapshot::default(),
             limits,
             input,
             output: Vec::new(),

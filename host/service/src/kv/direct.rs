@@ -96,18 +96,6 @@ impl KvService {
     }
 }
 
-/// Returns an error for more parts than allowed.
-pub(super) fn check_count(subject: Subject, found: usize) -> Result<(), Invalid> {
-    if found > BATCH_MAX {
-        return Err(Invalid::TooMany {
-            subject,
-            found: found as u64,
-            limit: BATCH_MAX as u64,
-        });
-    }
-    Ok(())
-}
-
 /// Converts a list request into a query of the store: resolves the cursor and applies the
 /// limits.
 pub(super) fn list_query(
@@ -205,7 +193,7 @@ impl Kv for KvService {
         keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
-        check_count(Subject::Keys, keys.len())?;
+        Invalid::check_count(Subject::Keys, keys.len(), BATCH_MAX)?;
         let now = Timestamp::now();
         let get = self
             .store
@@ -238,7 +226,11 @@ impl Kv for KvService {
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         caller.check_access(capability(&batch, caller.app()))?;
-        check_count(Subject::Batch, batch.checks.len() + batch.ops.len())?;
+        Invalid::check_count(
+            Subject::Batch,
+            batch.checks.len() + batch.ops.len(),
+            BATCH_MAX,
+        )?;
         let now = Timestamp::now();
         let count = batch.ops.len();
         let commit = Commit {

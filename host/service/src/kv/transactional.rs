@@ -7,11 +7,11 @@
 //! Lists are read from the store as of that moment, merged with this run's own writes. Their
 //! results are not checked at commit.
 
-use super::direct::{check_count, list_query, seal};
+use super::direct::{list_query, seal};
 use super::key_locks::Address;
 use super::lock_policy::{LockPolicy, PendingCommitGuard};
 use super::view::{TransactionView, checks, operation, take_bytes};
-use super::{Kv, List, Listing, capability};
+use super::{BATCH_MAX, Kv, List, Listing, capability};
 use crate::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
@@ -259,7 +259,7 @@ impl Kv for Transaction {
         caller: &Caller,
         keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
-        check_count(Subject::Keys, keys.len())?;
+        Invalid::check_count(Subject::Keys, keys.len(), BATCH_MAX)?;
         let mut left = self.batch_bytes;
         let own = self.own_many(keys, &mut left)?;
         let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
@@ -326,7 +326,11 @@ impl Kv for Transaction {
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         caller.check_access(capability(&batch, caller.app()))?;
-        check_count(Subject::Batch, batch.checks.len() + batch.ops.len())?;
+        Invalid::check_count(
+            Subject::Batch,
+            batch.checks.len() + batch.ops.len(),
+            BATCH_MAX,
+        )?;
         if batch.ops.len() <= 1 {
             // Nothing to undo: the one operation buffers its write last.
             return self.run_all(caller, batch).await;

@@ -1,6 +1,6 @@
 //! The reads and buffered writes of one run of a transaction.
 
-use super::direct::check_count;
+use super::BATCH_MAX;
 use super::key_locks::Address;
 use kvasm_core::{Check, CommitId, Entry, Expect, Invalid, Op, Subject, Timestamp, Value, Version};
 use std::collections::BTreeMap;
@@ -74,10 +74,8 @@ impl TransactionView {
     }
 
     pub(super) fn check_room(&self, more: usize) -> Result<(), Invalid> {
-        check_count(
-            Subject::Transaction,
-            self.read.len() + self.follows.len() + self.written.len() + more,
-        )
+        let keys = self.read.len() + self.follows.len() + self.written.len() + more;
+        Invalid::check_count(Subject::Transaction, keys, BATCH_MAX)
     }
 
     /// Buffers a write or a deletion, and returns its provisional version.

@@ -3,7 +3,7 @@
 macro_rules! app_columns {
     () => {
         "a.id, a.name, a.cursor_key, a.created_at, a.public, a.entries_max, a.bytes_max, \
-         a.calls_per_second, a.calls_at_once, a.active_plugin, a.active_module"
+         a.calls_per_second, a.calls_at_once, a.active_plugin, a.active_module, a.settings"
     };
 }
 

@@ -1,6 +1,9 @@
 //! Invariants of every statement, including those within functions.
 
-use super::{ALL, dead_letters_sql, outbox_sql, registry_sql, server_sql, triggers_sql, usage_sql};
+use super::{
+    ALL, dead_letters_sql, outbox_sql, registry_sql, server_sql, settings_sql, triggers_sql,
+    usage_sql,
+};
 use std::sync::LazyLock;
 
 /// The functions that are statements of their own, each on one line.
@@ -30,6 +33,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         dead_letters_sql::ALL,
         triggers_sql::ALL,
         server_sql::ALL,
+        settings_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
     lists.into_iter().flatten().copied().chain(functions)
@@ -103,6 +107,14 @@ fn every_usage_statement_filters_by_app_first() {
 }
 
 #[test]
+fn every_settings_statement_filters_by_app_first() {
+    for (table, alias, least) in [("app_settings", "s", 6), ("app_grants", "g", 5)] {
+        let uses = led_by_the_app(table, alias);
+        assert!(uses >= least, "only {uses} uses of {table} were found");
+    }
+}
+
+#[test]
 fn every_outbox_statement_filters_by_app_first() {
     for (table, alias, least) in [
         ("triggers", "t", 20),
@@ -127,7 +139,8 @@ fn sql_constants_match_the_model() {
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.
 const WHOLE: [&str; 6] = ["apps", "modules", "tokens", "audit", "health", "registry"];
-const CUT: [&str; 6] = [
+const CUT: [&str; 7] = [
+    "app_settings",
     "kv_entries",
     "app_usage",
     "plugins",

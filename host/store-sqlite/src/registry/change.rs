@@ -1,7 +1,7 @@
 //! Operations of administrators: the statements of each.
 
 use super::super::entries::app_by_id;
-use super::super::{error, outbox};
+use super::super::{error, grants, outbox};
 use super::plugin;
 use crate::tombstone::is_tombstone;
 use kvasm_core::store::StoreError;
@@ -220,7 +220,10 @@ fn switch_to(
     )?;
     let row = plugin(connection, app, version).map_err(error::store)?;
     match (switched, row) {
-        (1.., Some(row)) => outbox::declare(connection, app, &row.exports, at),
+        (1.., Some(row)) => {
+            grants::check_needs(connection, app, &row.exports.needs)?;
+            outbox::declare(connection, app, &row.exports, at)
+        }
         _ => Err(StoreError::PluginNotFound(version)),
     }
 }

@@ -30,7 +30,7 @@ const fn frees(app: AppId) -> WriteCost {
 impl SqliteStore {
     /// Runs an operation. If it changes something, writes its audit row and makes that the
     /// generation, atomically.
-    async fn audited<T: Effect + Send + 'static>(
+    pub(super) async fn audited<T: Effect + Send + 'static>(
         &self,
         work: WriteCost,
         audit: Audit,

@@ -2,14 +2,17 @@
 //! removed when they are old or too many.
 
 use super::Kit;
+use super::app_settings::{config, sealed, set_setting};
 use super::event_kit::trigger;
+use super::grants::grant;
 use super::kit::{
     Tenant, app, audit_row, bytes, collection, key, list, reap, reap_step, set, token,
 };
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Audit, DeadLetterFilter, DeadReason, PluginVersion, Schedule, Timestamp, Verdict, Watch,
+    AppId, Audit, DeadLetterFilter, DeadReason, Grant, PluginVersion, Schedule, Settings,
+    Timestamp, Verdict, Watch,
 };
 use uuid::Uuid;
 
@@ -34,6 +37,13 @@ async fn full(kit: &Kit, entries: usize) -> Tenant {
     let row = app.audit_row("test");
     let made = app.store.create_token(token("ci", Some(app.id)), row).await;
     assert!(made.expect("a token"));
+    set_setting(&app, "n", config("v"))
+        .await
+        .expect("a setting");
+    set_setting(&app, "n", sealed(1, "s"))
+        .await
+        .expect("a secret");
+    grant(&app, vec![Grant::Timers]).await.expect("a grant");
     app
 }
 
@@ -92,6 +102,9 @@ async fn assert_gone(app: &Tenant) {
     not_found(app.try_pause("t", false).await);
     let row = app.audit_row("test");
     not_found(store.create_token(token("ci", Some(app.id)), row).await);
+    let settings = store.settings(app.id).await.expect("read");
+    assert_eq!(settings, Settings::default());
+    not_found(set_setting(app, "n", config("v")).await);
     assert!(!app.delete_app().await.expect("nothing"));
 }
 

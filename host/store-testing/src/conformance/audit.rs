@@ -1,6 +1,7 @@
 //! The audit log: each change that takes effect writes one row; nothing else does.
 
 use super::Kit;
+use super::app_settings::{config, key_id, resealed, sealed, setting_name};
 use super::event_kit::{trigger, trigger_name, watch};
 use super::kit::{
     KIT_ACTION, Tenant, absent, app, assert_app_not_found, audit_row, bytes, delete, digest,
@@ -9,9 +10,9 @@ use super::kit::{
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    AppId, AppLimits, Applied, Audit, Commit, DeadLetterFilter, DeadReason, DeliveryFilter,
-    LimitsPatch, Op, PluginVersion, TRIGGERS_MAX, Timestamp, Token, TokenId, TriggerDeletion,
-    Verdict,
+    AppId, AppLimits, Applied, Audit, Commit, DeadLetterFilter, DeadReason, DeliveryFilter, Grant,
+    LimitsPatch, Op, PluginVersion, SettingKind, TRIGGERS_MAX, Timestamp, Token, TokenId,
+    TriggerDeletion, Verdict,
 };
 use serde_json::json;
 use std::cmp::Reverse;
@@ -94,6 +95,16 @@ pub(super) fn changes(tenant: &Tenant) -> Vec<NamedOperation> {
         store.set_trigger(id, trigger("t", watch("c")), row).await.map(changed);
         store.pause_trigger(id, name(), true, row).await;
         store.delete_trigger(id, name(), false, row).await.map(|done| done == TriggerDeletion::Deleted);
+        store.set_setting(id, setting_name("n"), config("a"), row).await.map(changed);
+        // The value it already has: this still takes effect.
+        store.set_setting(id, setting_name("n"), config("a"), row).await.map(changed);
+        store.set_setting(id, setting_name("n"), sealed(1, "a"), row).await.map(changed);
+        store.unset_setting(id, SettingKind::Config, setting_name("n"), row).await;
+        store.add_grants(id, vec![Grant::Timers], row).await.map(|count| count > 0);
+        store.remove_grants(id, vec![Grant::Timers], row).await.map(|count| count > 0);
+        store.set_secrets_key(key_id(2), row).await;
+        store.reseal_secrets(id, vec![resealed("n", "a", sealed(2, "b"))], row).await.map(|count| count > 0);
+        store.unset_setting(id, SettingKind::Secret, setting_name("n"), row).await;
         store.delete_app(made_id, row).await;
     }
 }
@@ -174,6 +185,10 @@ pub async fn no_op_writes_no_audit_row(kit: Kit) {
         store.discard_deliveries(id, DeliveryFilter::default(), 9, row).await.map(|count| count > 0);
         store.replay(id, DeadLetterFilter::default(), 9, row).await.map(|count| count > 0);
         store.discard(id, DeadLetterFilter::default(), 9, row).await.map(|count| count > 0);
+        store.unset_setting(id, SettingKind::Secret, setting_name("n"), row).await;
+        store.reseal_secrets(id, vec![resealed("n", "a", sealed(1, "b"))], row).await.map(|count| count > 0);
+        store.add_grants(id, vec![], row).await.map(|count| count > 0);
+        store.remove_grants(id, vec![Grant::Timers], row).await.map(|count| count > 0);
     };
     for (shown, operation) in operations {
         let changed = operation(Arc::clone(&kit.store), row()).await;
@@ -218,6 +233,11 @@ pub async fn failed_operation_writes_no_audit_row(kit: Kit) {
         store.discard_deliveries(never, DeliveryFilter::default(), 9, row).await.map(changed);
         store.replay(never, all(), 9, row).await.map(changed);
         store.discard(never, all(), 9, row).await.map(changed);
+        store.set_setting(never, setting_name("n"), config("a"), row).await.map(changed);
+        store.unset_setting(never, SettingKind::Config, setting_name("n"), row).await;
+        store.reseal_secrets(never, vec![], row).await.map(changed);
+        store.add_grants(never, vec![Grant::Timers], row).await.map(changed);
+        store.remove_grants(never, vec![Grant::Timers], row).await.map(changed);
     };
     for (shown, operation) in operations {
         let failed = operation(Arc::clone(&kit.store), tenant.audit_row("test")).await;

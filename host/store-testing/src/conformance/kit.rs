@@ -82,6 +82,7 @@ pub fn app(name: &str) -> App {
         public: false,
         limits: AppLimits::default(),
         active: None,
+        settings: None,
     }
 }
 

@@ -4,14 +4,16 @@ use super::FaultyStore;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{
-    AppSurvey, Outbox, Registry, Store, StoreClock, StoreError, StoreSize, Survey, Upkeep,
+    AppSurvey, Outbox, Registry, SettingsStore, Store, StoreClock, StoreError, StoreSize, Survey,
+    Upkeep,
 };
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed, DeadLetter,
     DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule, Entry,
-    FailOutcome, FailedAttempt, Generation, Key, LeaseToken, LimitsPatch, ListPage, ListQuery,
-    NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue, SchedulePosition, ScheduleTick,
-    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    FailOutcome, FailedAttempt, Generation, Grant, Key, KeyId, LeaseToken, LimitsPatch, ListPage,
+    ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue, Resealed,
+    SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings, Timestamp,
+    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use uuid::Uuid;
 
@@ -125,6 +127,22 @@ operations! {
         Audit: audit(app: Option<AppId>, before: Option<Uuid>, limit: u32) -> Vec<Audit>, of app;
     }
 
+    SettingsStore {
+        Settings: settings(app: AppId) -> Settings, of Some(app);
+        SetSetting: set_setting(app: AppId, name: SettingName, value: SettingValue, audit: Audit)
+            -> (), of Some(app);
+        UnsetSetting: unset_setting(
+            app: AppId, kind: SettingKind, name: SettingName, audit: Audit
+        ) -> bool, of Some(app);
+        AddGrants: add_grants(app: AppId, grants: Vec<Grant>, audit: Audit) -> u64, of Some(app);
+        RemoveGrants: remove_grants(app: AppId, grants: Vec<Grant>, audit: Audit)
+            -> u64, of Some(app);
+        ResealSecrets: reseal_secrets(app: AppId, secrets: Vec<Resealed>, audit: Audit)
+            -> u64, of Some(app);
+        SetSecretsKey: set_secrets_key(key: KeyId, audit: Audit) -> bool, of None;
+        SecretsKey: secrets_key() -> Option<KeyId>, of None;
+    }
+
     Outbox {
         Triggers: triggers(app: AppId) -> Vec<Trigger>, of Some(app);
         Due: due(after: Option<&Queue>, now: Timestamp, limit: u32) -> Vec<Queue>, of None;
@@ -175,10 +193,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// The sources of the traits.
-    const TRAITS: [&str; 5] = [
+    const TRAITS: [&str; 6] = [
         include_str!("../../../core/src/store/mod.rs"),
         include_str!("../../../core/src/store/outbox.rs"),
         include_str!("../../../core/src/store/registry.rs"),
+        include_str!("../../../core/src/store/settings_store.rs"),
         include_str!("../../../core/src/store/survey.rs"),
         include_str!("../../../core/src/store/upkeep.rs"),
     ];
