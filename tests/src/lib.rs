@@ -6,5 +6,6 @@ pub mod fuzz;
 pub mod guests;
 pub mod postgres;
 pub mod program;
+pub mod remote;
 pub mod server;
 pub mod slow_modules;

@@ -66,6 +66,8 @@ pub enum Subject {
     Origin,
     /// The URL of an outbound request.
     Url,
+    /// An outbound request.
+    Request,
     /// Grants that are added or revoked together.
     Grants,
 }
@@ -104,6 +106,7 @@ impl Subject {
             | Subject::SettingName
             | Subject::Origin
             | Subject::Url
+            | Subject::Request
             | Subject::Grants => false,
         }
     }
@@ -153,6 +156,7 @@ impl std::fmt::Display for Subject {
             Subject::Secret => "secret",
             Subject::Origin => "origin",
             Subject::Url => "URL",
+            Subject::Request => "request",
             Subject::Grants => "list of grants",
         })
     }

@@ -1,15 +1,15 @@
 //! The configuration of outbound HTTP.
 
-use super::network::Network;
+use super::network::EgressNetwork;
 use std::time::Duration;
 
 /// The bounds of outbound HTTP, which no permission of an app exceeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EgressConfig {
     /// Networks that are refused, in addition to those that are not public. Default none.
-    pub deny: Vec<Network>,
+    pub deny: Vec<EgressNetwork>,
     /// Networks that are allowed although they are not public. Default none.
-    pub allow_networks: Vec<Network>,
+    pub allow_networks: Vec<EgressNetwork>,
     /// Ports that are refused. Default 25, so that no plugin sends mail.
     pub deny_ports: Vec<u16>,
     /// Certificates in PEM that are trusted in addition to the web's authorities. Default none.
@@ -38,6 +38,13 @@ pub struct EgressConfig {
     pub idle: usize,
     /// Time after which an idle connection is closed. Default 30 s.
     pub idle_timeout: Duration,
+}
+
+impl EgressConfig {
+    /// Returns how many connections can be open at once, in use or idle.
+    pub fn connections_max(&self) -> u64 {
+        u64::from(self.at_once).saturating_add(self.idle as u64)
+    }
 }
 
 impl Default for EgressConfig {

@@ -1,7 +1,7 @@
 //! The guard: which addresses and ports the host connects to.
 
 use super::address::{AddressClass, address_class, embedded_v4};
-use super::network::Network;
+use super::network::EgressNetwork;
 use std::net::IpAddr;
 
 /// Why an address or a port is refused. For the host's log, not for plugins.
@@ -30,10 +30,10 @@ impl GuardRefusal {
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     /// Networks that are refused, also if they are allowed.
-    pub deny: Vec<Network>,
+    pub deny: Vec<EgressNetwork>,
     /// Networks that are allowed although their class is refused. A metadata address is only
     /// allowed by a network of that single address.
-    pub allow: Vec<Network>,
+    pub allow: Vec<EgressNetwork>,
     /// Ports that are refused.
     pub deny_ports: Vec<u16>,
 }
@@ -77,7 +77,7 @@ impl Guard {
         let Some(class) = address_class(address) else {
             return Ok(());
         };
-        let allows = |network: &Network| {
+        let allows = |network: &EgressNetwork| {
             network.contains(address)
                 && (class != AddressClass::Metadata || network.is_one_address())
         };

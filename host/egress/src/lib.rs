@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 pub use address::{AddressClass, address_class, embedded_v4};
 pub use config::EgressConfig;
 pub use guard::{Guard, GuardRefusal};
-pub use network::{Network, NetworkError};
+pub use network::{EgressNetwork, EgressNetworkError};
 pub use resolver::{Resolver, SystemResolver};
 pub use tls::RootsError;
 

@@ -8,9 +8,9 @@ use thiserror::Error;
 
 /// A network: an address and the length of its prefix, such as `10.0.0.0/8`, or one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network(IpNet);
+pub struct EgressNetwork(IpNet);
 
-impl Network {
+impl EgressNetwork {
     /// Returns whether the address is in the network.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
@@ -22,7 +22,7 @@ impl Network {
     }
 }
 
-impl fmt::Display for Network {
+impl fmt::Display for EgressNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -34,22 +34,22 @@ impl fmt::Display for Network {
     "{0:?} is not a network; it must be an address, or an address and a prefix length with no \
      bits set beyond it, such as 10.0.0.0/8 or fd00::/8"
 )]
-pub struct NetworkError(String);
+pub struct EgressNetworkError(String);
 
-impl FromStr for Network {
-    type Err = NetworkError;
+impl FromStr for EgressNetwork {
+    type Err = EgressNetworkError;
 
     /// Parses a network. Bits beyond the prefix are an error: `10.0.0.1/8` may be a mistake for
     /// `10.0.0.1/32`. IPv4 addresses in IPv6 are those of IPv4, which the guard compares.
-    fn from_str(text: &str) -> Result<Network, NetworkError> {
-        let error = || NetworkError(kvasm_core::truncate(text, 64).to_owned());
+    fn from_str(text: &str) -> Result<EgressNetwork, EgressNetworkError> {
+        let error = || EgressNetworkError(kvasm_core::truncate(text, 64).to_owned());
         let network: IpNet = match text.contains('/') {
             true => text.parse().map_err(|_| error())?,
             false => IpNet::from(text.parse::<IpAddr>().map_err(|_| error())?),
         };
         let IpAddr::V6(address) = network.addr() else {
             return match network.trunc() == network {
-                true => Ok(Network(network)),
+                true => Ok(EgressNetwork(network)),
                 false => Err(error()),
             };
         };
@@ -61,9 +61,9 @@ impl FromStr for Network {
             network.prefix_len().checked_sub(96),
         ) {
             (Some(address), Some(prefix)) => IpNet::new(IpAddr::V4(address), prefix)
-                .map(Network)
+                .map(EgressNetwork)
                 .map_err(|_| error()),
-            _ => Ok(Network(network)),
+            _ => Ok(EgressNetwork(network)),
         }
     }
 }
@@ -83,7 +83,7 @@ mod tests {
             ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
             ("::ffff:10.0.0.1", "10.0.0.1/32"),
         ] {
-            let network: Network = text.parse().unwrap();
+            let network: EgressNetwork = text.parse().unwrap();
             assert_eq!(network.to_string(), canonical);
         }
         for text in [
@@ -95,9 +95,19 @@ mod tests {
             "fd00::1/8",
             "10.0.0.0/",
         ] {
-            assert!(text.parse::<Network>().is_err(), "{text}");
+            assert!(text.parse::<EgressNetwork>().is_err(), "{text}");
         }
-        assert!("10.0.0.1".parse::<Network>().unwrap().is_one_address());
-        assert!(!"10.0.0.0/31".parse::<Network>().unwrap().is_one_address());
+        assert!(
+            "10.0.0.1"
+                .parse::<EgressNetwork>()
+                .unwrap()
+                .is_one_address()
+        );
+        assert!(
+            !"10.0.0.0/31"
+                .parse::<EgressNetwork>()
+                .unwrap()
+                .is_one_address()
+        );
     }
 }

@@ -11,6 +11,7 @@ mod hosts;
 mod leases;
 mod lock_waits;
 mod orders;
+mod outbound;
 mod retry;
 mod serializability;
 mod traces;

@@ -3,6 +3,7 @@
 
 mod batch;
 mod cost;
+mod fetch;
 mod settings;
 mod store;
 mod transaction;
@@ -10,6 +11,7 @@ mod validate;
 
 pub use cost::Cost;
 pub(crate) use cost::cost;
+pub(crate) use fetch::{Responder, http_fetch, on_fetch};
 pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
 pub(crate) use transaction::transaction;
 
@@ -29,6 +31,7 @@ const TRACEPARENT: &str = "00-00000000000000000000000000000001-0000000000000001-
 struct Host {
     store: Store,
     settings: Settings,
+    responder: Option<Responder>,
     context: Context,
     dead_letters: Vec<DeadLetter>,
     /// How far tests have advanced the clock, in milliseconds.
@@ -43,6 +46,7 @@ impl Host {
         Host {
             store: Store::default(),
             settings: Settings::default(),
+            responder: None,
             context: Context {
                 app: "test".to_owned(),
                 function: "test".to_owned(),

@@ -7,6 +7,7 @@
 
 mod cpu_permit;
 mod fault;
+mod http;
 mod io;
 mod kv;
 mod log;
@@ -37,5 +38,6 @@ pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;
     settings::link(linker)?;
+    http::link(linker)?;
     io::link(linker)
 }
