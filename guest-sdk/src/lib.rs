@@ -273,6 +273,48 @@ pub use kvasm_guest_macros::on_change;
 /// ```
 pub use kvasm_guest_macros::cron;
 
+/// Declares what the plugin needs from its app: origins that it sends requests to, configuration
+/// values, secrets and timers.
+///
+/// The app's administrators see the declaration (`kvasm plugin needs`), and grant origins, secrets
+/// and timers (`kvasm grant`). What is not both declared and granted is denied. A version is
+/// activated only if all is granted, and all that is `required` is set. A configuration value
+/// can be read without a declaration; with one, the host checks its type before an activation,
+/// and returns the default while it is not set. Native tests check no declaration, and know no
+/// defaults.
+///
+/// - `http "ORIGIN"`: scheme, host and perhaps a port; `https://*.example.com` is all subdomains.
+/// - `[required] config NAME: TYPE [= DEFAULT] [, "DESCRIPTION"]`: the type is `String`, `bool`, an
+///   integer or float type, or `Json` for any JSON.
+/// - `[required] secret NAME [, "DESCRIPTION"]`
+/// - `timers`
+///
+/// A name is an identifier, or a literal if it has other characters. The macro can be used in
+/// several modules. A need that is declared again in other words is rejected by the host.
+///
+/// ```
+/// kvasm_guest::needs! {
+///     http "https://api.example.com";
+///     config retries: u32 = 3, "How often to try";
+///     required config currency: String, "Currency of new orders";
+///     required secret "stripe-key", "Key of the payment API";
+///     timers;
+/// }
+/// ```
+///
+/// A need that is not valid does not compile:
+///
+/// ```compile_fail
+/// kvasm_guest::needs! { http "https://api.example.com/path" }
+/// ```
+/// ```compile_fail
+/// kvasm_guest::needs! { config retries: u8 = 300 }
+/// ```
+/// ```compile_fail
+/// kvasm_guest::needs! { required config retries: u8 = 3 }
+/// ```
+pub use kvasm_guest_macros::needs;
+
 /// Used by the macros. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {

@@ -198,8 +198,8 @@ fn generic(subject: &str, part: impl ToTokens) -> syn::Error {
     syn::Error::new_spanned(part, format!("{subject} cannot be generic"))
 }
 
-/// Returns the static that adds the line to the manifest.
-fn section(line: &str) -> TokenStream {
+/// Returns the static that adds lines to the manifest.
+pub fn section(line: &str) -> TokenStream {
     let len = line.len();
     let line = Literal::byte_string(line.as_bytes());
     quote! {

@@ -4,6 +4,7 @@ mod args;
 mod export;
 mod manifest;
 mod name;
+mod needs;
 mod schedule;
 
 use export::Kind;
@@ -31,4 +32,10 @@ pub fn on_change(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn cron(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Cron, args.into(), item.into()).into()
+}
+
+/// Declares what the plugin needs from its app. See `kvasm_guest::needs`.
+#[proc_macro]
+pub fn needs(items: TokenStream) -> TokenStream {
+    needs::expand(items.into()).into()
 }

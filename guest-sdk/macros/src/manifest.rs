@@ -30,7 +30,8 @@ fn optional(line: &mut String, name: &str, value: Option<&LitStr>) {
     }
 }
 
-fn member(line: &mut String, name: &str, value: &str) {
+/// Appends a member whose value is a string.
+pub fn member(line: &mut String, name: &str, value: &str) {
     line.push(',');
     string(line, name);
     line.push(':');
@@ -38,7 +39,7 @@ fn member(line: &mut String, name: &str, value: &str) {
 }
 
 /// Appends a JSON string.
-fn string(line: &mut String, text: &str) {
+pub fn string(line: &mut String, text: &str) {
     line.push('"');
     for c in text.chars() {
         match c {

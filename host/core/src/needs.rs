@@ -83,8 +83,8 @@ impl ConfigType {
     pub fn accepts(self, value: &str) -> bool {
         match self {
             ConfigType::String => true,
-            ConfigType::Integer => value.parse::<i64>().is_ok() || value.parse::<u64>().is_ok(),
-            ConfigType::Number => serde_json::from_str::<serde_json::Number>(value).is_ok(),
+            ConfigType::Integer => json_number(value).is_some_and(|n| n.is_i64() || n.is_u64()),
+            ConfigType::Number => json_number(value).is_some(),
             ConfigType::Boolean => matches!(value, "true" | "false"),
             ConfigType::Json => serde_json::from_str::<serde::de::IgnoredAny>(value).is_ok(),
         }
@@ -100,6 +100,12 @@ impl ConfigType {
             ConfigType::Json => "json",
         }
     }
+}
+
+/// Parses a JSON number without white space around it, which parsers of other languages refuse.
+fn json_number(text: &str) -> Option<serde_json::Number> {
+    let number = serde_json::from_str(text).ok();
+    number.filter(|_| text.trim() == text)
 }
 
 impl fmt::Display for ConfigType {
@@ -270,6 +276,52 @@ impl fmt::Display for Unmet {
                 )
             }
             Unmet::Secret { name } => write!(f, "a value of the secret {name}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_types_accept_what_plugins_can_parse() {
+        for (kind, good, bad) in [
+            (
+                ConfigType::Integer,
+                &["0", "-7", "18446744073709551615"] as &[_],
+                &[
+                    "",
+                    "1.0",
+                    "1e3",
+                    "+1",
+                    " 1",
+                    "1\n",
+                    "0x1",
+                    "18446744073709551616",
+                ] as &[_],
+            ),
+            (
+                ConfigType::Number,
+                &["1", "-1.5", "1e3"],
+                &["", "NaN", ".5", "1 ", "1e999"],
+            ),
+            (
+                ConfigType::Boolean,
+                &["true", "false"],
+                &["", "1", "True", "true "],
+            ),
+            (
+                ConfigType::Json,
+                &["{\"a\":[1]}", "null"],
+                &["", "{", "nil"],
+            ),
+            (ConfigType::String, &["", "anything\n"], &[]),
+        ] {
+            assert!(good.iter().all(|text| kind.accepts(text)), "{kind}");
+            for text in bad {
+                assert!(!kind.accepts(text), "{kind}: {text:?}");
+            }
         }
     }
 }

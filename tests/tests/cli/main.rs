@@ -3,6 +3,7 @@
 
 mod entries;
 mod events;
+mod grants;
 mod input_validation;
 mod large_data;
 mod misbehaving_servers;
