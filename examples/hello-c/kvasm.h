@@ -21,6 +21,7 @@ enum kvasm_status {
     KVASM_UNAVAILABLE = -9,
     KVASM_INTERNAL = -10,
     KVASM_UNSUPPORTED = -11,
+    KVASM_REMOTE = -12,
 };
 
 enum { KVASM_JSON = 0, KVASM_BYTES = 1 };
@@ -115,6 +116,10 @@ KVASM_IMPORT(config_get)
 int64_t kvasm_config_get(const char *name, size_t name_len, char *out, size_t cap);
 KVASM_IMPORT(secret_get)
 int64_t kvasm_secret_get(const char *name, size_t name_len, void *out, size_t cap);
+/* Sends an HTTP request. Request and response: the length of the head (4 bytes, little-endian), the
+ * head as JSON, the body. KVASM_REMOTE: the server cannot be reached, or did not answer. */
+KVASM_IMPORT(http_fetch)
+int64_t kvasm_http_fetch(const void *request, size_t request_len, void *out, size_t cap);
 KVASM_IMPORT(result_read) int64_t kvasm_result_read(size_t offset, void *out, size_t len);
 KVASM_IMPORT(error_message) int64_t kvasm_error_message(char *out, size_t cap);
 

@@ -43,6 +43,9 @@ pub enum Error {
     Internal(String),
     /// The host does not support an option that this SDK sent.
     Unsupported(String),
+    /// Another server cannot be reached, or gave no complete response. It may have acted on the
+    /// request: repeat it only if that is safe.
+    Remote(String),
     /// The value cannot be serialised as JSON.
     Encode(String),
     /// The JSON of an entry or of a request's body does not fit the requested type, or an
@@ -71,6 +74,7 @@ impl Error {
             Status::Unavailable => Error::Unavailable(message),
             Status::Internal => Error::Internal(message),
             Status::Unsupported => Error::Unsupported(message),
+            Status::Remote => Error::Remote(message),
         }
     }
 
@@ -93,6 +97,7 @@ impl Error {
             | Error::Unavailable(message)
             | Error::Internal(message)
             | Error::Unsupported(message)
+            | Error::Remote(message)
             | Error::Encode(message)
             | Error::Decode(message) => message,
         }

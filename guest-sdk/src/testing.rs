@@ -21,8 +21,8 @@ use crate::sys::native;
 pub use crate::sys::native::Cost;
 use crate::trigger::{self, ChangeValue, ToValue};
 use crate::{
-    Caller, Change, Context, FromInput, FunctionError, HandlerError, HandlerOutput, IntoOutput,
-    Permanent, Refused, Retry, ScheduledRun, Timer, Trigger,
+    Caller, Change, Context, Error, FromInput, FunctionError, HandlerError, HandlerOutput,
+    IntoOutput, Permanent, Refused, Retry, ScheduledRun, Timer, Trigger,
 };
 use kvasm_abi::{EXIT_LATER, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use std::time::Duration;
@@ -62,6 +62,29 @@ pub fn set_secret(name: &str, secret: impl AsRef<[u8]>) {
     if let Err(error) = native::set_secret(name, secret.as_ref()) {
         panic!("testing::set_secret({name:?}): {error}");
     }
+}
+
+/// Sets the function that answers [`http::fetch`](crate::http::fetch) on this thread. Without one,
+/// requests are refused. It gets the request as a server would, with the headers that the host
+/// adds, and may use the store of the test.
+///
+/// ```
+/// use kvasm_guest::http::{self, Request, Response};
+/// use kvasm_guest::{Error, testing};
+///
+/// testing::on_fetch(|request| match request.url().as_deref() {
+///     Some("https://api.example.com/rate?of=EUR") => Ok(Response::text("1.17")),
+///     Some("https://down.example.com/") => Err(Error::Remote("connection refused".to_owned())),
+///     _ => Ok(Response::new(404)),
+/// });
+/// let get = |url| http::fetch(Request::get(url).build());
+/// assert_eq!(get("https://api.example.com/rate?of=EUR")?.body, b"1.17");
+/// assert_eq!(get("https://api.example.com/other")?.status, 404);
+/// assert!(matches!(get("https://down.example.com"), Err(Error::Remote(_))));
+/// # Ok::<(), Error>(())
+/// ```
+pub fn on_fetch(responder: impl FnMut(&Request) -> Result<Response, Error> + 'static) {
+    native::on_fetch(Box::new(responder));
 }
 
 /// Clears this thread's store, settings and dead letters, and resets its clock and context.
@@ -138,7 +161,7 @@ pub fn call_http<R: IntoResponse>(
     let output = invoke(&request.encode()?, || {
         crate::http::handler::run_http(handler)
     })?;
-    Response::decode(&output)
+    Response::decode(output)
 }
 
 /// Runs `work` as a transaction, as the host runs a function with `#[function(transaction)]`:

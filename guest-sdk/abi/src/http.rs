@@ -1,4 +1,5 @@
-//! The frame of an HTTP handler's input and output: `head_len: u32`, little-endian,
+//! The frame of an HTTP handler's input and output, and of outbound requests and their
+//! responses: `head_len: u32`, little-endian,
 //! then the head, which is JSON, then the body's bytes up to the end.
 //!
 //! The head of a request, which the host writes:
@@ -20,6 +21,19 @@
 //!
 //! - `status` is one of [`STATUSES`].
 //! - `headers` may be absent if there are none.
+//!
+//! The head of an outbound request, which the plugin writes:
+//!
+//! ```json
+//! {"method":"POST","url":"https://api.example.com/a?b=1","headers":[["accept","*/*"]],"timeout_ms":5000}
+//! ```
+//!
+//! - `url` is absolute.
+//! - `headers` may be absent if there are none, and `timeout_ms` if the host's is enough. Other
+//!   members are an error.
+//!
+//! Its response, which the host writes, has the head of a response, with any status from 200 to
+//! 999.
 
 use crate::Malformed;
 use core::ops::RangeInclusive;

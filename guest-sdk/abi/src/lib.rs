@@ -141,6 +141,7 @@ pub const IMPORTS: &[Import] = &[
     import("dead_letters", "i32 i32 i32 i32 i32"),
     import("config_get", "i32 i32 i32 i32"),
     import("secret_get", "i32 i32 i32 i32"),
+    import("http_fetch", "i32 i32 i32 i32"),
     import("result_read", "i32 i32 i32"),
     import("error_message", "i32 i32"),
     import("input_len", ""),

@@ -27,11 +27,14 @@ pub enum Status {
     Internal = -10,
     /// An unknown flag or option bit.
     Unsupported = -11,
+    /// Another server cannot be reached, or gave no complete response. It may have acted on the
+    /// request.
+    Remote = -12,
 }
 
 impl Status {
     /// Every status, descending from -1.
-    pub const ALL: [Status; 11] = [
+    pub const ALL: [Status; 12] = [
         Status::NotFound,
         Status::Conflict,
         Status::Denied,
@@ -43,6 +46,7 @@ impl Status {
         Status::Unavailable,
         Status::Internal,
         Status::Unsupported,
+        Status::Remote,
     ];
 
     /// Returns the number on the wire.
@@ -69,6 +73,7 @@ impl Status {
             Status::Unavailable => "UNAVAILABLE",
             Status::Internal => "INTERNAL",
             Status::Unsupported => "UNSUPPORTED",
+            Status::Remote => "REMOTE",
         }
     }
 }

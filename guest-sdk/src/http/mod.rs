@@ -1,4 +1,5 @@
-//! HTTP handlers: the function of a plugin that serves HTTP requests.
+//! HTTP handlers: the function of a plugin that serves HTTP requests. And [`fetch`], which sends
+//! requests to other servers.
 //!
 //! A plugin has at most one, marked with [`#[http]`](macro@crate::http). It receives every
 //! request to the app, whatever its method and path.
@@ -32,11 +33,13 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 
+mod fetch;
 pub(crate) mod handler;
 mod percent;
 mod request;
 mod response;
 
+pub use fetch::fetch;
 pub use handler::IntoResponse;
 pub use request::{Request, RequestBuilder};
 pub use response::Response;

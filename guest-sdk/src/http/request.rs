@@ -1,13 +1,15 @@
-//! The request that an HTTP handler receives.
+//! The request that an HTTP handler receives, or that a plugin sends.
 
 use super::percent::{self, Plus};
 use crate::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// An HTTP request.
 ///
-/// The host creates it. In tests, use [`Request::get`] and the other builders:
+/// The host creates those of handlers. For [`fetch`](super::fetch()), and in tests, use
+/// [`Request::get`] and the other builders:
 ///
 /// ```
 /// use kvasm_guest::http::Request;
@@ -34,6 +36,9 @@ use serde::{Deserialize, Serialize};
 pub struct Request {
     head: Head,
     body: Vec<u8>,
+    /// Scheme and authority, if it is for another server.
+    server: Option<String>,
+    timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +53,13 @@ impl Request {
     /// Returns the method, such as `GET`. Methods are case-sensitive.
     pub fn method(&self) -> &str {
         &self.head.method
+    }
+
+    /// Returns the URL of a request to another server, or `None` for a request to the app.
+    pub fn url(&self) -> Option<String> {
+        let server = self.server.as_ref()?;
+        let mark = if self.query().is_empty() { "" } else { "?" };
+        Some(format!("{server}{}{mark}{}", self.path(), self.query()))
     }
 
     /// Returns the path within the app. It begins with `/`, and is percent-encoded as the
@@ -121,6 +133,15 @@ impl Request {
         headers.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    pub(super) fn header_list(&self) -> &[(String, String)] {
+        &self.head.headers
+    }
+
+    pub(super) fn timeout_ms(&self) -> Option<u64> {
+        let ms = self.timeout?.as_millis();
+        Some(u64::try_from(ms).unwrap_or(u64::MAX))
+    }
+
     /// Returns the value of the first header of this name, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers()
@@ -152,7 +173,12 @@ impl Request {
         // The body stays in its buffer, as memory for a second one may be short.
         let body_start = frame.len() - body.len();
         frame.drain(..body_start);
-        Ok(Request { head, body: frame })
+        Ok(Request {
+            head,
+            body: frame,
+            server: None,
+            timeout: None,
+        })
     }
 }
 
@@ -170,9 +196,9 @@ fn not_utf8(what: &str, sent: &str) -> Error {
     ))
 }
 
-/// Requests for tests.
+/// Requests to other servers, and for tests.
 impl Request {
-    /// Builds a `GET`. The target is a path and, after a `?`, a query.
+    /// Builds a `GET`. The target is a URL, or a path and, after a `?`, a query.
     pub fn get(target: &str) -> RequestBuilder {
         Request::builder("GET", target)
     }
@@ -192,9 +218,11 @@ impl Request {
         Request::builder("DELETE", target)
     }
 
-    /// Builds a request of any method. A target that does not begin with `/` gets one
-    /// prepended, as every path of the host begins with it.
+    /// Builds a request of any method. A target that begins with `http://` or `https://` is the
+    /// URL of another server. Any other one that does not begin with `/` gets one prepended, as
+    /// every path of the host begins with it.
     pub fn builder(method: &str, target: &str) -> RequestBuilder {
+        let (server, target) = split_url(target);
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let slash = if path.starts_with('/') { "" } else { "/" };
         RequestBuilder {
@@ -206,9 +234,25 @@ impl Request {
                     headers: Vec::new(),
                 },
                 body: Vec::new(),
+                server,
+                timeout: None,
             },
         }
     }
+}
+
+/// Splits a URL after its authority, and removes its fragment. Whether it is valid is the host's
+/// decision.
+fn split_url(target: &str) -> (Option<String>, &str) {
+    let is_scheme =
+        |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let Some((scheme, rest)) = target.split_once("://").filter(|(s, _)| is_scheme(s)) else {
+        return (None, target);
+    };
+    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(end);
+    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+    (Some(format!("{scheme}://{authority}")), rest)
 }
 
 /// A builder of a [`Request`].
@@ -223,6 +267,13 @@ impl RequestBuilder {
     pub fn header(mut self, name: &str, value: impl Into<String>) -> RequestBuilder {
         let header = (name.to_ascii_lowercase(), value.into());
         self.request.head.headers.push(header);
+        self
+    }
+
+    /// Sets how long [`fetch`](super::fetch()) waits for the whole response. By default, and at
+    /// most, as long as the host allows.
+    pub fn timeout(mut self, timeout: Duration) -> RequestBuilder {
+        self.request.timeout = Some(timeout);
         self
     }
 

@@ -1,8 +1,9 @@
-//! The response of an HTTP handler.
+//! The response of an HTTP handler, or of another server.
 
 use crate::Error;
 use kvasm_abi::http::STATUSES;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// An HTTP response.
 ///
@@ -93,9 +94,25 @@ impl Response {
         self
     }
 
+    /// Returns the value of the first header of this name, ignoring case.
+    pub fn header_value(&self, name: &str) -> Option<&str> {
+        let mut headers = self.headers.iter();
+        let found = headers.find(|(found, _)| found.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Decodes the body as JSON, whatever its content type.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] if the body is not the JSON of a `T`.
+    pub fn decode_json<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_slice(&self.body)
+            .map_err(|e| Error::Decode(format!("the body is not the JSON asked for: {e}")))
+    }
+
     /// Encodes the frame for the host. The error messages are more specific than the host's,
     /// which only says that the response is malformed.
-    pub(super) fn encode(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
         if !STATUSES.contains(&self.status) {
             let (first, last) = (STATUSES.start(), STATUSES.end());
             let status = self.status;
@@ -128,10 +145,9 @@ fn check_header(name: &str, value: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Decodes the response as the host does.
-#[cfg(not(target_arch = "wasm32"))]
 impl Response {
-    pub(crate) fn decode(frame: &[u8]) -> Result<Response, String> {
+    /// Decodes the frame of a response.
+    pub(crate) fn decode(mut frame: Vec<u8>) -> Result<Response, String> {
         #[derive(serde::Deserialize)]
         struct Head {
             status: u16,
@@ -139,12 +155,15 @@ impl Response {
         }
         let malformed = |why: &dyn std::fmt::Display| format!("the output is no response: {why}");
         let (head, body) =
-            kvasm_abi::http::split(frame).map_err(|_| malformed(&"it ends within its head"))?;
+            kvasm_abi::http::split(&frame).map_err(|_| malformed(&"it ends within its head"))?;
         let head: Head = serde_json::from_slice(head).map_err(|e| malformed(&e))?;
+        // The body stays in its buffer, as memory for a second one may be short.
+        let body_start = frame.len() - body.len();
+        frame.drain(..body_start);
         Ok(Response {
             status: head.status,
             headers: head.headers,
-            body: body.to_vec(),
+            body: frame,
         })
     }
 }
@@ -161,7 +180,7 @@ mod tests {
         let (found, body) = kvasm_abi::http::split(&frame).unwrap();
         assert_eq!(std::str::from_utf8(found), Ok(head));
         assert_eq!(body, b"hi");
-        assert_eq!(Response::decode(&frame), Ok(response));
+        assert_eq!(Response::decode(frame), Ok(response));
     }
 
     #[test]

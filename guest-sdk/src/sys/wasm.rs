@@ -89,6 +89,7 @@ mod raw {
         ) -> i64;
         pub fn config_get(name: *const u8, name_len: usize, out: *mut u8, cap: usize) -> i64;
         pub fn secret_get(name: *const u8, name_len: usize, out: *mut u8, cap: usize) -> i64;
+        pub fn http_fetch(request: *const u8, request_len: usize, out: *mut u8, cap: usize) -> i64;
         pub fn result_read(offset: usize, out: *mut u8, len: usize) -> i64;
         pub fn error_message(out: *mut u8, cap: usize) -> i64;
         pub safe fn input_len() -> i64;
@@ -317,6 +318,14 @@ pub(crate) fn secret_get(name: &str) -> Result<Vec<u8>, Error> {
     fill(TEXT_GUESS_BYTES, |out, cap| {
         // SAFETY: the name is borrowed, and `out` has `cap` bytes.
         unsafe { raw::secret_get(name.as_ptr(), name.len(), out, cap) }
+    })
+    .map_err(error)
+}
+
+pub(crate) fn http_fetch(request: &[u8]) -> Result<Vec<u8>, Error> {
+    fill(PAGE_GUESS_BYTES, |out, cap| {
+        // SAFETY: the request is borrowed, and `out` has `cap` bytes.
+        unsafe { raw::http_fetch(request.as_ptr(), request.len(), out, cap) }
     })
     .map_err(error)
 }

@@ -29,6 +29,9 @@ pub struct CostView {
     pub bytes_written: u64,
     /// Number of calls of host functions.
     pub host_calls: u64,
+    /// Number of outbound HTTP requests.
+    #[serde(default)]
+    pub fetches: u64,
 }
 
 impl From<&Cost> for CostView {
@@ -42,6 +45,7 @@ impl From<&Cost> for CostView {
             bytes_read: cost.bytes_read,
             bytes_written: cost.bytes_written,
             host_calls: cost.host_calls,
+            fetches: cost.fetches,
         }
     }
 }
@@ -63,6 +67,7 @@ impl CostView {
             ("bytes_read", self.bytes_read),
             ("bytes_written", self.bytes_written),
             ("host_calls", self.host_calls),
+            ("fetches", self.fetches),
         ];
         let members = members.map(|(name, value)| format!("{name}={}", value.min(FIELD_MAX)));
         members.join(", ")
@@ -90,6 +95,7 @@ impl CostView {
             bytes_read: of("bytes_read"),
             bytes_written: of("bytes_written"),
             host_calls: of("host_calls"),
+            fetches: of("fetches"),
         })
     }
 }
@@ -121,6 +127,7 @@ mod tests {
         bytes_read: 5,
         bytes_written: 6,
         host_calls: 7,
+        fetches: 8,
     };
 
     #[test]
@@ -130,7 +137,7 @@ mod tests {
         assert_eq!(
             field,
             "runs=2, memory_bytes=65536, entries_read=3, entries_written=4, bytes_read=5, \
-             bytes_written=6, host_calls=7"
+             bytes_written=6, host_calls=7, fetches=8"
         );
         assert_eq!(CostView::parse(&field, [timing.as_str()]), Some(COST));
     }
@@ -143,7 +150,7 @@ mod tests {
         ];
         assert_eq!(CostView::parse(&COST.field(), timings), Some(COST));
         assert_eq!(CostView::parse("x=1", timings), None);
-        let new = CostView::parse("runs=1, fetches=4, a;b", []).unwrap();
+        let new = CostView::parse("runs=1, unknown=4, a;b", []).unwrap();
         assert_eq!((new.runs, new.cpu_us), (1, 0));
     }
 

@@ -105,6 +105,7 @@ fn cost_block(cost: &CostView) -> String {
         ("entries read", reads),
         ("entries written", writes),
         ("host calls", cost.host_calls.to_string()),
+        ("fetches", cost.fetches.to_string()),
         ("runs", cost.runs.to_string()),
     ];
     let lines = rows.map(|(name, value)| format!("{name:15}  {value}"));
@@ -126,6 +127,7 @@ mod tests {
             bytes_read: 50,
             bytes_written: 60,
             host_calls: 9,
+            fetches: 1,
         };
         assert_eq!(
             cost_block(&cost),
@@ -135,6 +137,7 @@ mod tests {
              entries read     3 (50 bytes)\n\
              entries written  4 (60 bytes)\n\
              host calls       9\n\
+             fetches          1\n\
              runs             2"
         );
     }

@@ -5,6 +5,7 @@ use super::config::Config;
 use super::environment::trimmed;
 use super::failure::Failure;
 use directories::ProjectDirs;
+use kvasm::egress::Egress;
 use kvasm::metrics::Metrics;
 use kvasm::model::{App, AppName};
 use kvasm::service::Keyring;
@@ -240,14 +241,38 @@ pub(super) fn keyring(spec: &StoreSpec, config: &Config) -> Result<Keyring, Fail
     })
 }
 
+/// Sets the client for plugins' HTTP requests, if they are enabled.
+pub(super) fn outbound(
+    builder: HostBuilder,
+    config: &Config,
+    metrics: Metrics,
+) -> Result<HostBuilder, Failure> {
+    let egress = &config.egress;
+    if !egress.enabled {
+        return Ok(builder);
+    }
+    let mut client = egress.client.clone();
+    if let Some(path) = &egress.roots_file {
+        let failed = |error: &dyn std::fmt::Display| {
+            Failure::user(format!("egress.roots_file: {}: {error}", path.display()))
+        };
+        let pem = std::fs::read(path).map_err(|error| failed(&error))?;
+        client.roots_pem = Some(pem);
+        let client = Egress::new(client, metrics).map_err(|error| failed(&error))?;
+        return Ok(builder.outbound(client));
+    }
+    let client = Egress::new(client, metrics).map_err(|error| Failure::host(error.to_string()))?;
+    Ok(builder.outbound(client))
+}
+
 /// A host builder with the selected store and the configuration's limits.
 pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
     let spec = spec(global, config)?;
     let store = store(&spec, metrics.clone(), Migrate::Alone, config).await?;
-    Ok(Host::builder()
+    let builder = Host::builder()
         .shared_store(store)
-        .metrics(metrics)
+        .metrics(metrics.clone())
         .secrets(keyring(&spec, config)?)
         .limits(config.limits.clone())
         .memory(config.memory)
@@ -255,7 +280,8 @@ pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuil
         .compiler(compiler())
         .compile_time(config.compile_time)
         .compile_memory(config.compile_memory as u64)
-        .new_apps(config.new_apps))
+        .new_apps(config.new_apps);
+    outbound(builder, config, metrics)
 }
 
 /// Compiles modules in processes of this program.

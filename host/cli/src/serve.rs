@@ -117,7 +117,7 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
     let store = open::store(&spec, metrics.clone(), config.migrate, config).await?;
     let host = Host::builder()
         .shared_store(store)
-        .metrics(metrics)
+        .metrics(metrics.clone())
         .secrets(open::keyring(&spec, config)?)
         .limits(config.limits.clone())
         .instances(config.instances)
@@ -134,6 +134,7 @@ async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
         Some(compilers) => host.compilers(compilers),
         None => host,
     };
+    let host = open::outbound(host, config, metrics)?;
     Ok(config.cache_dir.apply(host).build()?)
 }
 
@@ -148,7 +149,13 @@ fn connections(config: &Config, files: u64) -> usize {
         Some(_) => ADMIN_CONNECTIONS as u64,
         None => 0,
     };
-    let others = RESERVED_FILES.saturating_add(of_admin);
+    let of_egress = match &config.egress {
+        egress if egress.enabled => egress.client.connections_max(),
+        _ => 0,
+    };
+    let others = RESERVED_FILES
+        .saturating_add(of_admin)
+        .saturating_add(of_egress);
     let free = files.saturating_sub(others).max(files / 2).max(1);
     let free = usize::try_from(free).unwrap_or(usize::MAX);
     if free < wanted {

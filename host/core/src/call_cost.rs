@@ -27,6 +27,8 @@ pub struct Cost {
     pub bytes_written: u64,
     /// Number of calls of host functions of `kvasm_v1`.
     pub host_calls: u64,
+    /// Number of outbound HTTP requests, including those that failed or were refused.
+    pub fetches: u64,
 }
 
 impl Cost {
@@ -53,6 +55,7 @@ impl Cost {
         self.bytes_read = self.bytes_read.saturating_add(run.bytes_read);
         self.bytes_written = self.bytes_written.saturating_add(run.bytes_written);
         self.host_calls = self.host_calls.saturating_add(run.host_calls);
+        self.fetches = self.fetches.saturating_add(run.fetches);
     }
 }
 
@@ -71,6 +74,7 @@ mod tests {
             bytes_read: 5,
             bytes_written: 6,
             host_calls: 7,
+            fetches: 8,
         };
         let mut sum = run(10);
         sum.add(&run(30));
@@ -84,6 +88,7 @@ mod tests {
             bytes_read: 15,
             bytes_written: 18,
             host_calls: 21,
+            fetches: 24,
         };
         assert_eq!(sum, expected);
     }

@@ -72,6 +72,8 @@ pub enum Subject {
     Origin,
     /// The URL of an outbound request.
     Url,
+    /// An outbound request.
+    Request,
     /// Grants that are added or revoked together.
     Grants,
     /// The idempotency key of a call.
@@ -112,6 +114,7 @@ impl Subject {
             | Subject::SettingName
             | Subject::Origin
             | Subject::Url
+            | Subject::Request
             | Subject::Grants
             | Subject::IdempotencyKey
             | Subject::Timer
@@ -168,6 +171,7 @@ impl std::fmt::Display for Subject {
             Subject::Secret => "secret",
             Subject::Origin => "origin",
             Subject::Url => "URL",
+            Subject::Request => "request",
             Subject::Grants => "list of grants",
             Subject::IdempotencyKey => "idempotency key",
         })

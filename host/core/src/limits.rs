@@ -38,6 +38,8 @@ pub struct Limits {
     pub cpu_time: Duration,
     /// How long the answer of a call with an idempotency key is kept. Default 24 h.
     pub idempotency: Duration,
+    /// Outbound HTTP requests of a run. Default 32.
+    pub fetches: u32,
 }
 
 /// The allowance for the names of an entry and its framing, in addition to a value.
@@ -121,6 +123,7 @@ impl Default for Limits {
             wall_time: Duration::from_secs(5),
             cpu_time: Duration::from_secs(1),
             idempotency: Duration::from_secs(24 * 60 * 60),
+            fetches: 32,
         }
     }
 }

@@ -7,7 +7,7 @@ use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
     Admin, Admission, AppTokenCache, DispatchNotifier, Health, KeyLocks, Keyring, KvService,
-    Services, SettingsCache, StoredDeadLetters, WriteRates,
+    Outbound, Services, SettingsCache, StoredDeadLetters, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -30,6 +30,7 @@ pub struct HostBuilder {
     queue: usize,
     metrics: Metrics,
     secrets: Arc<Keyring>,
+    outbound: Option<Arc<dyn Outbound>>,
     extend: Vec<Extend>,
 }
 
@@ -44,6 +45,7 @@ impl Default for HostBuilder {
             queue: QUEUE_DEFAULT,
             metrics: Metrics::default(),
             secrets: Arc::default(),
+            outbound: None,
             extend: Vec::new(),
         }
     }
@@ -195,6 +197,14 @@ impl HostBuilder {
         self
     }
 
+    /// Sets the client with which plugins send HTTP requests. By default there is none, and they
+    /// cannot.
+    #[must_use]
+    pub fn outbound(mut self, client: impl Outbound + 'static) -> HostBuilder {
+        self.outbound = Some(Arc::new(client));
+        self
+    }
+
     /// Adds custom host functions next to `kvasm_v1`, under their own module name.
     #[must_use]
     pub fn extend(
@@ -217,15 +227,19 @@ impl HostBuilder {
             .unwrap_or_else(|| Arc::new(MemoryStore::default()));
         let notifier = Arc::new(DispatchNotifier::default());
         let locks = KeyLocks::new(metrics.clone());
-        let services = self.services.unwrap_or_else(|| {
+        let mut services = self.services.unwrap_or_else(|| {
             let events = Arc::clone(&notifier) as Arc<dyn kvasm_service::CommitListener>;
             let kv = KvService::new(Arc::clone(&store), events, metrics.clone(), &limits)
                 .with_key_locks(Arc::clone(&locks), &limits);
             Services {
                 kv: Arc::new(kv),
                 dead_letters: Arc::new(StoredDeadLetters(Arc::clone(&store))),
+                ..Services::default()
             }
         });
+        if let Some(outbound) = self.outbound {
+            services.outbound = outbound;
+        }
         let extend = |linker: &mut Linker<Invocation>| {
             self.extend
                 .into_iter()

@@ -65,6 +65,9 @@ pub mod fuzzing;
 pub use kvasm_api as api;
 pub use kvasm_core as model;
 pub use kvasm_dispatch as dispatch;
+/// Outbound HTTP.
+#[cfg(feature = "egress")]
+pub use kvasm_egress as egress;
 pub use kvasm_metrics as metrics;
 #[cfg(feature = "server")]
 pub use kvasm_server as server;

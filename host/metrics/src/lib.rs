@@ -7,6 +7,7 @@
 //! task, and `process` has what the system reports about the process.
 #![deny(missing_docs)]
 
+mod fetches;
 mod in_use;
 mod process;
 mod sample;
@@ -107,6 +108,7 @@ enum OfApp {
     Invocations,
     Deliveries,
     Triggers,
+    Fetches,
 }
 
 struct MetricsInner {
@@ -145,6 +147,8 @@ struct MetricsInner {
     log_lines_dropped: Counter,
     oldest_snapshot: Gauge,
     clock_trusted: Gauge,
+    fetches: Family<InvocationLabels, Counter>,
+    fetch: fetches::FetchMetrics,
 }
 
 impl Default for Metrics {
@@ -183,6 +187,8 @@ impl Default for Metrics {
             log_lines_dropped: Counter::default(),
             oldest_snapshot: Gauge::default(),
             clock_trusted: Gauge::default(),
+            fetches: Family::default(),
+            fetch: fetches::FetchMetrics::default(),
             registry: Registry::default(),
         };
         let (registry, rows) = table::register(&inner);
@@ -230,6 +236,17 @@ impl Metrics {
 
     /// Counts something of an app: under its name, unless there are too many apps.
     fn count_of_app(&self, what: OfApp, app: &str, outcome: &'static str) {
+        self.count_of_app_and(what, app, outcome, |_| ());
+    }
+
+    /// Counts something of an app, and what `more` counts under the same name.
+    fn count_of_app_and(
+        &self,
+        what: OfApp,
+        app: &str,
+        outcome: &'static str,
+        more: impl FnOnce(&Arc<str>),
+    ) {
         // Locked until it is counted, so that the app is not forgotten in between.
         let mut apps = self.0.apps.lock();
         if !apps.contains_key(app) && apps.len() < APPS_MAX {
@@ -244,6 +261,7 @@ impl Metrics {
         {
             series.push((what, outcome));
         }
+        more(&app);
         let label = InvocationLabels { app, outcome };
         self.family(what).get_or_create(&label).inc();
     }
@@ -253,6 +271,7 @@ impl Metrics {
             OfApp::Invocations => &self.0.invocations,
             OfApp::Deliveries => &self.0.deliveries,
             OfApp::Triggers => &self.0.triggers,
+            OfApp::Fetches => &self.0.fetches,
         }
     }
 
@@ -267,6 +286,7 @@ impl Metrics {
         let Some((app, series)) = apps.remove_entry(app) else {
             return;
         };
+        self.0.fetch.forget(&app);
         for (what, outcome) in series {
             let app = Arc::clone(&app);
             self.family(what).remove(&InvocationLabels { app, outcome });

@@ -94,6 +94,7 @@ pub(super) fn register(inner: &MetricsInner) -> (Registry, Vec<MetricRow>) {
     table.registry.register("build", help, build);
     of_calls(inner, &mut table);
     of_http(inner, &mut table);
+    of_fetches(inner, &mut table);
     of_background(inner, &mut table);
     for (metric, _) in sample::METRICS {
         table.row(
@@ -236,6 +237,39 @@ fn of_http(inner: &MetricsInner, table: &mut Table<'_>) {
         "",
         "Bytes of requests and responses that the server holds",
         inner.bytes_in_flight.clone(),
+    );
+}
+
+fn of_fetches(inner: &MetricsInner, table: &mut Table<'_>) {
+    table.counter(
+        "fetches",
+        "app, outcome",
+        "Outbound requests of plugins, by app and outcome: ok, or why there was no response",
+        inner.fetches.clone(),
+    );
+    table.timed(
+        "fetch",
+        "",
+        "Duration of outbound requests, including the wait for others",
+        inner.fetch.seconds.clone(),
+    );
+    table.counter(
+        "fetch_bytes",
+        "app, direction",
+        "Bytes of the bodies of outbound requests (sent) and of their responses (received)",
+        inner.fetch.bytes.clone(),
+    );
+    table.gauge(
+        "fetches_running",
+        "",
+        "Current outbound requests",
+        inner.fetch.running.clone(),
+    );
+    table.gauge(
+        "fetch_connections",
+        "",
+        "Open connections for outbound requests, in use or idle",
+        inner.fetch.connections.clone(),
     );
 }
 

@@ -33,12 +33,14 @@ pub enum Stage {
     Computing,
     /// Waiting on its own request: sleeping, by WASI.
     Sleeping,
+    /// Waiting on its own request: for the response of another server.
+    Fetching,
     /// Waiting for anything else, such as an embedder's host function.
     Other,
 }
 
 impl Stage {
-    const ALL: [Stage; 10] = [
+    const ALL: [Stage; 11] = [
         Stage::Queue,
         Stage::Instance,
         Stage::Loading,
@@ -48,12 +50,13 @@ impl Stage {
         Stage::Commit,
         Stage::Computing,
         Stage::Sleeping,
+        Stage::Fetching,
         Stage::Other,
     ];
 
     /// Whether the plugin is responsible for the time.
     pub fn is_guest_time(self) -> bool {
-        matches!(self, Stage::Computing | Stage::Sleeping)
+        matches!(self, Stage::Computing | Stage::Sleeping | Stage::Fetching)
     }
 
     /// Whether the host is short of the resource: a [patient](Deadline::patient) call may wait
@@ -75,6 +78,7 @@ impl fmt::Display for Stage {
             Stage::Commit => "committing",
             Stage::Computing => "computing",
             Stage::Sleeping => "sleeping",
+            Stage::Fetching => "waiting for other servers",
             Stage::Other => "waiting",
         })
     }

@@ -21,6 +21,7 @@ mod kv;
 mod logs;
 mod noop;
 mod notifier;
+mod outbound;
 mod permissions;
 mod rates;
 mod secrets;
@@ -54,6 +55,10 @@ pub use kv::{
 };
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub use notifier::DispatchNotifier;
+pub use outbound::{
+    HttpPermissions, Outbound, OutboundBlame, OutboundCaller, OutboundError, OutboundRequest,
+    OutboundResponse,
+};
 pub use rates::WriteRates;
 pub use secrets::{
     KeyFileError, Keyring, NewKey, OpenedSecret, Rotated, SecretsError, create_key_file,
@@ -76,6 +81,8 @@ pub struct Services {
     pub kv: Arc<dyn Kv>,
     /// Dead letters.
     pub dead_letters: Arc<dyn DeadLetters>,
+    /// The client of other HTTP servers.
+    pub outbound: Arc<dyn Outbound>,
 }
 
 impl Default for Services {
@@ -83,6 +90,7 @@ impl Default for Services {
         Services {
             kv: Arc::new(noop::Noop),
             dead_letters: Arc::new(noop::Noop),
+            outbound: Arc::new(noop::Noop),
         }
     }
 }

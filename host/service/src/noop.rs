@@ -1,6 +1,9 @@
 //! No-op services.
 
-use super::{Address, Caller, CommitListener, DeadLetters, Kv, List, Listing, ServiceError};
+use super::{
+    Address, Caller, CommitListener, DeadLetters, Kv, List, Listing, Outbound, OutboundCaller,
+    OutboundError, OutboundRequest, OutboundResponse, ServiceError,
+};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Applied, Batch, Collection, DeadLetter, Entry, TimerName};
@@ -63,5 +66,16 @@ impl DeadLetters for Noop {
         _: u32,
     ) -> Result<Vec<DeadLetter>, ServiceError> {
         Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Outbound for Noop {
+    async fn fetch(
+        &self,
+        _: OutboundCaller<'_>,
+        _: OutboundRequest,
+    ) -> Result<OutboundResponse, OutboundError> {
+        Err(OutboundError::Off)
     }
 }

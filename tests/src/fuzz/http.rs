@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderValue};
 use kvasm::fuzzing;
-use kvasm::model::AppName;
+use kvasm::model::{AppName, HttpOrigin, HttpUrl, OriginPattern};
 use kvasm::model::{Op, TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, Timestamp, TraceContext};
 use kvasm_abi::http::{PREFIX_BYTES, STATUSES, prefix, split};
 use std::net::IpAddr;
@@ -67,6 +67,7 @@ pub fn http_text(bytes: &[u8]) {
         let escaped: String = read.bytes().map(|byte| format!("%{byte:02X}")).collect();
         assert_eq!(fuzzing::percent(&escaped, plus_is_space), Ok(read));
     }
+    urls(text);
     if let Some(tags) = fuzzing::tags(text) {
         // None is `*`; every other tag is quoted.
         assert!(tags.len() <= text.len() / 2);
@@ -79,6 +80,28 @@ pub fn http_text(bytes: &[u8]) {
             tags => tags.iter().map(shown).collect::<Vec<_>>().join(", "),
         };
         assert_eq!(fuzzing::tags(&again), Some(tags));
+    }
+}
+
+/// A URL, an origin or a pattern has one canonical form, which is a part of a request's head.
+fn urls(text: &str) {
+    let is_plain = |text: &str| text.is_ascii() && !text.contains(|c: char| c <= ' ');
+    if let Ok(url) = HttpUrl::parse(text) {
+        let shown = url.to_string();
+        assert!(
+            is_plain(&shown) && url.target().starts_with('/'),
+            "{shown:?}"
+        );
+        assert_eq!(HttpUrl::parse(&shown), Ok(url));
+    }
+    if let Ok(origin) = HttpOrigin::parse(text) {
+        let shown = origin.to_string();
+        assert!(is_plain(&shown), "{shown:?}");
+        assert_eq!(HttpOrigin::parse(&shown), Ok(origin.clone()));
+        assert!(OriginPattern::parse(&shown).unwrap().matches(&origin));
+    }
+    if let Ok(pattern) = OriginPattern::parse(text) {
+        assert_eq!(OriginPattern::parse(&pattern.to_string()), Ok(pattern));
     }
 }
 

@@ -269,6 +269,9 @@ const HTTP_TEXTS: &[(&str, &str)] = &[
     ("broken_escape", "%4"),
     ("escape_of_no_text", "%ff"),
     ("addresses", "203.0.113.7, 127.0.0.2"),
+    ("url", "https://B\u{fc}cher.example:8443/a b/../%7E?c=d#e"),
+    ("origin", "http://0x7f.1:80"),
+    ("origin_pattern", "https://*.api.example.com"),
     ("address_and_port", "[2001:db8::7]:4711, 203.0.113.7:80"),
     (
         "forwarded",

@@ -12,6 +12,7 @@ mod idempotency;
 mod leases;
 mod lock_waits;
 mod orders;
+mod outbound;
 mod retry;
 mod serializability;
 mod settings;

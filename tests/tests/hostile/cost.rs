@@ -60,6 +60,7 @@ async fn reads_and_writes_are_counted_exactly() {
         bytes_read: 3,
         bytes_written: 3,
         host_calls: 5,
+        fetches: 0,
     };
     assert_eq!(cost, expected);
 }

@@ -9,6 +9,7 @@ mod deadlines;
 mod embedding;
 mod examples;
 mod failure_classification;
+mod fetch;
 mod get_many;
 mod io;
 mod memory;

@@ -46,6 +46,14 @@ const CALLS: &[(&str, &str)] = &[
         "secret_get",
         "(call $secret_get (i32.const 0) (i32.const 1) {})",
     ),
+    (
+        "http_fetch",
+        "(call $http_fetch {} (i32.const 0) (i32.const 9))",
+    ),
+    (
+        "http_fetch",
+        "(call $http_fetch (i32.const 0) (i32.const 4) {})",
+    ),
     ("kv_has", "(call $kv_has {} (i32.const 0) (i32.const 1))"),
     ("kv_has", "(call $kv_has (i32.const 0) (i32.const 1) {})"),
     (

@@ -15,9 +15,12 @@ const RESERVED: &[(&[&str], &[&str])] = &[
     ),
     (&["rusqlite"], &["kvasm-store-sqlite"]),
     (&["sqlx"], &["kvasm-store-sqlite", "kvasm-store-postgres"]),
-    (&["rustls"], &["kvasm-store-postgres", "kvasm-cli"]),
+    (
+        &["rustls"],
+        &["kvasm-store-postgres", "kvasm-cli", "kvasm-egress"],
+    ),
     (&["axum"], &["kvasm-server", "kvasm-cli"]),
-    (&["hyper", "hyper-util"], &["kvasm-server"]),
+    (&["hyper", "hyper-util"], &["kvasm-server", "kvasm-egress"]),
     (&["utoipa"], &["kvasm-server", "kvasm-api"]),
     (&["prometheus-client"], &["kvasm-metrics"]),
     (&["clap", "reqwest", "tracing-subscriber"], &["kvasm-cli"]),
@@ -30,6 +33,7 @@ const NOT_EMBEDDED: &[&str] = &[
     "axum",
     "clap",
     "hyper",
+    "kvasm-egress",
     "kvasm-server",
     "kvasm-store-postgres",
     "reqwest",
@@ -154,7 +158,7 @@ fn an_embedder_with_sqlite_builds_no_server_and_no_postgres() {
     let found: Vec<_> = NOT_EMBEDDED.iter().filter(is_there).collect();
     assert!(found.is_empty(), "{found:?}");
     // The names are those that cargo has: with all features each one is there.
-    let whole = tree("sqlite,postgres,server");
+    let whole = tree("sqlite,postgres,server,egress");
     let whole_has = |name: &&&str| whole.contains(**name) || ["clap", "reqwest"].contains(*name);
     assert_eq!(
         NOT_EMBEDDED.iter().filter(whole_has).count(),

@@ -23,6 +23,8 @@ pub struct Cost {
     /// Number of host functions called. On the host it is larger if the plugin logs, if results
     /// are larger than the SDK's buffers, and after errors, whose messages are read separately.
     pub host_calls: u64,
+    /// Number of outbound HTTP requests.
+    pub fetches: u64,
 }
 
 impl Cost {
@@ -47,6 +49,7 @@ impl Sub for Cost {
             bytes_read: self.bytes_read - earlier.bytes_read,
             bytes_written: self.bytes_written - earlier.bytes_written,
             host_calls: self.host_calls - earlier.host_calls,
+            fetches: self.fetches - earlier.fetches,
         }
     }
 }
@@ -59,6 +62,11 @@ pub(crate) fn cost() -> Cost {
 /// Counts a host call that reads and writes no entries.
 pub(super) fn count_call() {
     with(|host| host.cost.host_calls += 1);
+}
+
+/// Counts an outbound request.
+pub(super) fn count_fetch() {
+    with(|host| host.cost.fetches += 1);
 }
 
 /// Counts the lookup of one key whose value has this size, unless its arguments were invalid.

@@ -3,6 +3,7 @@
 
 mod batch;
 mod cost;
+mod fetch;
 mod settings;
 mod store;
 mod timers;
@@ -11,6 +12,7 @@ mod validate;
 
 pub use cost::Cost;
 pub(crate) use cost::cost;
+pub(crate) use fetch::{Responder, http_fetch, on_fetch};
 pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
 pub(crate) use timers::{restore_timer, take_due_timer, timer_cancel, timer_set, timers};
 pub(crate) use transaction::transaction;
@@ -31,6 +33,7 @@ const TRACEPARENT: &str = "00-00000000000000000000000000000001-0000000000000001-
 struct Host {
     store: Store,
     settings: Settings,
+    responder: Option<Responder>,
     context: Context,
     dead_letters: Vec<DeadLetter>,
     /// How far tests have advanced the clock, in milliseconds.
@@ -45,6 +48,7 @@ impl Host {
         Host {
             store: Store::default(),
             settings: Settings::default(),
+            responder: None,
             context: Context {
                 app: "test".to_owned(),
                 function: "test".to_owned(),

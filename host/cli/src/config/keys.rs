@@ -1,6 +1,7 @@
 //! The configuration keys.
 
 use super::Config;
+use super::egress_keys::EGRESS_KEYS;
 use super::text::*;
 
 /// A key: its name, its help text, and how it is parsed and printed.
@@ -25,8 +26,14 @@ macro_rules! key {
     };
 }
 
+pub(super) use key;
+
 /// All keys, in the order of the docs.
-pub(super) const KEYS: &[Key] = &[
+pub(super) fn all() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().chain(EGRESS_KEYS)
+}
+
+const KEYS: &[Key] = &[
     key!(
         "listen",
         "address or host name, and port, to listen on",
@@ -439,6 +446,13 @@ pub(super) const KEYS: &[Key] = &[
         duration,
         show_duration,
         limits.idempotency
+    ),
+    key!(
+        "limits.fetches",
+        "outbound HTTP requests per run",
+        from_str,
+        to_string,
+        limits.fetches
     ),
     key!(
         "new_apps.entries",

@@ -1,6 +1,8 @@
 //! The server's configuration. Arguments take precedence over the environment, and that over the
 //! file. Each key has one name, one default and one parser.
 
+mod egress_keys;
+mod egress_text;
 mod keys;
 mod listen;
 mod text;
@@ -10,9 +12,9 @@ pub(super) use listen::Listen;
 use super::environment::{similar, trimmed};
 use super::input;
 use super::open::{CacheDir, StoreSpec};
-use keys::KEYS;
 use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
+use kvasm::egress::EgressConfig;
 use kvasm::model::{AppLimits, Limits, LimitsError, Quota};
 use kvasm::server::{AdminAddress, ServerOptions};
 use kvasm::store::{Migrate, PostgresOptions, SqliteOptions};
@@ -90,6 +92,16 @@ pub(super) struct Config {
     pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
     pub(super) new_apps: AppLimits,
+    pub(super) egress: EgressSettings,
+}
+
+/// Outbound HTTP.
+#[derive(Debug, Clone, Default)]
+pub(super) struct EgressSettings {
+    pub(super) enabled: bool,
+    pub(super) roots_file: Option<PathBuf>,
+    /// Without the certificates, which are in `roots_file`.
+    pub(super) client: EgressConfig,
 }
 
 impl Default for Config {
@@ -127,6 +139,7 @@ impl Default for Config {
                 calls_per_second: Some(1_000),
                 calls_at_once: Some(32),
             },
+            egress: EgressSettings::default(),
         }
     }
 }
@@ -138,7 +151,7 @@ pub(super) fn is_variable(name: &str) -> bool {
 
 /// The variables of the environment that set keys.
 pub(super) fn variables() -> impl Iterator<Item = String> {
-    KEYS.iter().map(|key| variable(key.name))
+    keys::all().map(|key| variable(key.name))
 }
 
 /// The environment variable that sets a key.
@@ -158,7 +171,7 @@ impl Config {
         if let Some(path) = file {
             config.read_file(path)?;
         }
-        for key in KEYS {
+        for key in keys::all() {
             let variable = variable(key.name);
             if let Some(text) = environment(&variable) {
                 config.set(&variable, key.name, &text)?;
@@ -266,11 +279,11 @@ impl Config {
 
     fn set(&mut self, source: &str, name: &str, text: &str) -> Result<(), ConfigError> {
         let (name, text) = (trimmed(name), trimmed(text));
-        let key = KEYS.iter().find(|key| key.name == name);
+        let key = keys::all().find(|key| key.name == name);
         let key = key.ok_or_else(|| ConfigError::UnknownKey {
             source_name: source.to_owned(),
             key: name.to_owned(),
-            like: similar(name, KEYS.iter().map(|key| key.name.to_owned())),
+            like: similar(name, keys::all().map(|key| key.name.to_owned())),
         })?;
         (key.set)(self, text).map_err(|why| ConfigError::Value {
             source_name: source.to_owned(),
@@ -285,7 +298,7 @@ impl Config {
     pub(super) fn to_toml(&self) -> String {
         let mut out = String::new();
         let mut section = "";
-        for key in KEYS {
+        for key in keys::all() {
             let (head, name) = key.name.split_once('.').unwrap_or(("", key.name));
             if head != section {
                 out.push_str(&format!("\n[{head}]\n"));
@@ -405,7 +418,7 @@ mod tests {
     fn printed_config_can_be_loaded() {
         let config = Config::default();
         let again = load(&config.to_toml(), None, &[]).unwrap();
-        for key in KEYS {
+        for key in keys::all() {
             assert_eq!((key.show)(&config), (key.show)(&again), "{}", key.name);
         }
     }
@@ -414,7 +427,7 @@ mod tests {
     fn every_config_key_is_documented_with_its_default() {
         let docs = include_str!("../../../../docs/operating.md");
         let config = Config::default();
-        for key in KEYS {
+        for key in keys::all() {
             let row = format!(
                 "| `{}` | {} | {} |",
                 key.name,

@@ -152,8 +152,13 @@ impl CpuMeter {
 
     /// Runs work of the store, which does not count as the guest's CPU time.
     pub async fn exclude<T>(&self, work: impl Future<Output = T>) -> T {
+        self.exclude_in(Stage::HostFunction, work).await
+    }
+
+    /// Runs work of the host, which does not count as the guest's CPU time but to a stage.
+    pub async fn exclude_in<T>(&self, stage: Stage, work: impl Future<Output = T>) -> T {
         self.mark_awake();
-        let _timed = self.deadline.timed(Stage::HostFunction);
+        let _timed = self.deadline.timed(stage);
         let mut work = pin!(work);
         poll_fn(|context| {
             let (cpu, wall) = (self.cpu_ns(), self.wall_ns());

@@ -7,6 +7,7 @@
 
 mod cpu_permit;
 mod fault;
+mod http;
 mod io;
 mod kv;
 mod log;
@@ -39,5 +40,6 @@ pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     many::link(linker)?;
     timers::link(linker)?;
     settings::link(linker)?;
+    http::link(linker)?;
     io::link(linker)
 }

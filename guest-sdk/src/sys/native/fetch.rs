@@ -1,0 +1,75 @@
+//! Outbound requests, which a function of the test answers.
+
+use super::{cost, with};
+use crate::Error;
+use crate::http::{Request, Response};
+use std::time::Duration;
+
+/// Answers requests.
+pub(crate) type Responder = Box<dyn FnMut(&Request) -> Result<Response, Error>>;
+
+#[derive(serde::Deserialize)]
+struct Head {
+    method: String,
+    url: String,
+    headers: Vec<(String, String)>,
+    timeout_ms: Option<u64>,
+}
+
+pub(crate) fn http_fetch(frame: &[u8]) -> Result<Vec<u8>, Error> {
+    cost::count_call();
+    let context = super::current_context();
+    if context.transaction && context.trigger.is_none() {
+        return Err(Error::Invalid(
+            "http_fetch cannot be called in a transactional function: its run may be discarded \
+             and repeated, but a request cannot be taken back; write an entry, and send the \
+             request in a handler of that change"
+                .to_owned(),
+        ));
+    }
+    let malformed = |why: String| Error::Invalid(format!("the request is malformed: {why}"));
+    let (head, body) = kvasm_abi::http::split(frame)
+        .map_err(|_| malformed("it ends within its head".to_owned()))?;
+    let head: Head = serde_json::from_slice(head).map_err(|e| malformed(e.to_string()))?;
+    let mut request = Request::builder(&head.method, &head.url).body(body);
+    let has = |name: &str| head.headers.iter().any(|(found, _)| found == name);
+    let (has_key, has_trace) = (
+        has("idempotency-key"),
+        has("traceparent") || has("tracestate"),
+    );
+    for (name, value) in head.headers {
+        request = request.header(&name, value);
+    }
+    if let Some(trigger) = context.trigger.filter(|_| !has_key) {
+        request = request.header("idempotency-key", trigger.event_id);
+    }
+    if let Some(parent) = context.traceparent.filter(|_| !has_trace) {
+        request = request.header("traceparent", parent);
+        if let Some(state) = context.tracestate {
+            request = request.header("tracestate", state);
+        }
+    }
+    if let Some(ms) = head.timeout_ms {
+        request = request.timeout(Duration::from_millis(ms));
+    }
+    let request = request.build();
+    cost::count_fetch();
+    // Taken out while it runs: it may use the host itself.
+    let Some(mut responder) = with(|host| host.responder.take()) else {
+        return Err(Error::Denied(
+            "not permitted: no requests are expected; set a responder with \
+             kvasm_guest::testing::on_fetch"
+                .to_owned(),
+        ));
+    };
+    let response = responder(&request);
+    with(|host| {
+        host.responder.get_or_insert(responder);
+    });
+    response?.encode().map_err(Error::Internal)
+}
+
+/// Sets the function that answers requests.
+pub(crate) fn on_fetch(responder: Responder) {
+    with(|host| host.responder = Some(responder));
+}
