@@ -4,13 +4,14 @@ use crate::report::{Row, Target, percentile};
 use crate::{Bench, Effort};
 use anyhow::{Result, bail};
 use async_trait::async_trait;
-use kvasm::model::{Applied, Batch, Collection, Entry, Limits};
+use kvasm::model::{Applied, Batch, Collection, Entry, Limits, TimerName};
 use kvasm::service::{Address, Caller, Kv, List, Listing, ServiceError, Services};
 use kvasm::{Call, HostBuilder};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
 const WALL: Duration = Duration::from_millis(100);
 
@@ -37,6 +38,10 @@ impl Kv for Silent {
         _: Option<&Collection>,
         _: u32,
     ) -> Result<Vec<Collection>, ServiceError> {
+        pending().await
+    }
+
+    async fn timer(&self, _: &Caller, _: &TimerName) -> Result<Option<Uuid>, ServiceError> {
         pending().await
     }
 

@@ -15,6 +15,7 @@ mod pressure;
 mod reads;
 mod report;
 mod schema;
+mod settings;
 mod writes;
 
 use anyhow::Result;
@@ -136,6 +137,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("call", calls::measure),
     ("get", reads::measure),
     ("set", writes::measure),
+    ("config", settings::measure),
     ("deadline", deadlines::measure),
     ("cold", reads::cold),
     ("cold-start", cold_start::measure),

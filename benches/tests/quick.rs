@@ -49,6 +49,18 @@ fn server_benchmarks_run_and_remove_their_folders() {
 }
 
 #[test]
+fn settings_benchmark_runs() {
+    let rows = quick("config");
+    for name in ["now_ms, in one call", "config_get of 3 bytes, in one call"] {
+        assert!(
+            row(&rows, name)["kvasm"].as_f64().unwrap() > 0.0,
+            "{rows:?}"
+        );
+    }
+    row(&rows, "config_get, more than now_ms");
+}
+
+#[test]
 fn missing_peer_is_reported_with_install_instructions() {
     let run = Command::new(env!("CARGO_BIN_EXE_kvasm-benches"))
         .args(["--quick", "--only", "peers"])

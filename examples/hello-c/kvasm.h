@@ -25,10 +25,14 @@ enum kvasm_status {
 
 enum { KVASM_JSON = 0, KVASM_BYTES = 1 };
 /* Exit codes of an export. KVASM_FAILED_FOR_GOOD: the same input would fail again.
- * KVASM_REFUSED: the caller's fault; the output is the reason. */
-enum { KVASM_OK = 0, KVASM_FAILED = 1, KVASM_FAILED_FOR_GOOD = 2, KVASM_REFUSED = 3 };
+ * KVASM_REFUSED: the caller's fault; the output is the reason. KVASM_LATER: run the delivery
+ * again; the output is the wait in milliseconds, as decimal digits. */
+enum { KVASM_OK = 0, KVASM_FAILED = 1, KVASM_FAILED_FOR_GOOD = 2, KVASM_REFUSED = 3, KVASM_LATER = 4 };
 /* The kinds of operations in a packed batch. */
 enum { KVASM_OP_SET = 0, KVASM_OP_DELETE = 1, KVASM_OP_INCREMENT = 2 };
+enum { KVASM_OP_TIMER_SET = 3, KVASM_OP_TIMER_CANCEL = 4 };
+/* The flags of kvasm_timer_set: a Unix time, or a duration; both in milliseconds. */
+enum { KVASM_TIMER_AT = 0, KVASM_TIMER_AFTER = 1 };
 enum {
     KVASM_BATCH_OPS_MAX = 1000, /* checks and operations together */
     KVASM_BATCH_BYTES_MAX = 4 * 1024 * 1024,
@@ -97,6 +101,11 @@ int64_t kvasm_kv_get_many(const void *keys, size_t keys_len, void *out, size_t c
 /* On KVASM_CONFLICT kvasm_result_read returns the positions of the failed checks. */
 KVASM_IMPORT(kv_commit)
 int64_t kvasm_kv_commit(const void *batch, size_t batch_len, void *out, size_t cap);
+/* A timer calls the export "on_timer", which the manifest must declare. */
+KVASM_IMPORT(timer_set)
+int64_t kvasm_timer_set(const char *name, size_t name_len, int32_t flags, int64_t ms,
+                        const void *payload, size_t payload_len);
+KVASM_IMPORT(timer_cancel) int64_t kvasm_timer_cancel(const char *name, size_t name_len);
 /* `before`: the id of a dead letter; length 0 starts with the newest. */
 KVASM_IMPORT(dead_letters)
 int64_t kvasm_dead_letters(const char *before, size_t before_len, int32_t limit, char *out,

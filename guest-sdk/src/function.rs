@@ -1,7 +1,7 @@
 //! Inputs and outputs of exported functions, and the code that runs one.
 
 use crate::{Error, HandlerError, sys};
-use kvasm_abi::{EXIT_FAILED, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
+use kvasm_abi::{EXIT_FAILED, EXIT_LATER, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Display;
@@ -213,6 +213,12 @@ impl From<HandlerError> for Failure {
             true => EXIT_PERMANENT,
             false => EXIT_FAILED,
         };
+        if let Some(wait) = error.retry_after() {
+            return Failure {
+                message: wait.as_millis().to_string(),
+                code: EXIT_LATER,
+            };
+        }
         let message = error.message().to_owned();
         Failure { message, code }
     }

@@ -57,6 +57,7 @@ mod secret;
 mod sys;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod timer;
 pub mod trigger;
 
 pub use context::{Caller, Context, Trigger, context, now, now_ms, random_fill};
@@ -65,7 +66,9 @@ pub use function::{Bytes, FromInput, FunctionError, IntoOutput, Json, Refused};
 /// The `log` crate whose lines the SDK sends to the app's log.
 pub use log;
 pub use secret::{Secret, secret};
-pub use trigger::{Change, ChangeKind, HandlerError, HandlerOutput, Permanent, ScheduledRun};
+pub use trigger::{
+    Change, ChangeKind, HandlerError, HandlerOutput, Permanent, Retry, ScheduledRun, Timer,
+};
 
 /// Turns a function into an export of the plugin that is callable by name.
 ///
@@ -273,6 +276,46 @@ pub use kvasm_guest_macros::on_change;
 /// ```
 pub use kvasm_guest_macros::cron;
 
+/// Turns a function into the handler of the plugin's [timers](timer), of which there is at most one.
+///
+/// The function takes a [`Timer<T>`](Timer), and returns what a handler of
+/// [changes](macro@on_change) returns. It is exported as `on_timer`, whatever its name, so that a
+/// later version of the plugin handles the timers of an earlier one.
+///
+/// ```
+/// use kvasm_guest::{Error, Timer, kv, testing, timer};
+/// use std::time::Duration;
+///
+/// #[kvasm_guest::on_timer]
+/// fn due(timer: Timer<u32>) -> Result<(), Error> {
+///     kv::collection("done").set(&timer.name, &timer.payload)?;
+///     // Repeats itself.
+///     timer::set_after(&timer.name, Duration::from_secs(60), &(timer.payload + 1))
+/// }
+///
+/// timer::set_after("tick", Duration::from_secs(60), &1)?;
+/// testing::advance(Duration::from_secs(60));
+/// assert_eq!(testing::fire_timers(due), Ok(1));
+/// testing::advance(Duration::from_secs(60));
+/// assert_eq!(testing::fire_timers(due), Ok(1));
+/// assert_eq!(kv::collection("done").get("tick")?, Some(2));
+/// # Ok::<(), Error>(())
+/// ```
+///
+/// A function that cannot be a handler does not compile:
+///
+/// ```compile_fail
+/// #[kvasm_guest::on_timer]
+/// fn due(timer: String) {}
+/// ```
+/// ```compile_fail
+/// use kvasm_guest::Timer;
+///
+/// #[kvasm_guest::on_timer(name = "other")]
+/// fn due(timer: Timer<u32>) {}
+/// ```
+pub use kvasm_guest_macros::on_timer;
+
 /// Declares what the plugin needs from its app: origins that it sends requests to, configuration
 /// values, secrets and timers.
 ///
@@ -320,5 +363,5 @@ pub use kvasm_guest_macros::needs;
 pub mod __private {
     pub use crate::function::{run, run_with};
     pub use crate::http::handler::run_http;
-    pub use crate::trigger::{run_change, run_scheduled, run_scheduled_with};
+    pub use crate::trigger::{run_change, run_scheduled, run_scheduled_with, run_timer};
 }

@@ -22,9 +22,9 @@ pub use crate::sys::native::Cost;
 use crate::trigger::{self, ChangeValue, ToValue};
 use crate::{
     Caller, Change, Context, FromInput, FunctionError, HandlerError, HandlerOutput, IntoOutput,
-    Permanent, Refused, ScheduledRun, Trigger,
+    Permanent, Refused, Retry, ScheduledRun, Timer, Trigger,
 };
-use kvasm_abi::{EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
+use kvasm_abi::{EXIT_LATER, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use std::time::Duration;
 
 /// Advances this thread's clock: entries expire, and [`now`](crate::now) is later.
@@ -239,6 +239,60 @@ pub fn scheduled<R: HandlerOutput>(
     })
 }
 
+/// Runs the timers that are due by this thread's clock, in the order of their times, as the host
+/// would: encoded and decoded, and each as a transaction in which the timer is not set any more.
+/// Timers that a handler sets for a time that has passed run too. Returns how many have succeeded.
+/// [`advance`] moves the clock.
+///
+/// # Errors
+/// Why a handler failed. Its writes are then rolled back, its timer is still set, and later ones were
+/// not run.
+///
+/// ```
+/// use kvasm_guest::{HandlerError, Permanent, Timer, testing, timer};
+/// use std::time::Duration;
+///
+/// fn due(timer: Timer<u32>) -> Result<(), HandlerError> {
+///     match timer.payload {
+///         0 => Err(Permanent("zero").into()),
+///         _ => Ok(()),
+///     }
+/// }
+///
+/// timer::set_after("one", Duration::from_secs(1), &1)?;
+/// timer::set_after("zero", Duration::from_secs(2), &0)?;
+/// assert_eq!(testing::fire_timers(due), Ok(0));
+/// testing::advance(Duration::from_secs(2));
+/// assert!(testing::fire_timers(due).unwrap_err().is_permanent());
+/// assert_eq!(testing::timers(), ["zero"]);
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+pub fn fire_timers<T: ChangeValue, R: HandlerOutput>(
+    handler: impl Fn(Timer<T>) -> R,
+) -> Result<u32, HandlerError> {
+    let mut fired = 0;
+    while let Some(timer) = native::take_due_timer() {
+        let event_id = format!("timer-{}", timer.number);
+        let input = trigger::encode_timer(&timer.name, &timer.payload, timer.at_ms, &event_id, 1);
+        let trigger = Trigger::new(kvasm_abi::TIMER_HANDLER, &event_id, 1, 1);
+        let done = deliver(trigger, &input?, || trigger::run_timer(&handler));
+        if let Err(error) = done {
+            native::restore_timer(timer);
+            return Err(error);
+        }
+        fired += 1;
+    }
+    Ok(fired)
+}
+
+/// Returns the names of this thread's timers, in the order in which they become due.
+pub fn timers() -> Vec<String> {
+    native::timers()
+        .into_iter()
+        .map(|timer| timer.name)
+        .collect()
+}
+
 /// Runs `work`, and returns its result and what it used of the host: a test can assert how many
 /// entries a function reads. Runs that are rolled back count too.
 ///
@@ -291,6 +345,10 @@ fn deliver(
     match code {
         EXIT_OK => Ok(()),
         EXIT_PERMANENT => Err(Permanent(message()).into()),
+        EXIT_LATER => match kvasm_abi::retry_ms(&output) {
+            Some(ms) => Err(Retry::after(Duration::from_millis(ms)).into()),
+            None => Err(message().into()),
+        },
         _ => Err(message().into()),
     }
 }

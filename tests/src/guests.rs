@@ -1,6 +1,6 @@
 //! Guests, and hosts that run them.
 
-use kvasm::model::{App, AppId, AppName, Batch, Commit, Limits, Op, Timestamp};
+use kvasm::model::{App, AppId, AppName, Batch, Commit, Grant, Limits, Op, Timestamp};
 use kvasm::store::Store;
 use kvasm::wasmtime::{Caller, WasmRet};
 use kvasm::{Call, CallFailure, Host, HostBuilder, Invocation, Plugin, Response};
@@ -61,6 +61,11 @@ pub fn module(data: &str, body: &str) -> Vec<u8> {
 
 /// Like [`module`], with additional fields.
 pub fn module_with(data: &str, fields: &str, body: &str) -> Vec<u8> {
+    module_importing("", data, fields, body)
+}
+
+/// Like [`module_with`], with additional imports.
+pub fn module_importing(more: &str, data: &str, fields: &str, body: &str) -> Vec<u8> {
     let imports: String = kvasm_abi::IMPORTS
         .iter()
         .map(|import| {
@@ -76,7 +81,7 @@ pub fn module_with(data: &str, fields: &str, body: &str) -> Vec<u8> {
         })
         .collect();
     let text = format!(
-        "(module {imports} (memory (export \"memory\") 1) (data (i32.const 0) \"{data}\")
+        "(module {imports} {more} (memory (export \"memory\") 1) (data (i32.const 0) \"{data}\")
          {fields}
          (func (export \"run\") (result i32) {body}))"
     );
@@ -125,6 +130,16 @@ impl TestHost {
             .await
             .unwrap();
         TestHost { host, app }
+    }
+
+    /// Grants a permission to the app's plugins.
+    pub async fn grant(&self, grant: Grant) {
+        let operator = self.host.operator("test");
+        let grants = self
+            .host
+            .admin()
+            .add_grants(&operator, &self.app, vec![grant]);
+        grants.await.unwrap();
     }
 
     /// Loads a module for the app.

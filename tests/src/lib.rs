@@ -8,3 +8,4 @@ pub mod postgres;
 pub mod program;
 pub mod server;
 pub mod slow_modules;
+pub mod till;

@@ -2,6 +2,8 @@
 //! batch is half written, and every change reaches its handler.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+#[path = "crash/calls.rs"]
+mod calls;
 #[path = "crash/events.rs"]
 mod events;
 

@@ -126,8 +126,28 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let database = database()?;
         let server = Child::postgres(servers::GUESTS, &database)?;
         rows.extend(on(Engine::Postgres, &server, effort).await?);
+        let sqlite = Child::own(servers::GUESTS)?;
+        rows.push(repeats(Engine::Sqlite, &sqlite, effort).await?);
+        rows.push(repeats(Engine::Postgres, &server, effort).await?);
         Ok(rows)
     })
+}
+
+/// Repeats of an idempotent call, which read the kept answer, beside calls that get one entry.
+async fn repeats(engine: Engine, server: &Child, effort: Effort) -> Result<Row> {
+    const CONNECTIONS: usize = 16;
+    let time = Duration::from_millis((1000 / effort.divisor as u64).max(100));
+    let path = "/v1/apps/sdk/call/get";
+    let get = Load::post(server.address, path);
+    let repeat = Load::post_as(server.address, path, "Idempotency-Key: bench\r\n", "");
+    let mut pairs = Vec::new();
+    for _ in 0..effort.rounds.min(5) {
+        let repeats = repeat.rate(CONNECTIONS, time).await?;
+        pairs.push((repeats, get.rate(CONNECTIONS, time).await?));
+    }
+    let engine = engine.name();
+    let name = format!("repeat of an idempotent call vs. get, {CONNECTIONS} connections, {engine}");
+    Ok(Row::pair(&name, "calls/s", &pairs, None))
 }
 
 async fn on(engine: Engine, server: &Child, effort: Effort) -> Result<Vec<Row>> {

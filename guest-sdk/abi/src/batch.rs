@@ -19,6 +19,11 @@ pub const OP_DELETE: u32 = 1;
 /// The kind of an operation that adds to an integer.
 pub const OP_INCREMENT: u32 = 2;
 
+/// The kind of an operation that sets a timer.
+pub const OP_TIMER_SET: u32 = 3;
+/// The kind of an operation that cancels a timer.
+pub const OP_TIMER_CANCEL: u32 = 4;
+
 /// A precondition: an [`Address`], then `version: u64`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchCheck<'a> {
@@ -69,6 +74,23 @@ pub enum BatchOp<'a> {
         /// The number to add.
         delta: i64,
     },
+    /// [`OP_TIMER_SET`]: `flags: u32`, `ms: i64`, `payload_len: u32`, the payload.
+    TimerSet {
+        /// An empty collection, and the timer's name as the key.
+        address: Address<'a>,
+        /// [`TIMER_AT`](crate::TIMER_AT), [`TIMER_AFTER`](crate::TIMER_AFTER), or a number that the
+        /// reader must reject.
+        flags: u32,
+        /// The time.
+        ms: i64,
+        /// What the handler receives.
+        payload: &'a [u8],
+    },
+    /// [`OP_TIMER_CANCEL`]: no further fields.
+    TimerCancel {
+        /// An empty collection, and the timer's name as the key.
+        address: Address<'a>,
+    },
 }
 
 impl<'a> BatchOp<'a> {
@@ -78,15 +100,19 @@ impl<'a> BatchOp<'a> {
             BatchOp::Set { .. } => OP_SET,
             BatchOp::Delete { .. } => OP_DELETE,
             BatchOp::Increment { .. } => OP_INCREMENT,
+            BatchOp::TimerSet { .. } => OP_TIMER_SET,
+            BatchOp::TimerCancel { .. } => OP_TIMER_CANCEL,
         }
     }
 
-    /// Returns the entry that the operation changes.
+    /// Returns the entry or the timer that the operation changes.
     pub fn address(&self) -> Address<'a> {
         match self {
             BatchOp::Set { address, .. }
             | BatchOp::Delete { address }
-            | BatchOp::Increment { address, .. } => *address,
+            | BatchOp::Increment { address, .. }
+            | BatchOp::TimerSet { address, .. }
+            | BatchOp::TimerCancel { address } => *address,
         }
     }
 }
@@ -109,6 +135,17 @@ impl<'a> Record<'a> for BatchOp<'a> {
                 address,
                 delta: reader.i64()?,
             },
+            // Only entries have a collection.
+            OP_TIMER_SET | OP_TIMER_CANCEL if !address.collection.is_empty() => {
+                return Err(Malformed);
+            }
+            OP_TIMER_SET => BatchOp::TimerSet {
+                address,
+                flags: reader.u32()?,
+                ms: reader.i64()?,
+                payload: reader.sized()?,
+            },
+            OP_TIMER_CANCEL => BatchOp::TimerCancel { address },
             _ => return Err(Malformed),
         };
         Ok((op, reader.0))
@@ -128,8 +165,15 @@ impl<'a> Record<'a> for BatchOp<'a> {
                 sink(&ttl_ms.to_le_bytes());
                 put_sized(value, sink);
             }
-            BatchOp::Delete { .. } => {}
+            BatchOp::Delete { .. } | BatchOp::TimerCancel { .. } => {}
             BatchOp::Increment { delta, .. } => sink(&delta.to_le_bytes()),
+            BatchOp::TimerSet {
+                flags, ms, payload, ..
+            } => {
+                sink(&flags.to_le_bytes());
+                sink(&ms.to_le_bytes());
+                put_sized(payload, sink);
+            }
         }
     }
 }
@@ -190,7 +234,7 @@ impl<'a> Batch<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
     /// For a set and an increment, the new version; for a delete, 1 if the entry existed, else
-    /// 0.
+    /// 0; for a timer, 1 if it was set and is cancelled, else 0.
     pub result: u64,
     /// For an increment, the new value; else 0.
     pub value: i64,
@@ -260,10 +304,19 @@ mod tests {
                 address: address("c", "k"),
                 delta: i64::MIN,
             },
+            BatchOp::TimerSet {
+                address: address("", "t"),
+                flags: 1,
+                ms: -5,
+                payload: b"\0",
+            },
+            BatchOp::TimerCancel {
+                address: address("", "t"),
+            },
         ];
         let bytes = batch(&checks, &ops);
         let read = Batch::decode(&bytes).unwrap();
-        assert_eq!((read.len(), read.is_empty()), (5, false));
+        assert_eq!((read.len(), read.is_empty()), (7, false));
         assert!(read.checks.clone().eq(checks));
         assert!(read.ops.clone().eq(ops));
         assert_only_whole(&bytes, |bytes| Batch::decode(bytes).is_ok());
@@ -289,8 +342,11 @@ mod tests {
                 address: address("c", "k"),
             }],
         );
-        bytes[8] = 3;
-        assert!(Batch::decode(&bytes).is_err());
+        for kind in [3, 4, 5] {
+            // A timer has no collection.
+            bytes[8] = kind;
+            assert!(Batch::decode(&bytes).is_err());
+        }
     }
 
     #[test]

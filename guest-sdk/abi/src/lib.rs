@@ -24,10 +24,11 @@ mod options;
 mod page;
 mod records;
 mod status;
+mod timers;
 
 pub use batch::{
     Applied, BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, BatchCheck, BatchOp, OP_DELETE, OP_INCREMENT,
-    OP_SET,
+    OP_SET, OP_TIMER_CANCEL, OP_TIMER_SET,
 };
 pub use bytes::Malformed;
 pub use many::{Address, KEYS_MAX, MANY_BYTES_MAX, Slot};
@@ -35,6 +36,9 @@ pub use options::{DeleteOptions, ListOptions, OptionsError, Range32, SetOptions}
 pub use page::{CURSOR_BYTES_MAX, ENTRY_HEADER_BYTES, EntryHeader, Page, PageEntry, PageReader};
 pub use records::{Record, Records, encode_records};
 pub use status::Status;
+pub use timers::{
+    TIMER_AFTER, TIMER_AFTER_MS_MAX, TIMER_AT, TIMER_AT_MS_MAX, TimerTime, TimerTimeError, retry_ms,
+};
 
 /// The import module that holds every function of this ABI version.
 pub const MODULE: &str = "kvasm_v1";
@@ -54,6 +58,8 @@ pub const MEMORY: &str = "memory";
 ///   list of `"set"` and `"delete"`) select; without `collection`, only an operator's triggers
 ///   call it.
 /// - `cron`: it runs according to its `schedule`.
+/// - `on_timer`: it handles the timers that the plugin sets. Its name is [`TIMER_HANDLER`], so a
+///   plugin has at most one.
 pub const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
 
 /// The exit code for success.
@@ -65,6 +71,18 @@ pub const EXIT_PERMANENT: i32 = 2;
 /// The exit code for a rejected input; the output is the reason, for the caller. For a handler
 /// it is equivalent to [`EXIT_PERMANENT`].
 pub const EXIT_REFUSED: i32 = 3;
+
+/// The exit code for "run the delivery again later", which is no failure. The output is the wait in
+/// milliseconds as decimal digits, from [`RETRY_MS_MIN`] to [`RETRY_MS_MAX`]. Of a function that
+/// handles no delivery, or with another output, it is equivalent to [`EXIT_FAILED`].
+pub const EXIT_LATER: i32 = 4;
+/// The minimum wait of [`EXIT_LATER`], in milliseconds: 1 second.
+pub const RETRY_MS_MIN: u64 = 1_000;
+/// The maximum wait of [`EXIT_LATER`], in milliseconds: 30 days.
+pub const RETRY_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1_000;
+
+/// The name of the export that handles timers.
+pub const TIMER_HANDLER: &str = "on_timer";
 
 /// Versions from this one on are those of writes in an uncommitted transaction; they are valid
 /// only within that run.
@@ -118,6 +136,8 @@ pub const IMPORTS: &[Import] = &[
     import("kv_increment", "i32 i32 i32 i32 i64 i32"),
     import("kv_get_many", "i32 i32 i32 i32"),
     import("kv_commit", "i32 i32 i32 i32"),
+    import("timer_set", "i32 i32 i32 i64 i32 i32"),
+    import("timer_cancel", "i32 i32"),
     import("dead_letters", "i32 i32 i32 i32 i32"),
     import("config_get", "i32 i32 i32 i32"),
     import("secret_get", "i32 i32 i32 i32"),

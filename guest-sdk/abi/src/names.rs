@@ -20,6 +20,9 @@ pub const COLLECTION_BYTES_MAX: usize = 128;
 /// reason.
 pub const KEY_BYTES_MAX: usize = 1024;
 
+/// The maximum length of the name of a timer, in bytes.
+pub const TIMER_BYTES_MAX: usize = 256;
+
 /// The maximum length of the name of a configuration value or a secret, in bytes.
 pub const SETTING_BYTES_MAX: usize = 64;
 /// The characters of the name of a configuration value or a secret, for messages.
@@ -39,6 +42,14 @@ pub fn collection(bytes: &[u8]) -> Result<&str, TextError> {
 /// The first rule that it breaks.
 pub fn key(bytes: &[u8]) -> Result<&str, TextError> {
     name(bytes, KEY_BYTES_MAX)
+}
+
+/// Checks the name of a timer: 1 to [`TIMER_BYTES_MAX`] bytes of UTF-8 without NUL.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn timer(bytes: &[u8]) -> Result<&str, TextError> {
+    name(bytes, TIMER_BYTES_MAX)
 }
 
 /// Checks a prefix or a bound of a list: at most [`KEY_BYTES_MAX`] bytes of UTF-8 without NUL.
@@ -184,6 +195,7 @@ mod tests {
         for (check, limit) in [
             (collection as Check, COLLECTION_BYTES_MAX),
             (key, KEY_BYTES_MAX),
+            (timer, TIMER_BYTES_MAX),
             (bound, KEY_BYTES_MAX),
         ] {
             assert!(check(of(1)).is_ok());
@@ -199,11 +211,11 @@ mod tests {
 
     #[test]
     fn empty_nul_and_invalid_utf8_are_distinct_errors() {
-        for check in [collection, key] {
+        for check in [collection, key, timer] {
             assert_eq!(check(b""), Err(TextError::Empty));
         }
         assert_eq!(bound(b""), Ok(""));
-        for check in [collection as Check, key, bound] {
+        for check in [collection as Check, key, timer, bound] {
             assert_eq!(check(b"a\0b"), Err(TextError::Nul));
             assert_eq!(check(b"a\xff"), Err(TextError::NotUtf8 { at: 1 }));
         }

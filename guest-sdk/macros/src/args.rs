@@ -56,7 +56,7 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
     let given = meta.path.get_ident().map(ToString::to_string);
     let given = given.as_deref().unwrap_or_default();
     let slot = match (given, kind) {
-        ("name", _) => &mut args.name,
+        ("name", kind) if kind != Kind::Timer => &mut args.name,
         ("transaction", Kind::Function) => {
             if args.transaction {
                 return Err(meta.error("`transaction` is given twice"));
@@ -64,7 +64,7 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
             args.transaction = true;
             return Ok(());
         }
-        ("transaction", Kind::Change | Kind::Cron) => {
+        ("transaction", Kind::Change | Kind::Cron | Kind::Timer) => {
             return Err(meta.error("every run of a handler is a transaction; omit `transaction`"));
         }
         ("collection", Kind::Change) => &mut args.collection,
@@ -86,6 +86,7 @@ fn unknown(kind: Kind) -> &'static str {
         Kind::Change => {
             "unknown argument; expected `collection`, `prefix`, `on` or `name`, each `= \"...\"`"
         }
+        Kind::Timer => "`#[on_timer]` takes no arguments",
         Kind::Cron => "unknown argument; expected `name = \"...\"` after the schedule",
     }
 }

@@ -2,7 +2,7 @@
 //! function.
 
 use crate::{args, manifest};
-use kvasm_abi::MANIFEST_SECTION;
+use kvasm_abi::{MANIFEST_SECTION, TIMER_HANDLER};
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
 use syn::{Attribute, FnArg, ItemFn, ReturnType, Signature, Type};
@@ -18,6 +18,8 @@ pub enum Kind {
     Change,
     /// `#[cron]`: runs on a schedule.
     Cron,
+    /// `#[on_timer]`: handles timers.
+    Timer,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
             Kind::Http => "http",
             Kind::Change => "on_change",
             Kind::Cron => "cron",
+            Kind::Timer => "on_timer",
         }
     }
 
@@ -38,6 +41,7 @@ impl Kind {
             Kind::Http => "an HTTP handler",
             Kind::Change => "a handler of changes",
             Kind::Cron => "a scheduled handler",
+            Kind::Timer => "a handler of timers",
         }
     }
 }
@@ -59,7 +63,10 @@ pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
 
 fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<TokenStream> {
     let args = args::parse(kind, args)?;
-    let name = args::export_name(&args, &function.sig.ident)?;
+    let name = match kind {
+        Kind::Timer => TIMER_HANDLER.to_owned(),
+        _ => args::export_name(&args, &function.sig.ident)?,
+    };
     let invoke = invoke(kind, &function.sig)?;
     // An unnamed constant cannot clash with anything.
     let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
@@ -123,6 +130,14 @@ fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
             ident,
             "a handler of changes takes a `Change<T>`",
         )),
+        (Kind::Timer, Some(input), output) => {
+            let output = function_output(output);
+            Ok(quote!(::kvasm_guest::__private::run_timer::<#input, #output>(#ident)))
+        }
+        (Kind::Timer, None, _) => Err(syn::Error::new_spanned(
+            ident,
+            "a handler of timers takes a `Timer<T>`",
+        )),
         (Kind::Cron, None, output) => {
             let output = function_output(output);
             Ok(quote!(::kvasm_guest::__private::run_scheduled::<#output>(#ident)))
@@ -148,6 +163,7 @@ fn too_many_arguments(kind: Kind) -> &'static str {
         }
         Kind::Http => "an HTTP handler takes one argument; a `Request`",
         Kind::Change => "a handler of changes takes one argument; a `Change<T>`",
+        Kind::Timer => "a handler of timers takes one argument; a `Timer<T>`",
         Kind::Cron => "a scheduled handler takes at most one argument, a `ScheduledRun`",
     }
 }
@@ -254,6 +270,30 @@ mod tests {
             "fn handle(r: Request) -> Response {}",
         );
         assert!(named.contains("export_name = \"web\""), "{named}");
+    }
+
+    #[test]
+    fn handler_of_timers_has_a_fixed_name() {
+        let code = expanded(Kind::Timer, "", "fn due(t: Timer<u8>) -> Result<(), E> {}");
+        assert!(code.contains("export_name = \"on_timer\""), "{code}");
+        let line = r#"b"{\"kind\":\"on_timer\",\"name\":\"on_timer\"}\n""#;
+        assert!(code.contains(line), "{code}");
+        let call = "run_timer :: < Timer < u8 > , Result < () , E > >";
+        assert!(code.contains(call), "{code}");
+        assert_refused(
+            Kind::Timer,
+            &[
+                (
+                    "name = \"x\"",
+                    "fn f(t: Timer<u8>) {}",
+                    "takes no arguments",
+                ),
+                ("transaction", "fn f(t: Timer<u8>) {}", "omit `transaction`"),
+                ("", "fn f() {}", "takes a `Timer<T>`"),
+                ("", "fn f(a: A, b: B) {}", "takes one argument"),
+                ("", "struct S;", "`#[on_timer]` can only"),
+            ],
+        );
     }
 
     fn assert_refused(kind: Kind, cases: &[(&str, &str, &str)]) {

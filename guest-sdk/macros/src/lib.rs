@@ -28,6 +28,12 @@ pub fn on_change(args: TokenStream, item: TokenStream) -> TokenStream {
     export::expand(Kind::Change, args.into(), item.into()).into()
 }
 
+/// Turns a function into the handler of timers. See `kvasm_guest::on_timer`.
+#[proc_macro_attribute]
+pub fn on_timer(args: TokenStream, item: TokenStream) -> TokenStream {
+    export::expand(Kind::Timer, args.into(), item.into()).into()
+}
+
 /// Turns a function into a scheduled handler. See `kvasm_guest::cron`.
 #[proc_macro_attribute]
 pub fn cron(args: TokenStream, item: TokenStream) -> TokenStream {

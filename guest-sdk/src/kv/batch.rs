@@ -4,11 +4,12 @@ use super::{Collection, SetOptions};
 use crate::Error;
 use crate::sys::{self, CommitFailure};
 use kvasm_abi::{
-    Address, Applied, BatchCheck, BatchOp, FORMAT_BYTES, FORMAT_JSON, OP_DELETE, OP_SET, Record,
-    Records,
+    Address, Applied, BatchCheck, BatchOp, FORMAT_BYTES, FORMAT_JSON, OP_DELETE, OP_SET,
+    OP_TIMER_CANCEL, OP_TIMER_SET, Record, Records, TIMER_AFTER, TIMER_AT,
 };
 use serde::Serialize;
 use std::fmt;
+use std::time::Duration;
 
 /// Writes of several entries that take effect together, if all checks hold.
 ///
@@ -82,6 +83,13 @@ pub enum Outcome {
     /// A delete.
     Deleted {
         /// Whether the entry existed.
+        existed: bool,
+    },
+    /// A timer was set.
+    TimerSet,
+    /// A timer was cancelled.
+    TimerCancelled {
+        /// Whether it was set.
         existed: bool,
     },
     /// An increment.
@@ -247,6 +255,45 @@ impl Batch {
         self
     }
 
+    /// Sets a [timer](crate::timer) for a time, with a payload of JSON.
+    pub fn timer_at<T: Serialize + ?Sized>(self, name: &str, at_ms: i64, payload: &T) -> Batch {
+        self.timer(name, TIMER_AT, at_ms, crate::timer::encode(name, payload))
+    }
+
+    /// Sets a [timer](crate::timer) for a duration from the commit on, with a payload of JSON.
+    pub fn timer_after<T: Serialize + ?Sized>(
+        self,
+        name: &str,
+        after: Duration,
+        payload: &T,
+    ) -> Batch {
+        let ms = crate::timer::millis(after);
+        self.timer(name, TIMER_AFTER, ms, crate::timer::encode(name, payload))
+    }
+
+    fn timer(mut self, name: &str, flags: i32, ms: i64, payload: Result<Vec<u8>, Error>) -> Batch {
+        match payload {
+            Ok(payload) => self.ops.add(&BatchOp::TimerSet {
+                address: timer_address(name),
+                flags: flags.unsigned_abs(),
+                ms,
+                payload: &payload,
+            }),
+            Err(error) => {
+                self.error.get_or_insert(error);
+            }
+        }
+        self
+    }
+
+    /// Cancels a [timer](crate::timer), if it is set.
+    pub fn timer_cancel(mut self, name: &str) -> Batch {
+        self.ops.add(&BatchOp::TimerCancel {
+            address: timer_address(name),
+        });
+        self
+    }
+
     /// Adds to an integer, like [`Collection::increment`].
     pub fn increment(mut self, collection: &Collection, key: &str, delta: i64) -> Batch {
         self.ops.add(&BatchOp::Increment {
@@ -294,6 +341,14 @@ fn address<'a>(collection: &'a Collection, key: &'a str) -> Address<'a> {
     }
 }
 
+/// A timer is addressed by its name alone.
+fn timer_address(name: &str) -> Address<'_> {
+    Address {
+        collection: b"",
+        key: name.as_bytes(),
+    }
+}
+
 fn outcomes(batch: &[u8], answer: &[u8]) -> Result<Vec<Outcome>, Error> {
     let malformed = |_| Error::malformed("kv_commit");
     let ops = kvasm_abi::Batch::decode(batch).map_err(malformed)?.ops;
@@ -304,6 +359,10 @@ fn outcomes(batch: &[u8], answer: &[u8]) -> Result<Vec<Outcome>, Error> {
     let outcome = |(op, Applied { result, value }): (BatchOp<'_>, Applied)| match op.kind() {
         OP_SET => Outcome::Set { version: result },
         OP_DELETE => Outcome::Deleted {
+            existed: result != 0,
+        },
+        OP_TIMER_SET => Outcome::TimerSet,
+        OP_TIMER_CANCEL => Outcome::TimerCancelled {
             existed: result != 0,
         },
         _ => Outcome::Incremented {

@@ -70,6 +70,16 @@ mod raw {
         #[rustfmt::skip]
         pub fn kv_commit(batch: *const u8, batch_len: usize, out: *mut u8, cap: usize) -> i64;
         #[rustfmt::skip]
+        pub fn timer_set(
+            name: *const u8,
+            name_len: usize,
+            flags: i32,
+            ms: i64,
+            payload: *const u8,
+            payload_len: usize,
+        ) -> i64;
+        pub fn timer_cancel(name: *const u8, name_len: usize) -> i64;
+        #[rustfmt::skip]
         pub fn dead_letters(
             before: *const u8,
             before_len: usize,
@@ -164,6 +174,27 @@ pub(crate) fn kv_has(collection: &str, key: &str) -> Result<bool, Error> {
             key.len(),
         )
     };
+    yes_or_no(answer)
+}
+
+pub(crate) fn timer_set(name: &str, flags: i32, ms: i64, payload: &[u8]) -> Result<(), Error> {
+    // SAFETY: the string and the bytes are borrowed.
+    let answer = unsafe {
+        raw::timer_set(
+            name.as_ptr(),
+            name.len(),
+            flags,
+            ms,
+            payload.as_ptr(),
+            payload.len(),
+        )
+    };
+    yes_or_no(answer).map(drop)
+}
+
+pub(crate) fn timer_cancel(name: &str) -> Result<bool, Error> {
+    // SAFETY: the string is borrowed.
+    let answer = unsafe { raw::timer_cancel(name.as_ptr(), name.len()) };
     yes_or_no(answer)
 }
 

@@ -112,7 +112,7 @@ impl From<&Applied> for Done {
                 version: Some(version.0),
                 ..Done::default()
             },
-            Applied::Deleted { existed } => Done {
+            Applied::Deleted { existed } | Applied::TimerCancelled { existed } => Done {
                 existed: Some(existed),
                 ..Done::default()
             },
@@ -121,6 +121,7 @@ impl From<&Applied> for Done {
                 value: Some(value),
                 ..Done::default()
             },
+            Applied::TimerSet => Done::default(),
         }
     }
 }

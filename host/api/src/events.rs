@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-/// A trigger: it watches `collection`, or runs on `schedule`.
+/// A trigger: it watches `collection`, runs on `schedule`, or, without both, is that of the timers
+/// which the plugin sets.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TriggerView {
     /// Name.
@@ -95,7 +96,8 @@ pub struct TriggerPage {
     pub triggers: Vec<TriggerView>,
 }
 
-/// A trigger that a plugin declares. It has the name of its function.
+/// A trigger that a plugin declares. It has the name of its function. With neither `collection` nor
+/// `schedule` it is that of timers.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeclaredView {
     /// Name.
@@ -115,6 +117,7 @@ impl DeclaredView {
         let (changes, schedule) = match watch {
             Watch::Changes(changes) => (Some(changes), None),
             Watch::Schedule(schedule) => (None, Some(schedule)),
+            Watch::Timers => (None, None),
         };
         DeclaredView {
             name,
@@ -166,14 +169,14 @@ pub struct TriggerPut {
     pub age_max_ms: Option<u64>,
 }
 
-/// An event: a change of an entry, or a due schedule.
+/// An event: a change of an entry, or a schedule or a timer that became due.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
     /// Id: the same for each trigger, attempt and replay.
     pub id: String,
-    /// `set`, `delete` or `schedule`.
+    /// `set`, `delete`, `schedule` or `timer`.
     pub kind: String,
-    /// When it happened; for a schedule, when it was due.
+    /// When it happened; for a schedule or a timer, when it was due.
     pub at: i64,
     /// 1 for a change made by a call, plus one for each handler in between.
     pub depth: u32,
@@ -192,6 +195,9 @@ pub struct EventView {
     pub key: Option<String>,
     /// For a set: the entry's new version. For a delete: the version that it had.
     pub version: Option<u64>,
+    /// For a timer: its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer: Option<String>,
     /// For a set: the value, if it is JSON.
     #[serde(
         default,
@@ -200,7 +206,7 @@ pub struct EventView {
     )]
     #[schema(value_type = serde_json::Value)]
     pub json: Option<Box<RawValue>>,
-    /// For a set: the value in base64, if it is bytes.
+    /// For a set: the value in base64, if it is bytes. For a timer: its payload in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<String>,
 }
@@ -211,6 +217,7 @@ impl EventView {
             EventKind::Set { version, value, .. } => (Some(version.0), Some(value)),
             EventKind::Deleted { version, .. } => (Some(version.0), None),
             EventKind::Due => (None, None),
+            EventKind::Timer { payload, .. } => (None, Some(payload)),
         };
         let (json, bytes) = match value {
             None => (None, None),
@@ -232,6 +239,10 @@ impl EventView {
             collection: entry.map(|(collection, _)| collection.to_string()),
             key: entry.map(|(_, key)| key.to_string()),
             version,
+            timer: match &event.kind {
+                EventKind::Timer { name, .. } => Some(name.to_string()),
+                _ => None,
+            },
             json,
             bytes,
         })
@@ -254,7 +265,7 @@ pub struct DeliveryView {
     pub attempts_max: u32,
     /// Number of times it was replayed from the dead letters.
     pub replays: u32,
-    /// When it was queued, by the event or a replay.
+    /// When it was queued, by the event or a replay; for a timer, when it is due.
     pub queued_at: i64,
     /// When its next attempt is due; if leased, when the lease expires.
     pub due_at: Option<i64>,

@@ -8,6 +8,7 @@ mod grants;
 mod limits;
 mod problem;
 mod settings;
+mod timers;
 
 pub use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
@@ -22,6 +23,7 @@ use limits::given;
 pub use limits::{LimitsChange, LimitsView};
 pub use problem::ProblemView;
 pub use settings::{ConfigPage, ConfigView, SecretPage, SecretView};
+pub use timers::{TimerDone, TimerPage, TimerRequest, TimerView};
 
 use kvasm_core::{App, Audit, DELIVERIES_MAX, Exports, PluginRecord, Token, Usage};
 use kvasm_service::LogRecord;

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::HeaderMap;
 use clap::Args;
 use kvasm::api::CostView;
-use kvasm::model::AppName;
+use kvasm::model::{AppName, IdempotencyKey};
 use serde_json::json;
 
 #[derive(Args)]
@@ -20,6 +20,9 @@ pub(super) struct CallArgs {
     /// Input of the function: text, @FILE, or - for stdin [default: none]
     #[arg(long, short)]
     input: Option<String>,
+    /// Make the call take effect once: a repeat with the same key and input gets the kept answer
+    #[arg(long, value_name = "KEY", value_parser = IdempotencyKey::parse)]
+    idempotency_key: Option<IdempotencyKey>,
     /// Print what the call used, such as CPU time and reads; requires a token with log:read
     #[arg(long, short)]
     verbose: bool,
@@ -35,12 +38,19 @@ pub(super) async fn run(global: &Global, call: CallArgs) -> Result<CommandOutcom
     let path = RequestPath::app(&call.app, &["call", &call.function]);
     let mut request = path.request("POST", Body::from(input))?;
     set(&mut request, "content-type", "application/octet-stream");
+    if let Some(key) = &call.idempotency_key {
+        set(&mut request, "idempotency-key", &key.to_header());
+    }
     if call.verbose {
         set(&mut request, "kvasm-cost", "?1");
     }
     let answer = client.send(request).await?;
     let cost = cost_of(answer.headers());
+    let replayed = answer.headers().contains_key("idempotency-replayed");
     if !global.json {
+        if replayed {
+            output::note("This is the kept answer of an earlier call with this key.");
+        }
         // Before the output, which need not end with a line break.
         match cost {
             Some(cost) => note_cost(&cost),
@@ -60,8 +70,13 @@ pub(super) async fn run(global: &Global, call: CallArgs) -> Result<CommandOutcom
     let id = id.unwrap_or_default().to_owned();
     let body = bytes(answer).await?;
     let mut answer = json!({ "output": output_as_json(&body), "request_id": id });
-    if let (true, Some(members)) = (call.verbose, answer.as_object_mut()) {
-        members.insert("cost".to_owned(), json!(cost));
+    if let Some(members) = answer.as_object_mut() {
+        if call.verbose {
+            members.insert("cost".to_owned(), json!(cost));
+        }
+        if call.idempotency_key.is_some() {
+            members.insert("replayed".to_owned(), json!(replayed));
+        }
     }
     output::json(&answer)?;
     Ok(CommandOutcome::Done)

@@ -168,6 +168,9 @@ async fn discard(global: &Global, choice: DeliverySelection) -> Result<CommandOu
 
 /// A short description of an event.
 pub(super) fn describe_event(event: &EventView) -> String {
+    if let Some(timer) = &event.timer {
+        return format!("{} {timer}", event.kind);
+    }
     match (&event.collection, &event.key) {
         (Some(collection), Some(key)) => format!("{} {collection} {key}", event.kind),
         _ => format!("{} {}", event.kind, output::time(event.at)),

@@ -253,6 +253,7 @@ impl From<StoreError> for Failure {
             | StoreError::Full(_)
             | StoreError::Failed(_)
             | StoreError::Deliveries { .. }
+            | StoreError::AlreadyAnswered
             | StoreError::LeaseLost => Failure::host(with_causes(&error)),
         }
     }

@@ -26,6 +26,7 @@ mod run;
 mod serve;
 mod server_timeout;
 mod settings;
+mod timer;
 mod token;
 mod transfer;
 mod trigger;
@@ -107,6 +108,9 @@ enum Command {
     /// Show and discard outstanding deliveries
     #[command(subcommand)]
     Delivery(delivery::DeliveryCommand),
+    /// Show, cancel and run timers
+    #[command(subcommand)]
+    Timer(timer::TimerCommand),
     /// Show, replay and discard dead letters
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetterCommand),
@@ -216,6 +220,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Grants(args) => grant::grants(global, args).await,
         Command::Trigger(command) => trigger::run(global, command).await,
         Command::Delivery(command) => delivery::run(global, command).await,
+        Command::Timer(command) => timer::run(global, command).await,
         Command::DeadLetter(command) => dead_letter::run(global, command).await,
         Command::Usage(usage) => app::usage(global, usage).await,
         Command::Logs(logs) => logs::run(global, logs).await,

@@ -261,7 +261,7 @@ pub(super) fn describe_watch(
                 prefix => format!("{on} of {collection}, keys {prefix}*"),
             }
         }
-        (None, schedule) => schedule.unwrap_or_default().to_owned(),
+        (None, schedule) => schedule.unwrap_or("timers").to_owned(),
     }
 }
 

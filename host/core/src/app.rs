@@ -185,10 +185,12 @@ pub struct Usage {
 pub enum Resource {
     /// The number of entries.
     Entries,
-    /// The bytes of entries, deliveries and dead letters.
+    /// The bytes of entries, deliveries, dead letters and kept answers.
     Bytes,
     /// The number of outstanding deliveries.
     Deliveries,
+    /// The number of kept answers of idempotent calls.
+    Answers,
     /// The number of plugin versions.
     Versions,
     /// The bytes of the modules of plugin versions.
@@ -209,6 +211,7 @@ impl fmt::Display for Resource {
             Resource::Entries => "entries",
             Resource::Bytes => "bytes",
             Resource::Deliveries => "outstanding deliveries",
+            Resource::Answers => "kept answers",
             Resource::Versions => "plugin versions",
             Resource::ModuleBytes => "bytes of plugin modules",
             Resource::Tokens => "tokens",

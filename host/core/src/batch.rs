@@ -1,8 +1,8 @@
 //! Write batches: checks and operations that are applied atomically.
 
 use super::{
-    AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, Key, LeaseToken, Link,
-    TRIGGERED_DELIVERIES_MAX, Timestamp, TraceContext, Value, Version,
+    AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, KeptAnswer, Key, LeaseToken, Link,
+    TRIGGERED_DELIVERIES_MAX, TimerOp, Timestamp, TraceContext, Value, Version,
 };
 
 /// The expected state of an entry, for a check or a conditional write.
@@ -108,8 +108,13 @@ pub struct Batch {
     pub checks: Vec<Check>,
     /// Operations, applied in this order.
     pub ops: Vec<Op>,
+    /// Changes of timers, applied in this order after the operations and the acknowledgement.
+    pub timers: Vec<TimerOp>,
     /// The delivery that the commit acknowledges. Nothing is written unless its lease still holds.
     pub acknowledge: Option<Box<LeaseToken>>,
+    /// The answer that the commit keeps for repeats of its call. Nothing is written if one of the
+    /// same identity has been kept already.
+    pub keep: Option<Box<KeptAnswer>>,
     /// Links it to earlier and later batches.
     pub link: Option<Link>,
 }
@@ -121,6 +126,11 @@ impl Batch {
             ops,
             ..Batch::default()
         }
+    }
+
+    /// Returns whether it would change nothing: it has neither operations nor changes of timers.
+    pub fn only_checks(&self) -> bool {
+        self.ops.is_empty() && self.timers.is_empty()
     }
 }
 
@@ -173,7 +183,7 @@ impl Commit {
 /// The result of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Committed {
-    /// One result for each operation.
+    /// One result for each operation, then one for each change of a timer.
     pub applied: Vec<Applied>,
     /// The number of deliveries created.
     pub deliveries: u64,
@@ -195,5 +205,12 @@ pub enum Applied {
         version: Version,
         /// Its new value.
         value: i64,
+    },
+    /// The timer was set.
+    TimerSet,
+    /// The timer was cancelled, if it was set.
+    TimerCancelled {
+        /// True if it was set.
+        existed: bool,
     },
 }

@@ -7,7 +7,8 @@
 use super::Version;
 use super::{
     AppId, Collection, DELIVERY_BYTES, DeliveryState, Digest, Key, PluginVersion, Policy,
-    ProbeDelay, Timestamp, TraceContext, TraceId, TriggerName, Value,
+    ProbeDelay, TimerName, Timestamp, TraceContext, TraceId, TriggerName, Value,
+    timer_ordering_key,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +28,7 @@ pub struct Event {
     pub depth: u32,
     /// The number of deliveries that may still follow from it.
     pub followers: u32,
-    /// When it occurred; for a schedule, when it was due.
+    /// When it occurred; for a schedule or a timer, when it was due.
     pub at: Timestamp,
     /// The span that caused it, if that belongs to a trace.
     pub trace: Option<TraceContext>,
@@ -48,6 +49,18 @@ impl Event {
     pub fn trace_id(&self) -> Option<TraceId> {
         let trace = self.trace.as_ref().map(TraceContext::trace_id);
         trace.or_else(|| TraceId::of_uuid(self.id))
+    }
+
+    /// Returns the ordering key of its deliveries: that of its entry's key, the one of schedules, or
+    /// for a timer one of its own.
+    pub fn ordering_key(&self) -> i64 {
+        match &self.kind {
+            EventKind::Set { key, .. } | EventKind::Deleted { key, .. } => {
+                ordering_key_of(key.as_str())
+            }
+            EventKind::Due => ordering_key_of(""),
+            EventKind::Timer { .. } => timer_ordering_key(self.id),
+        }
     }
 
     /// Returns the trace context of a run of a handler: a new span.
@@ -84,10 +97,17 @@ pub enum EventKind {
     },
     /// A schedule became due.
     Due,
+    /// A timer became due.
+    Timer {
+        /// Its name.
+        name: TimerName,
+        /// What it was set with.
+        payload: Value,
+    },
 }
 
 impl EventKind {
-    /// Returns the entry that changed, unless it is a schedule.
+    /// Returns the entry that changed, if it is a change.
     pub fn entry(&self) -> Option<(&Collection, &Key)> {
         match self {
             EventKind::Set {
@@ -96,7 +116,7 @@ impl EventKind {
             | EventKind::Deleted {
                 collection, key, ..
             } => Some((collection, key)),
-            EventKind::Due => None,
+            EventKind::Due | EventKind::Timer { .. } => None,
         }
     }
 
@@ -106,12 +126,13 @@ impl EventKind {
             EventKind::Set { .. } => "set",
             EventKind::Deleted { .. } => "delete",
             EventKind::Due => "schedule",
+            EventKind::Timer { .. } => "timer",
         }
     }
 
     /// Returns the bytes that a delivery of it counts against its app's quota, without its trace
-    /// context: those of collection, key and value, and [`DELIVERY_BYTES`]. A run of a schedule counts nothing, because each
-    /// schedule has at most one.
+    /// context: those of collection, key and value, or of a timer's name and payload, and
+    /// [`DELIVERY_BYTES`]. A run of a schedule counts nothing, because each schedule has at most one.
     pub fn bytes(&self) -> u64 {
         let (names, value) = match self {
             EventKind::Set {
@@ -124,6 +145,9 @@ impl EventKind {
                 collection, key, ..
             } => ((collection, key), 0),
             EventKind::Due => return 0,
+            EventKind::Timer { name, payload } => {
+                return (name.as_str().len() + payload.as_bytes().len()) as u64 + DELIVERY_BYTES;
+            }
         };
         (names.0.as_str().len() + names.1.as_str().len() + value) as u64 + DELIVERY_BYTES
     }
@@ -201,7 +225,8 @@ pub struct Delivery {
     pub attempts: u32,
     /// How often it was replayed from the dead letters.
     pub replays: u32,
-    /// When it was queued: with the event, or by a replay.
+    /// When it was queued: with the event, by a replay, or, if it was deferred, when it becomes due;
+    /// for a timer, when it is due.
     pub queued_at: Timestamp,
     /// When it may be claimed; `None` behind another delivery of its ordering key.
     pub due_at: Option<Timestamp>,

@@ -56,6 +56,12 @@ pub enum Subject {
     Transaction,
     /// A dead letter's identity.
     Letter,
+    /// A timer's name.
+    Timer,
+    /// When a timer is due: a Unix time, or a duration, in milliseconds.
+    TimerTime,
+    /// A timer's payload.
+    Payload,
     /// The name of a configuration value or a secret.
     SettingName,
     /// A configuration value.
@@ -68,6 +74,8 @@ pub enum Subject {
     Url,
     /// Grants that are added or revoked together.
     Grants,
+    /// The idempotency key of a call.
+    IdempotencyKey,
 }
 
 impl Subject {
@@ -104,7 +112,11 @@ impl Subject {
             | Subject::SettingName
             | Subject::Origin
             | Subject::Url
-            | Subject::Grants => false,
+            | Subject::Grants
+            | Subject::IdempotencyKey
+            | Subject::Timer
+            | Subject::TimerTime
+            | Subject::Payload => false,
         }
     }
 }
@@ -148,12 +160,16 @@ impl std::fmt::Display for Subject {
             Subject::Answer => "answer",
             Subject::Transaction => "transaction",
             Subject::Letter => "dead letter ID",
+            Subject::Timer => "timer name",
+            Subject::TimerTime => "time of a timer in milliseconds",
+            Subject::Payload => "payload",
             Subject::SettingName => "name of the setting",
             Subject::ConfigValue => "configuration value",
             Subject::Secret => "secret",
             Subject::Origin => "origin",
             Subject::Url => "URL",
             Subject::Grants => "list of grants",
+            Subject::IdempotencyKey => "idempotency key",
         })
     }
 }

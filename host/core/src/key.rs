@@ -84,6 +84,11 @@ name_type! {
     Key, Subject::Key, names::key
 }
 
+name_type! {
+    /// The name of a timer: 1 to 256 bytes of UTF-8 without NUL.
+    TimerName, Subject::Timer, names::timer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 
 mod access;
+mod answer;
 mod app;
 mod batch;
 mod call_cost;
@@ -29,12 +30,17 @@ mod schedule;
 mod settings;
 pub mod store;
 mod text;
+mod timer;
 mod token;
 mod trace;
 mod trigger;
 mod trigger_health;
 
 pub use access::{Capability, Principal, Scope, UnknownScope};
+pub use answer::{
+    ANSWER_BYTES, ANSWER_OUTPUT_BYTES_MAX, ANSWERS_MAX, ANSWERS_OF_RANGE_MAX, AnswerId,
+    AnswerScope, IdempotencyKey, KeptAnswer, RequestHash, RequestHasher,
+};
 pub use app::{App, AppId, AppLimits, AppName, LimitsPatch, Quota, Resource, Usage};
 pub use batch::{Applied, Batch, Check, Commit, Committed, Expect, Op};
 pub use call_cost::Cost;
@@ -78,6 +84,10 @@ pub use settings::{
     SealedSecret, Setting, SettingKind, SettingName, SettingValue, Settings,
 };
 pub use text::{display_truncated, truncate};
+pub use timer::{
+    NewTimer, TIMER_BYTES_MAX, TIMER_TRIGGER, TimerName, TimerOp, TimerTime, is_unexpected,
+    timer_declaration, timer_ordering_key, timer_trigger,
+};
 pub use token::{BearerToken, SecretHash, TOKENS_MAX, Token, TokenId, TokenSecret};
 pub use trace::{TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX, TraceContext, TraceId};
 pub use trigger::{

@@ -36,6 +36,8 @@ pub struct Limits {
     pub wall_time: Duration,
     /// The CPU time of an invocation, without that of the store. Default 1 s.
     pub cpu_time: Duration,
+    /// How long the answer of a call with an idempotency key is kept. Default 24 h.
+    pub idempotency: Duration,
 }
 
 /// The allowance for the names of an entry and its framing, in addition to a value.
@@ -118,6 +120,7 @@ impl Default for Limits {
             table_elements: 65_536,
             wall_time: Duration::from_secs(5),
             cpu_time: Duration::from_secs(1),
+            idempotency: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

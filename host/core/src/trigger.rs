@@ -88,6 +88,8 @@ pub enum Watch {
     Changes(Changes),
     /// A schedule.
     Schedule(Schedule),
+    /// The timers of the app, which only [`TIMER_TRIGGER`](crate::TIMER_TRIGGER) handles.
+    Timers,
 }
 
 /// The changes of entries that a trigger reacts to.

@@ -5,7 +5,7 @@
 //! round-robin through the queues with due deliveries, and claims a few of each, so that no
 //! app's backlog delays another app's events.
 //!
-//! Claiming (`claims`), schedules (`cron`), samples (`gauges`), `upkeep` of the apps,
+//! Claiming (`claims`), schedules (`cron`), the wake-up for `timers`, samples (`gauges`), `upkeep` of the apps,
 //! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and `clock_repair`
 //! of what a wrong one has postponed are separate tasks, which `supervisor` restarts after a
 //! failure. None of them waits for another. An error with one app does not stop a task for the
@@ -24,6 +24,7 @@ mod pauses;
 mod reaper;
 mod retry;
 mod supervisor;
+mod timers;
 mod trust;
 mod upkeep;
 mod worker;
@@ -52,8 +53,8 @@ pub struct DispatchOptions {
     pub handlers: usize,
     /// Maximum number of concurrent handlers of one app. Default 16.
     pub handlers_of_app: usize,
-    /// Poll interval when there are no notifications. Retries and schedules are delayed by at
-    /// most this. Default 500 ms.
+    /// Poll interval when there are no notifications. Retries, schedules, and timers that another
+    /// host sets for less than this ahead, are delayed by at most this. Default 500 ms.
     pub poll: Duration,
     /// Minimum lease time of a delivery, at least 30 ms. The lease is the longest run time of a
     /// handler plus a third of this, if that is longer. It is renewed while the handler runs.
@@ -183,6 +184,7 @@ impl Dispatcher {
         self.start(&mut loops, &told, "rescue", clock_repair::run);
         self.start(&mut loops, &told, "claims", claims::run);
         self.start(&mut loops, &told, "schedules", cron::run);
+        self.start(&mut loops, &told, "timers", timers::run);
         self.start(&mut loops, &told, "samples", gauges::run);
         self.start_rounds(&mut loops, &told, "upkeep", upkeep::round);
         self.start_rounds(&mut loops, &told, "housekeeping", housekeeping::round);
@@ -262,7 +264,7 @@ impl Dispatcher {
 }
 
 /// The tasks in the host's health while a dispatcher runs.
-const TASKS: [&str; 10] = [
+const TASKS: [&str; 11] = [
     "claims",
     "clock",
     "deliveries",
@@ -272,6 +274,7 @@ const TASKS: [&str; 10] = [
     "rescue",
     "samples",
     "schedules",
+    "timers",
     "upkeep",
 ];
 

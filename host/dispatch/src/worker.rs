@@ -31,6 +31,8 @@ enum AttemptOutcome {
     Done,
     /// Another host has the delivery, or it was deleted.
     Lost,
+    /// Its handler asks to be run again after this time, in milliseconds.
+    Deferred(u64),
     Failed(Box<DeliverError>),
 }
 
@@ -91,6 +93,7 @@ pub(super) async fn work(shared: &DispatchContext, claimed: Claimed) {
             }
         }
         AttemptOutcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
+        AttemptOutcome::Deferred(wait_ms) => defer(shared, app, &receipt, wait_ms).await,
         AttemptOutcome::Failed(error) => {
             let failed = classify(shared, &delivery, receipt, &error);
             let request_id = error.error.request_id().unwrap_or_else(Uuid::now_v7);
@@ -129,7 +132,10 @@ async fn attempt(
     match while_leased(handler, shared.lease() / 3, renew).await {
         Some(Ok(_cost)) => AttemptOutcome::Done,
         Some(Err(error)) if error.error.is_lease_lost() => AttemptOutcome::Lost,
-        Some(Err(error)) => AttemptOutcome::Failed(Box::new(error)),
+        Some(Err(error)) => match error.error.retry_after_ms() {
+            Some(wait_ms) => AttemptOutcome::Deferred(wait_ms),
+            None => AttemptOutcome::Failed(Box::new(error)),
+        },
         // Its commit would be rejected.
         None => AttemptOutcome::Lost,
     }
@@ -278,6 +284,28 @@ async fn release(shared: &DispatchContext, receipt: &LeaseToken) {
                 let what = format_args!("the release of a delivery of app {}", receipt.app);
                 return shared.deliveries.report_skip(&what, &error_chain(&error));
             }
+        }
+    }
+}
+
+/// Nacks a delivery whose handler asks to be run again later. While the store is unavailable, retries
+/// for a third of the lease. After that it is run again when its lease expires.
+async fn defer(shared: &DispatchContext, app: &App, receipt: &LeaseToken, wait_ms: u64) {
+    let mut tries = StoreRetries::within(shared.lease() / 3);
+    loop {
+        let now = shared.clock.now();
+        match shared.host.store().defer(receipt, wait_ms, now).await {
+            Ok(held) => {
+                let outcome = if held { "deferred" } else { "lost" };
+                return shared.host.metrics().delivery(app.name.as_str(), outcome);
+            }
+            Err(error) => match tries.after(&error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => {
+                    let what = format_args!("a deferred delivery of app {}", app.name);
+                    return shared.deliveries.report_skip(&what, &error_chain(&error));
+                }
+            },
         }
     }
 }

@@ -246,6 +246,7 @@ impl HostBuilder {
             store,
             services,
             locks,
+            key_turns: Arc::default(),
             notifier,
             limits,
             metrics,

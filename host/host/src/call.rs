@@ -1,17 +1,15 @@
 //! Calls of an app's active plugin, and how a plugin becomes active.
 
-use super::{Host, Plugin};
+use super::{AdmittedCall, Host, Plugin};
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    App, AppId, Capability, Cost, Digest, Exports, Level, Pieces, PluginVersion, Principal,
-    Timestamp, TraceContext, TraceId,
+    AnswerScope, App, AppId, Capability, Cost, Digest, Exports, IdempotencyKey, Level, Pieces,
+    PluginVersion, Principal, Timestamp, TraceContext, TraceId,
 };
 use kvasm_runtime::GuestLog;
 use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationTarget, LoadError, Response};
-use kvasm_service::{
-    Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Ticket, Timeout,
-};
+use kvasm_service::{Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Timeout};
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
@@ -76,6 +74,8 @@ pub struct Call {
     pub(super) principal: Option<Principal>,
     pub(super) request_id: Option<Uuid>,
     pub(super) trace: Option<TraceContext>,
+    pub(super) idempotency_key: Option<IdempotencyKey>,
+    pub(super) answer_scope: Option<AnswerScope>,
 }
 
 impl Call {
@@ -97,6 +97,8 @@ impl Call {
             principal: None,
             request_id: None,
             trace: None,
+            idempotency_key: None,
+            answer_scope: None,
         }
     }
 
@@ -122,70 +124,32 @@ impl Call {
         self
     }
 
+    /// Makes the call idempotent: if it was answered, a later call of the app with the same key, by
+    /// the same caller and with the same request gets that answer, with
+    /// [`Response::replayed`](kvasm_runtime::Response::replayed), and does not run. Answers are kept
+    /// for [`Limits::idempotency`](kvasm_core::Limits::idempotency). `docs/http.md` says what is
+    /// kept, and when an effect can be repeated. Once it runs, an admitted call with a key ends even
+    /// if its future is dropped.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Call {
+        self.idempotency_key = Some(key);
+        self
+    }
+
+    /// Sets whose call it is, for its idempotency key: keys of different callers are unrelated. By
+    /// default all public calls are those of one caller, and so are those of all principals with
+    /// the same permissions.
+    #[must_use]
+    pub fn answer_scope(mut self, scope: AnswerScope) -> Call {
+        self.answer_scope = Some(scope);
+        self
+    }
+
     /// Sets the principal. Each key-value operation then requires one of its scopes.
     #[must_use]
     pub fn principal(mut self, principal: Principal) -> Call {
         self.principal = Some(principal);
         self
-    }
-}
-
-/// A call that was admitted by [`Host::admit`]. It counts against the app's limit until it has
-/// ended or this is dropped.
-pub struct AdmittedCall {
-    host: Host,
-    app: Arc<App>,
-    digest: Digest,
-    call: Call,
-    ticket: Ticket,
-}
-
-impl AdmittedCall {
-    /// Makes the call, once its input is available. Its time starts here: `limits.wall_time` for
-    /// queueing, loading, running and committing together.
-    ///
-    /// # Errors
-    /// [`InvokeError`].
-    pub async fn call(self, input: impl Into<Pieces>) -> Result<Response, InvokeError> {
-        self.call_unless(input, std::future::pending()).await
-    }
-
-    /// Like [`call`](AdmittedCall::call), but a queued call is cancelled when `left` completes, as
-    /// its caller has disconnected.
-    ///
-    /// # Errors
-    /// [`InvokeError`].
-    pub async fn call_unless(
-        mut self,
-        input: impl Into<Pieces>,
-        left: impl Future<Output = ()> + Send,
-    ) -> Result<Response, InvokeError> {
-        self.call.input = input.into();
-        self.run(left).await
-    }
-
-    async fn run(self, left: impl Future<Output = ()> + Send) -> Result<Response, InvokeError> {
-        let AdmittedCall {
-            host,
-            app,
-            digest,
-            call,
-            ticket,
-        } = self;
-        let context = host.context(&app, &call);
-        let _pass = tokio::select! {
-            biased;
-            pass = ticket.admit(&context.deadline) => pass?,
-            () = left => return Err(Refusal::Disconnected.into()),
-        };
-        let plugin = host
-            .current_plugin(Arc::clone(&app), digest, &context.deadline)
-            .await?;
-        let name: Arc<str> = call.target.name(&plugin.compiled).into();
-        let trace_id = context.caller.trace().map(TraceContext::trace_id);
-        let result = host.run(&plugin, &plugin.app, call, context).await;
-        host.keep_log(app.id, name, trace_id, &result);
-        Ok(result?)
     }
 }
 
@@ -224,13 +188,18 @@ impl Host {
             },
         };
         let request_id = *call.request_id.get_or_insert_with(Uuid::now_v7);
-        offered.map_err(|error| CallFailure::before_the_run(error, request_id))?;
+        let failed = |error| CallFailure::before_the_run(error, request_id);
+        let missing = match offered.map_err(failed) {
+            Err(failure) if call.idempotency_key.is_some() => Some(failure),
+            offered => offered.map(|()| None)?,
+        };
         Ok(AdmittedCall {
             host: self.clone(),
             digest: active.digest,
             app,
             call,
             ticket,
+            missing,
         })
     }
 
@@ -268,7 +237,7 @@ impl Host {
 
     /// Returns the plugin of an admitted call. Its version, or the app, may have been deleted
     /// since.
-    async fn current_plugin(
+    pub(super) async fn current_plugin(
         &self,
         app: Arc<App>,
         digest: Digest,
@@ -410,8 +379,13 @@ impl Host {
             own.chain(dropped).collect::<Vec<_>>()
         };
         let thrown = thrown.iter().flat_map(|log| lines(log, true));
-        let failed =
-            error.map(|error| record(Level::Error, LogSource::Host, error.to_string(), false));
+        let failed = error.map(|error| match error.retry_after_ms() {
+            Some(ms) => {
+                let message = format!("the handler asks to be run again in {ms} ms");
+                record(Level::Info, LogSource::Host, message, false)
+            }
+            None => record(Level::Error, LogSource::Host, error.to_string(), false),
+        });
         let all = thrown.chain(lines(log, false)).chain(failed);
         let mut all: Vec<_> = all.collect();
         if let Some(last) = all.last_mut().filter(|_| cost.runs > 0) {

@@ -46,6 +46,15 @@ impl InvokeError {
         matches!(self, InvokeError::Call(failure) if failure.error.is_permanent())
     }
 
+    /// Returns the wait in milliseconds after which the handler asks to be run again, if it does.
+    /// That is no failure: see [`Outbox::defer`](kvasm_core::store::Outbox::defer).
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            InvokeError::Call(failure) => failure.error.retry_after_ms(),
+            _ => None,
+        }
+    }
+
     /// Whether the delivery now belongs to another host or is deleted, so that its outcome must
     /// not be recorded.
     pub fn is_lease_lost(&self) -> bool {
@@ -178,6 +187,10 @@ fn input(delivery: &Arc<Delivery>) -> Pieces {
                 put("version", json!(version));
             }
             EventKind::Due => {}
+            EventKind::Timer { name, payload } => {
+                put("timer", json!(name));
+                put("format", json!(format_of(payload)));
+            }
         }
     }
     let head = head.to_string().into_bytes();
@@ -194,7 +207,9 @@ struct ValueOf(Arc<Delivery>);
 impl AsRef<[u8]> for ValueOf {
     fn as_ref(&self) -> &[u8] {
         match &self.0.event.kind {
-            EventKind::Set { value, .. } => value.as_bytes(),
+            EventKind::Set { value, .. } | EventKind::Timer { payload: value, .. } => {
+                value.as_bytes()
+            }
             EventKind::Deleted { .. } | EventKind::Due => &[],
         }
     }

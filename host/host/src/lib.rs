@@ -1,11 +1,15 @@
 //! The library's entry point: combines a store, a runtime and the services between them.
 #![deny(missing_docs)]
 
+mod admitted;
 mod builder;
 mod call;
 mod deliver;
+mod idempotency;
+mod request_hash;
 mod transaction;
 
+use idempotency::{AnswerClaim, KeyTurns, KeyedCall, is_preceded};
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{App, AppName, Digest, Limits, TraceContext};
 use kvasm_metrics::Metrics;
@@ -20,8 +24,9 @@ use kvasm_service::{
 use std::sync::Arc;
 use uuid::Uuid;
 
+pub use admitted::AdmittedCall;
 pub use builder::HostBuilder;
-pub use call::{AdmittedCall, Call, DeployError, InvokeError};
+pub use call::{Call, DeployError, InvokeError};
 pub use deliver::DeliverError;
 
 /// A plugin host: apps, their plugins and their entries. Cheap to clone.
@@ -32,6 +37,7 @@ struct Parts {
     store: Arc<dyn Store>,
     services: Services,
     locks: Arc<KeyLocks>,
+    key_turns: Arc<KeyTurns>,
     notifier: Arc<DispatchNotifier>,
     access: Arc<AppTokenCache>,
     settings: SettingsCache,
@@ -148,12 +154,20 @@ impl Host {
     /// [`CallFailure`], with the party to blame and the guest's log.
     pub async fn call(&self, plugin: &Plugin, call: Call) -> Result<Response, CallFailure> {
         let context = self.context(&plugin.app, &call);
+        let state = self.claim_answer(&plugin.app, &call, &context).await;
+        let failed =
+            |error| CallFailure::before_the_run(CallError::from(error), context.request_id);
+        let claim = match state.map_err(failed)? {
+            None => None,
+            Some(KeyedCall::Unanswered(claim)) => Some(claim),
+            Some(KeyedCall::Answered(response)) => return Ok(response),
+        };
         let app = match plugin.compiled.reads_settings() {
             true => self.current_app(plugin, &context).await?,
             false => None,
         };
         let app = app.as_ref().unwrap_or(&plugin.app);
-        self.run(plugin, app, call, context).await
+        self.run(plugin, app, call, context, claim.as_ref()).await
     }
 
     /// Returns the current row of a plugin's app, which may have been loaded long ago.
@@ -213,13 +227,21 @@ impl Host {
         app: &App,
         call: Call,
         context: CallContext,
+        claim: Option<&AnswerClaim>,
     ) -> Result<Response, CallFailure> {
         let Call { target, input, .. } = call;
         let settings = self.settings(plugin, app, &context).await?;
         if plugin.compiled.is_transaction(&target) {
             let run = transaction::Run::new(plugin, context, settings, target, input);
-            return self.run_transaction(run).await;
+            let run = run.answering(claim);
+            return match (self.run_transaction(run).await, claim) {
+                (Err(failure), Some(claim)) if is_preceded(&failure) => {
+                    self.preceding_answer(claim, failure).await
+                }
+                (result, _) => result,
+            };
         }
+        let kept = claim.map(|claim| (claim, target.clone(), context.clone()));
         let request = InvocationRequest {
             context,
             app_name: Arc::clone(&plugin.app_name),
@@ -232,7 +254,14 @@ impl Host {
             gives_way: None,
             slot: None,
         };
-        self.0.runtime.call(&plugin.compiled, request).await
+        let response = self.0.runtime.call(&plugin.compiled, request).await?;
+        match kept {
+            None => Ok(response),
+            Some((claim, target, context)) => {
+                self.keep_after_run(claim, &target, &context, response)
+                    .await
+            }
+        }
     }
 }
 

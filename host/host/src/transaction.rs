@@ -1,7 +1,8 @@
 //! Runs with a single commit: transactional functions, and handlers of deliveries.
 
+use super::idempotency::AnswerClaim;
 use super::{Host, Plugin};
-use kvasm_core::{Cost, LeaseToken, Pieces};
+use kvasm_core::{Batch, Cost, LeaseToken, Pieces};
 use kvasm_runtime::{CallError, CallFailure, InvocationRequest, InvocationTarget, Response};
 use kvasm_runtime::{DeliveryContext, GuestLog};
 use kvasm_service::{
@@ -25,6 +26,7 @@ pub(super) struct Run<'p> {
     target: InvocationTarget,
     input: Pieces,
     delivery: Option<(Arc<DeliveryContext>, LeaseToken)>,
+    claim: Option<&'p AnswerClaim>,
 }
 
 impl<'p> Run<'p> {
@@ -42,7 +44,13 @@ impl<'p> Run<'p> {
             target,
             input,
             delivery: None,
+            claim: None,
         }
+    }
+
+    /// Makes its commit keep the answer of a call with an idempotency key.
+    pub(super) fn answering(self, claim: Option<&'p AnswerClaim>) -> Run<'p> {
+        Run { claim, ..self }
     }
 
     /// Makes it the run of a delivery, which its commit acknowledges.
@@ -231,7 +239,9 @@ impl Host {
         let caller = &run.context.caller;
         let gives_way = way.gives_way();
         let kv = Arc::clone(&self.0.services.kv);
-        let transaction = Arc::new(Transaction::new(kv, &self.0.limits).with_way(way));
+        let event = run.delivery.as_ref().map(|(context, _)| context.event_id);
+        let transaction = Transaction::new(kv, &self.0.limits).with_way(way);
+        let transaction = Arc::new(transaction.of_delivery(event));
         let services = Services {
             kv: Arc::clone(&transaction) as Arc<dyn kvasm_service::Kv>,
             ..self.0.services.clone()
@@ -274,10 +284,15 @@ impl Host {
             let Response { cost, log, .. } = response;
             return lost(transaction, cost, log, ConflictKind::GaveWay);
         }
+        let keep = run.claim.map(|claim| claim.answer(&response.output));
         let committed = match transaction.linked_batch(receipt) {
-            Ok(None) => return RunOutcome::Done(response),
-            Ok(Some((batch, settles))) => {
-                let _settles = settles;
+            Ok(None) if keep.is_none() => return RunOutcome::Done(response),
+            Ok(found) => {
+                let (batch, _settles) = found.unwrap_or_default();
+                let batch = Batch {
+                    keep: keep.map(Box::new),
+                    ..batch
+                };
                 let committer = transaction.committer(caller);
                 let commit = self.0.services.kv.commit(&committer, batch);
                 match deadline.within(Stage::Commit, commit).await {

@@ -80,7 +80,7 @@ pub mod store {
     pub use kvasm_store_sqlite::{IncrementalVacuum, SqliteOptions, SqliteStore};
 }
 
-pub use kvasm_core::Level;
+pub use kvasm_core::{AnswerScope, IdempotencyKey, Level};
 pub use kvasm_host::{
     AdmittedCall, Call, DeliverError, DeployError, Host, HostBuilder, InvokeError, Plugin,
 };

@@ -85,7 +85,7 @@ pub(super) const METRICS: [Gauge; 9] = [
         gauge(
             "deliveries_pending",
             "",
-            "Outstanding deliveries of changes: due, leased, waiting for a retry or behind another one, including those of paused triggers",
+            "Outstanding deliveries of changes and timers: due, leased, waiting for their time or a retry or behind another one, including those of paused triggers",
         ),
         |sample| one(sample.pending as f64),
     ),

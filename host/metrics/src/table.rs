@@ -243,7 +243,7 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
     table.counter(
         "deliveries",
         "app, outcome",
-        "Attempts at deliveries, by app and outcome: done, retry, dead or lost",
+        "Attempts at deliveries, by app and outcome: done, retry, deferred, dead or lost",
         inner.deliveries.clone(),
     );
     table.counter(
@@ -261,7 +261,7 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
     table.timed(
         "delivery_lag",
         "",
-        "Time from the event to the start of its first attempt",
+        "Time from the event, or from when a timer or a deferred delivery was due, to the start of its first attempt",
         inner.delivery_lag.clone(),
     );
     table.counter(

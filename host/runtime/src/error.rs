@@ -296,13 +296,17 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::Overflow
         | ServiceError::Quota { .. } => Blame::Guest,
         // The caller lacks the scope; a conflict; the app was deleted during the run.
-        ServiceError::Denied(_) | ServiceError::Conflict { .. } | ServiceError::AppNotFound => {
-            Blame::Caller
-        }
+        ServiceError::Denied(_)
+        | ServiceError::Conflict { .. }
+        | ServiceError::AppNotFound
+        | ServiceError::KeyReused
+        | ServiceError::KeyInUse => Blame::Caller,
+        ServiceError::OutputNotKept { .. } => Blame::Guest,
         ServiceError::Unavailable(_)
         | ServiceError::Full(_)
         | ServiceError::Internal(_)
-        | ServiceError::LeaseLost => Blame::Host,
+        | ServiceError::LeaseLost
+        | ServiceError::AlreadyAnswered => Blame::Host,
         // Commits return no others.
         ServiceError::LimitsChanged
         | ServiceError::TriggerNotFound
@@ -352,6 +356,16 @@ impl CallError {
     pub fn is_permanent(&self) -> bool {
         const PERMANENT: [i32; 2] = [kvasm_abi::EXIT_PERMANENT, kvasm_abi::EXIT_REFUSED];
         matches!(self, CallError::Failed { code, .. } if PERMANENT.contains(code))
+    }
+
+    /// Returns the wait in milliseconds after which a handler asks to be run again, if it does.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            CallError::Failed { code, message } if *code == kvasm_abi::EXIT_LATER => {
+                kvasm_abi::retry_ms(message.as_bytes())
+            }
+            _ => None,
+        }
     }
 
     /// Whether an inconsistent read in a transaction could have caused this. Exceeded limits and

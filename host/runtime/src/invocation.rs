@@ -207,7 +207,7 @@ impl Runtime {
         let _instance = self.metrics.instance();
 
         let (gives_way, deadline) = (request.gives_way.clone(), request.context.deadline.clone());
-        let mut store = self.store(name, request);
+        let mut store = self.store(name, plugin.handles_timers(), request);
         let run = run(&mut store, plugin, function);
         let result = match gives_way {
             None => run.await,
@@ -235,6 +235,7 @@ impl Runtime {
                 cost,
                 log,
                 discarded: Vec::new(),
+                replayed: false,
             }),
             Err(error) => Err(CallFailure {
                 error,
@@ -258,7 +259,12 @@ impl Runtime {
         place.map(Arc::new).ok_or_else(gone)
     }
 
-    fn store(&self, function: Arc<str>, request: InvocationRequest) -> Store<Invocation> {
+    fn store(
+        &self,
+        function: Arc<str>,
+        handles_timers: bool,
+        request: InvocationRequest,
+    ) -> Store<Invocation> {
         let InvocationRequest {
             context,
             app_name,
@@ -285,6 +291,7 @@ impl Runtime {
         guest.settings = settings;
         guest.delivery = delivery;
         guest.transaction = transaction;
+        guest.handles_timers = handles_timers;
         let mut store = Store::new(
             &self.engine,
             Invocation {

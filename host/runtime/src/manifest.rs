@@ -2,7 +2,7 @@
 
 use kvasm_core::{
     Changes, Collection, ConfigType, DeclaredTrigger, OriginPattern, Schedule, SettingName,
-    TriggerName, Watch,
+    TIMER_TRIGGER, TriggerName, Watch, timer_declaration,
 };
 use serde::Deserialize;
 
@@ -44,6 +44,11 @@ pub(super) enum Declaration {
         name: String,
         /// Its schedule.
         schedule: Schedule,
+    },
+    /// The handler of timers.
+    OnTimer {
+        /// The export's name.
+        name: String,
     },
     /// Requests to the origins of a pattern.
     HttpOrigin {
@@ -123,6 +128,12 @@ impl Declaration {
                     (name, Watch::Changes(changes))
                 }
             },
+            Declaration::OnTimer { name } if name != TIMER_TRIGGER => {
+                return Err(format!(
+                    "{name:?} handles timers; such a handler must be named {TIMER_TRIGGER:?}"
+                ));
+            }
+            Declaration::OnTimer { .. } => return Ok(Some(timer_declaration())),
             Declaration::Cron { name, schedule } => (name, Watch::Schedule(schedule.clone())),
         };
         let name = TriggerName::parse(name).map_err(|e| e.to_string())?;
@@ -216,7 +227,7 @@ mod tests {
     fn trigger_declarations_include_what_they_watch() {
         let changes = |line| match trigger(line).unwrap().unwrap().watch {
             Watch::Changes(changes) => changes,
-            Watch::Schedule(_) => panic!("a schedule"),
+            Watch::Schedule(_) | Watch::Timers => panic!("not of changes"),
         };
         let all = changes(r#"{"kind":"on_change","name":"f","collection":"c"}"#);
         assert!(all.set && all.delete && all.prefix.is_empty());
@@ -228,6 +239,8 @@ mod tests {
         assert_eq!(trigger(r#"{"kind":"function","name":"f"}"#), Ok(None));
         let cron = trigger(r#"{"kind":"cron","name":"t","schedule":"*/5 * * * *"}"#);
         assert!(matches!(cron.unwrap().unwrap().watch, Watch::Schedule(_)));
+        let timers = trigger(r#"{"kind":"on_timer","name":"on_timer"}"#);
+        assert_eq!(timers, Ok(Some(timer_declaration())));
         for bad in [
             r#"{"kind":"on_change","name":"f","collection":""}"#,
             r#"{"kind":"on_change","name":"f","prefix":"a"}"#,
@@ -235,6 +248,7 @@ mod tests {
             r#"{"kind":"on_change","name":"f","collection":"c","on":["read"]}"#,
             r#"{"kind":"on_change","name":"a b","collection":"c"}"#,
             r#"{"kind":"cron","name":"t","schedule":"never"}"#,
+            r#"{"kind":"on_timer","name":"due"}"#,
         ] {
             assert!(trigger(bad).is_err(), "{bad}");
         }

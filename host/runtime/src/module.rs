@@ -5,7 +5,7 @@ use super::invocation::Invocation;
 use super::manifest::{self, Declaration};
 use super::needs::DeclaredNeeds;
 use crate::abi::printable;
-use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, TRIGGERS_MAX, display_truncated};
+use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, TRIGGERS_MAX, Watch, display_truncated};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -125,6 +125,12 @@ impl CompiledPlugin {
         }
     }
 
+    /// Whether it handles timers, and so may set some.
+    pub(super) fn handles_timers(&self) -> bool {
+        let mut watches = self.triggers.iter().map(|trigger| &trigger.watch);
+        watches.any(|watch| *watch == Watch::Timers)
+    }
+
     /// Returns what it declares that it needs from its app.
     pub fn needs(&self) -> &Arc<Needs> {
         &self.needs
@@ -191,7 +197,9 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
                 return Err(refuse("it declares more than one HTTP handler".to_owned()));
             }
             Declaration::Http { name } => offer.http = Some(find(name)?),
-            Declaration::OnChange { name, .. } | Declaration::Cron { name, .. } => {
+            Declaration::OnChange { name, .. }
+            | Declaration::Cron { name, .. }
+            | Declaration::OnTimer { name } => {
                 let (name, function) = find(name)?;
                 if offer.handlers.insert(name.clone(), function).is_some() {
                     return Err(refuse(format!("it declares the handler {name:?} twice")));

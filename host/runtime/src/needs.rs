@@ -67,7 +67,8 @@ impl DeclaredNeeds {
                 };
                 insert(&what, &mut self.secrets, name, need)
             }
-            Declaration::Timers {} => {
+            // Who handles timers sets them.
+            Declaration::Timers {} | Declaration::OnTimer { .. } => {
                 self.timers = true;
                 Ok(())
             }

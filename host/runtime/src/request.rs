@@ -88,4 +88,6 @@ pub struct Response {
     pub log: GuestLog,
     /// The logs of discarded runs before this one.
     pub discarded: Vec<GuestLog>,
+    /// Whether it is the kept answer of another call with the same idempotency key.
+    pub replayed: bool,
 }

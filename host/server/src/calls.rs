@@ -5,6 +5,7 @@ use super::access_log::note_app;
 use super::auth::{self, OptionalAuth, token_required};
 use super::body;
 use super::cost;
+use super::idempotency::{self, identify};
 use super::params::Segments;
 use super::plugin_headers;
 use super::problem::{Kind, Problem};
@@ -72,10 +73,12 @@ async fn authorise_call(
 /// the app must allow, the plugin itself decides what is permitted.
 #[utoipa::path(post, path = "/v1/apps/{app}/call/{function}", tag = "calls",
     params(("app" = String, Path), ("function" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes the call take effect once: a repeat with the same key and body gets the kept answer. 1 to 255 visible ASCII characters, with or without quotation marks"),
         ("Kvasm-Cost" = Option<String>, Header, description = "`?1` asks for the cost of the call, which requires a token with `log:read`")),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream",
         headers(
+            ("Idempotency-Replayed" = String, description = "`true` if it is the kept answer of an earlier request with the same key"),
             ("Kvasm-Cost" = String, description = "Runs, memory, reads, writes and host calls, as a dictionary (RFC 9651); if asked for"),
             ("Server-Timing" = String, description = "CPU time, as `cpu`; if asked for")))),
     security((), ("token" = [])))]
@@ -90,8 +93,9 @@ pub(super) async fn call(
 ) -> Result<Response, Problem> {
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), &name).await?;
     let shows_cost = cost::is_shown(&headers, &app, principal.as_ref());
+    let key = idempotency::key_of(&headers)?;
     let call = Call::function(function).request_id(ids.request);
-    let call = with(call.trace(ids.trace), principal);
+    let call = identify(call.trace(ids.trace), actor.as_ref(), principal, key);
     // Before the body is read, since the body of most refused calls need not be sent.
     let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
@@ -105,7 +109,9 @@ pub(super) async fn call(
         // Plugins are untrusted: a browser must not render their output as a page.
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    Ok(with_cost((headers, answer.output).into_response(), used))
+    let mut response = (headers, answer.output).into_response();
+    idempotency::mark(response.headers_mut(), answer.replayed);
+    Ok(with_cost(response, used))
 }
 
 /// Returns what a call used, if the plugin ran.
@@ -131,13 +137,6 @@ async fn client_disconnected(peer: Option<Peer>) {
     }
 }
 
-fn with(call: Call, principal: Option<Principal>) -> Call {
-    match principal {
-        Some(principal) => call.principal(principal),
-        None => call,
-    }
-}
-
 #[derive(Serialize)]
 struct RequestHead<'r> {
     method: &'r str,
@@ -159,9 +158,11 @@ struct ResponseHead {
 /// contains a token of the host.
 #[utoipa::path(method(get, head, post, put, patch, delete, options), path = "/a/{app}/{path}",
     tag = "calls", params(("app" = String, Path), ("path" = String, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes the request take effect once: a repeat with the same key and body gets the kept answer. 1 to 255 visible ASCII characters, with or without quotation marks; ignored for GET, HEAD and OPTIONS"),
         ("Kvasm-Cost" = Option<String>, Header, description = "`?1` asks for the cost of the call, which requires a token with `log:read`")),
     responses((status = "default", description = "The plugin's response",
         headers(
+            ("Idempotency-Replayed" = String, description = "`true` if it is the kept answer of an earlier request with the same key"),
             ("Kvasm-Cost" = String, description = "Runs, memory, reads, writes and host calls, as a dictionary (RFC 9651); if asked for"),
             ("Server-Timing" = String, description = "CPU time, as `cpu`; if asked for")))),
     security((), ("token" = [])))]
@@ -182,8 +183,9 @@ pub(super) async fn handle(
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), name).await?;
     let (id_of_app, name) = (app.id, app.name.clone());
     let shows_cost = cost::is_shown(&parts.headers, &app, principal.as_ref());
+    let key = idempotency::key_of_handled(&parts.method, &parts.headers)?;
     let call = Call::http().request_id(id).trace(ids.trace.clone());
-    let call = with(call, principal);
+    let call = identify(call, actor.as_ref(), principal, key);
     let entered = shared.host.admit(app, call).await?;
     let limit = shared.host.limits().input_bytes;
     let trace = ids.is_continued.then(|| ids.trace.parent());
@@ -201,13 +203,17 @@ pub(super) async fn handle(
     let answer = entered.call_unless(input, left).await;
     let used = shows_cost.then(|| cost_of(&answer)).flatten();
     let answer = answer.map_err(|error| Problem::of_handler(error).with_cost(used))?;
+    let replayed = answer.replayed;
     let output = Bytes::from(answer.output);
     // The body is not interpreted.
     let head = split(&output).map_or(0, |(head, _)| head.len());
     let parse =
         move || parse_response(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
     match shared.aside.by_size(id_of_app, head, parse).await {
-        Ok(response) => Ok(with_cost(response, used)),
+        Ok(mut response) => {
+            idempotency::mark(response.headers_mut(), replayed);
+            Ok(with_cost(response, used))
+        }
         Err(problem) => Err(problem.with_cost(used)),
     }
 }

@@ -69,6 +69,7 @@ fn letter_bytes(letter: &DeadLetter) -> usize {
     const FRAME: usize = 500;
     let value = match &letter.event.kind {
         EventKind::Set { value, .. } => value.as_bytes().len(),
+        EventKind::Timer { payload, .. } => payload.as_bytes().len(),
         EventKind::Deleted { .. } | EventKind::Due => 0,
     };
     let trace = letter.trace.as_ref().map_or(0, String::len);

@@ -183,7 +183,7 @@ const REASONS: [&str; 4] = ["attempts", "age", "deterministic", "depth"];
 /// The constraints of a place in the document, beyond its type.
 fn constraints_of(place: &str, name: &str) -> Option<Value> {
     Some(match place {
-        "?limit /v1/apps/{app}/deliveries" => number(1, 100),
+        "?limit /v1/apps/{app}/deliveries" | "?limit /v1/apps/{app}/timers" => number(1, 100),
         "?limit /v1/apps/{app}/logs" => number(0, u32::MAX),
         "?after /v1/apps" => text(1, 64, APP),
         "?after /v1/tokens" | "?after /v1/apps/{app}/tokens" => text(32, 32, TOKEN),
@@ -191,6 +191,7 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
         "?before /v1/audit"
         | "?before /v1/apps/{app}/audit"
         | "?before /v1/apps/{app}/dead-letters" => json!({ "format": "uuid" }),
+        "?after /v1/apps/{app}/timers" | "TimerRequest.timer" => text(1, 256, NO_NUL),
         "NewApp.name" => text(1, 64, APP),
         "NewToken.name" => text(1, 128, NO_CONTROL),
         "NewToken.scopes" => json!({
@@ -281,6 +282,8 @@ fn own_statuses(path: &str, method: &str) -> &'static [u16] {
         ("/v1/apps/{app}/triggers/{name}/pause", "post") => &[507],
         ("/v1/apps/{app}/triggers/{name}/resume", "post") => &[507],
         ("/v1/apps/{app}/deliveries/discard", "post") => &[507],
+        ("/v1/apps/{app}/timers/cancel", "post") => &[507],
+        ("/v1/apps/{app}/timers/run", "post") => &[507],
         ("/v1/apps/{app}/dead-letters/replay", "post") => &[507],
         ("/v1/apps/{app}/dead-letters/discard", "post") => &[507],
         ("/v1/apps/{app}/tokens" | "/v1/tokens", "post") => &[507],

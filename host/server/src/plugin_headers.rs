@@ -3,6 +3,7 @@
 
 use super::auth;
 use super::cost::{KVASM_COST, SERVER_TIMING};
+use super::idempotency::IDEMPOTENCY_REPLAYED;
 use super::request_ids::{REQUEST_ID, TRACEPARENT, TRACESTATE};
 use axum::http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
@@ -25,6 +26,7 @@ fn is_hop_or_host_header(name: &HeaderName) -> bool {
     [
         CONNECTION,
         CONTENT_LENGTH,
+        IDEMPOTENCY_REPLAYED,
         KEEP_ALIVE,
         KVASM_COST,
         PROXY_AUTHENTICATE,
@@ -206,6 +208,7 @@ mod tests {
             ("TraceState", "mine"),
             ("TraceResponse", "mine"),
             ("Kvasm-Cost", "runs=1"),
+            ("Idempotency-Replayed", "true"),
             ("Server-Timing", "cpu;dur=0"),
             ("Set-Cookie", "a=1; Path=/"),
             ("Set-Cookie", "b=2"),

@@ -85,6 +85,9 @@ kinds! {
     PluginFailed = INTERNAL_SERVER_ERROR "plugin-failed" "The plugin's function failed",
     PluginTrapped = INTERNAL_SERVER_ERROR "plugin-trapped" "The plugin trapped",
     PluginAnswer = BAD_GATEWAY "plugin-answer" "The plugin returned an invalid HTTP response",
+    IdempotencyKeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key was used for another request",
+    IdempotencyKeyInUse = CONFLICT "idempotency-key-in-use" "A call with this idempotency key is running",
+    IdempotentAnswerTooLarge = GONE "idempotent-answer-too-large" "The answer was too large to keep",
     TransactionConflict = CONFLICT "transaction-conflict" "Transaction conflict",
     PluginTimeout = GATEWAY_TIMEOUT "plugin-timeout" "The call timed out",
     RateLimited = TOO_MANY_REQUESTS "rate-limited" "Too many calls",
@@ -274,7 +277,15 @@ impl From<ServiceError> for Problem {
             ServiceError::Denied(_) | ServiceError::NotPermitted(_) => Kind::Forbidden,
             ServiceError::Conflict { .. } | ServiceError::LimitsChanged => Kind::PreconditionFailed,
             ServiceError::NotInteger | ServiceError::Overflow => Kind::NoInteger,
-            ServiceError::LeaseLost => return Problem::internal(&error),
+            ServiceError::LeaseLost | ServiceError::AlreadyAnswered => {
+                return Problem::internal(&error);
+            }
+            ServiceError::KeyReused => Kind::IdempotencyKeyReused,
+            ServiceError::KeyInUse => {
+                return Problem::new(Kind::IdempotencyKeyInUse, error.to_string())
+                    .retry_after(Duration::from_secs(1));
+            }
+            ServiceError::OutputNotKept { .. } => Kind::IdempotentAnswerTooLarge,
             ServiceError::TriggerNotFound => Kind::TriggerNotFound,
             ServiceError::TriggerHasDeliveries { .. } => Kind::TriggerHasDeliveries,
             ServiceError::DeadLetterNotFound => Kind::DeadLetterNotFound,
@@ -450,13 +461,20 @@ impl From<InvokeError> for Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::Kind;
+    use super::*;
     use std::collections::HashSet;
 
     #[test]
     fn each_problem_has_a_distinct_type() {
         let slugs: HashSet<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
         assert_eq!(slugs.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn key_in_use_is_a_conflict_to_retry() {
+        let problem = Problem::from(ServiceError::KeyInUse).render(Uuid::nil());
+        assert_eq!(problem.status(), StatusCode::CONFLICT);
+        assert_eq!(problem.headers()[RETRY_AFTER], "1");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{
     SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, grants,
-    health, import, kv, layer, limits, logs, plugins, settings, tokens, triggers,
+    health, import, kv, layer, limits, logs, plugins, settings, timers, tokens, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -100,6 +100,9 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(triggers::resume))
         .routes(routes!(deliveries::list))
         .routes(routes!(deliveries::discard))
+        .routes(routes!(timers::list))
+        .routes(routes!(timers::cancel))
+        .routes(routes!(timers::run))
         .routes(routes!(dead_letters::list))
         .routes(routes!(dead_letters::show))
         .routes(routes!(dead_letters::replay))

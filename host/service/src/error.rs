@@ -46,6 +46,27 @@ pub enum ServiceError {
     /// The lease has expired and the delivery may have been claimed again; nothing was written.
     #[error("the delivery's lease has expired; nothing was written")]
     LeaseLost,
+    /// The call has already been answered, by a commit that was faster; nothing was written.
+    #[error("another run has answered this call; nothing was written")]
+    AlreadyAnswered,
+    /// The caller's fault: the idempotency key was used for another request.
+    #[error(
+        "this idempotency key was used for another request; repeat that request as it was, or use \
+         a new key"
+    )]
+    KeyReused,
+    /// Another call with the idempotency key did not end in time.
+    #[error("a call with this idempotency key is still running; repeat the request later")]
+    KeyInUse,
+    /// The call has taken effect, but its output was too large to keep.
+    #[error(
+        "the call with this idempotency key has taken effect, but its output exceeded {limit} \
+         bytes and was not kept"
+    )]
+    OutputNotKept {
+        /// The maximum size of an output that is kept, in bytes.
+        limit: usize,
+    },
     /// The app has no trigger of this name.
     #[error("the app has no such trigger")]
     TriggerNotFound,
@@ -169,6 +190,7 @@ fn advice(resource: Resource) -> &'static str {
         Resource::Entries => "delete entries, or ask the operator to raise the quota",
         Resource::Bytes => "delete entries or dead letters, or ask the operator to raise the quota",
         Resource::Deliveries => "let handlers catch up, or resume or delete paused triggers",
+        Resource::Answers => "wait until some expire, or use fewer idempotency keys",
         Resource::Versions | Resource::ModuleBytes => "delete old plugin versions",
         Resource::Tokens => "revoke unused tokens",
         Resource::Settings | Resource::SettingBytes => {
@@ -195,6 +217,7 @@ impl From<StoreError> for ServiceError {
             StoreError::NotInteger { .. } => ServiceError::NotInteger,
             StoreError::Overflow { .. } => ServiceError::Overflow,
             StoreError::LeaseLost => ServiceError::LeaseLost,
+            StoreError::AlreadyAnswered => ServiceError::AlreadyAnswered,
             StoreError::TooManyTriggers { found } => ServiceError::Invalid(Invalid::TooMany {
                 subject: Subject::Triggers,
                 found,

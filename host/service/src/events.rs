@@ -3,7 +3,7 @@
 use super::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::Store;
-use kvasm_core::{AppId, Capability, DeadLetter, DeadLetterFilter, EventKind, Value};
+use kvasm_core::{AppId, Capability, DeadLetter, DeadLetterFilter, EventKind, Timestamp, Value};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -12,6 +12,11 @@ use uuid::Uuid;
 pub trait CommitListener: Send + Sync {
     /// A committed write of this app has created deliveries. Must not block.
     fn committed(&self, app: AppId);
+
+    /// A committed write has set timers, of which the first is due at `at`. Must not block.
+    fn timers_set(&self, at: Timestamp) {
+        let _ = at;
+    }
 }
 
 /// The dead letters of an app, as read by its plugin.
@@ -63,8 +68,11 @@ impl DeadLetters for StoredDeadLetters {
 }
 
 fn without_value(mut letter: DeadLetter) -> DeadLetter {
-    if let EventKind::Set { value, .. } = &mut letter.event.kind {
-        *value = Value::Bytes(Vec::new());
+    match &mut letter.event.kind {
+        EventKind::Set { value, .. } | EventKind::Timer { payload: value, .. } => {
+            *value = Value::Bytes(Vec::new());
+        }
+        EventKind::Deleted { .. } | EventKind::Due => {}
     }
     letter
 }

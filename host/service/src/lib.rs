@@ -27,6 +27,7 @@ mod secrets;
 mod settings;
 mod snapshot;
 mod throttle;
+mod timers;
 mod tokens;
 mod triggers;
 

@@ -3,7 +3,7 @@
 use super::{Address, Caller, CommitListener, DeadLetters, Kv, List, Listing, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Applied, Batch, Collection, DeadLetter, Entry};
+use kvasm_core::{AppId, Applied, Batch, Collection, DeadLetter, Entry, TimerName};
 use uuid::Uuid;
 
 /// Finds nothing, and rejects all writes.
@@ -39,6 +39,10 @@ impl Kv for Noop {
         _: u32,
     ) -> Result<Vec<Collection>, ServiceError> {
         Ok(Vec::new())
+    }
+
+    async fn timer(&self, _: &Caller, _: &TimerName) -> Result<Option<Uuid>, ServiceError> {
+        Ok(None)
     }
 
     async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {

@@ -3,8 +3,8 @@
 use super::dead_letters::DEAD_LETTERS_MAX;
 use super::{Actor, Admin, ServiceError};
 use kvasm_core::{
-    App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, Subject, Timestamp,
-    Trigger, TriggerDeletion, TriggerName, Watch,
+    App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, Subject, TIMER_TRIGGER,
+    Timestamp, Trigger, TriggerDeletion, TriggerName, Watch,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -192,6 +192,12 @@ fn found(is_there: bool) -> Result<(), ServiceError> {
 fn check(trigger: &NewTrigger) -> Result<(), Invalid> {
     // Function names follow the rules of trigger names.
     TriggerName::parse(&trigger.function).map_err(of_function)?;
+    if trigger.name.as_str() == TIMER_TRIGGER {
+        return Err(Invalid::Malformed {
+            subject: Subject::Trigger,
+            why: "it is that of the plugin's timers",
+        });
+    }
     if let Watch::Changes(changes) = &trigger.watch {
         KeyRange::parse(Some(changes.prefix.clone().into_bytes()), None, None)?;
         if !changes.set && !changes.delete {
@@ -298,6 +304,10 @@ mod tests {
             function: name.to_owned(),
             ..trigger()
         };
+        let named = |name: &str| NewTrigger {
+            name: TriggerName::parse(name).unwrap(),
+            ..trigger()
+        };
         let policy = |attempts_max, age_max_ms| NewTrigger {
             policy: Policy {
                 attempts_max,
@@ -309,6 +319,7 @@ mod tests {
             (with(|c| c.set = false), "set, delete or both"),
             (with(|c| c.prefix = "k".repeat(1025)), "1025 bytes"),
             (with(|c| c.prefix = "a\0".to_owned()), "NUL"),
+            (named(TIMER_TRIGGER), "the plugin's timers"),
             (function(""), "function name is empty"),
             (function(&"f".repeat(65)), "65 bytes"),
             (function("a/b"), "function name contains"),

@@ -8,7 +8,7 @@ use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
     Applied, Check, Collection, Commit, Committed, DeliveryKey, Entry, Event, EventKind, JsonText,
-    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, ordering_key_of, share,
+    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, share,
 };
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -23,6 +23,10 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     let tenant = apps
         .get_mut(&commit.app_id)
         .ok_or(StoreError::AppNotFound)?;
+    let kept = commit.batch.keep.as_deref();
+    if kept.is_some_and(|answer| tenant.answer(answer.id, commit.now).is_some()) {
+        return Err(StoreError::AlreadyAnswered);
+    }
     let failed = failed_checks(&tenant.entries, &commit.batch.checks, commit.now);
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
@@ -31,7 +35,11 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     if let Some(receipt) = &commit.batch.acknowledge {
         uncount_delivery(&mut usage, &tenant.leased(receipt)?.event);
     }
+    if let Some(answer) = kept {
+        tenant.count_answer(answer, &mut usage)?;
+    }
     let (changes, last_version) = plan(tenant, &commit, *version)?;
+    let timers = tenant.plan_timers(&commit, &mut usage)?;
     let usage = usage_after(tenant, &changes, usage)?;
 
     // From here on nothing can fail, so there is nothing to roll back.
@@ -40,6 +48,10 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     if let Some(receipt) = &commit.batch.acknowledge {
         tenant.acknowledge(receipt, commit.now);
     }
+    if let Some(answer) = commit.batch.keep {
+        tenant.answers.insert(answer.id, *answer);
+    }
+    let set_timers = tenant.apply_timers(timers, version);
     if let Some(row) = commit.audit {
         audit.insert(row.id, *row);
     }
@@ -59,6 +71,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
             change.after,
         );
     }
+    committed.applied.extend(set_timers);
     Ok(committed)
 }
 
@@ -210,7 +223,8 @@ impl AppData {
                     collection, key, ..
                 },
             ) => changes.on_delete(collection, key),
-            (Watch::Changes(_), EventKind::Due) | (Watch::Schedule(_), _) => false,
+            (Watch::Changes(_), EventKind::Due | EventKind::Timer { .. })
+            | (Watch::Schedule(_) | Watch::Timers, _) => false,
         };
         let fired = self.triggers.values().filter(|t| meant(&t.watch));
         fired
@@ -227,7 +241,7 @@ impl AppData {
 
     /// Deletes a delivery after its handler has succeeded.
     fn acknowledge(&mut self, receipt: &LeaseToken, now: Timestamp) {
-        self.deliveries.remove(&key_of(&receipt.place));
+        self.remove_delivery(&key_of(&receipt.place));
         self.unblock_next(&receipt.place, now);
         if let Some(trigger) = self.triggers.get_mut(&receipt.place.trigger) {
             trigger.standing.succeed();
@@ -255,7 +269,7 @@ impl AppData {
         now: Timestamp,
         replays: u32,
     ) {
-        let chain = ordering_key_of(event.kind.entry().map_or("", |(_, key)| key.as_str()));
+        let chain = event.ordering_key();
         let first = (trigger.clone(), chain, i64::MIN);
         let last = (trigger.clone(), chain, i64::MAX);
         let waits = self.deliveries.range(first..=last).next().is_some();
@@ -266,6 +280,7 @@ impl AppData {
             replays,
             queued_at: now,
             due_at: (!waits).then_some(now),
+            wait_ms: None,
             lease: None,
             error: None,
             series: None,

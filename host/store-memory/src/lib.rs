@@ -1,12 +1,14 @@
 //! A store in memory, for tests and experiments.
 #![deny(missing_docs)]
 
+mod answers;
 mod commit;
 mod entries;
 mod outbox;
 mod registry;
 mod settings;
 mod survey;
+mod timers;
 mod triggers;
 mod upkeep;
 mod usage;
@@ -16,9 +18,9 @@ use bytes::Bytes;
 use entries::find;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry, Key,
-    KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, Timestamp, Token, TokenId, Trigger,
-    TriggerName, Usage,
+    AnswerId, App, AppId, AppName, Audit, Collection, Commit, Committed, DeadLetter, Digest, Entry,
+    KeptAnswer, Key, KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, TimerName, Timestamp,
+    Token, TokenId, Trigger, TriggerName, Usage,
 };
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
@@ -62,6 +64,9 @@ struct AppData {
     /// By trigger, ordering key and sequence number, as in the other stores.
     deliveries: BTreeMap<(TriggerName, i64, i64), QueuedDelivery>,
     dead_letters: BTreeMap<Uuid, DeadLetter>,
+    answers: BTreeMap<AnswerId, KeptAnswer>,
+    /// The deliveries that are timers, by name.
+    timers: BTreeMap<TimerName, timers::RowKey>,
     settings: settings::SettingRows,
     grants: settings::GrantRows,
 }
@@ -175,6 +180,17 @@ impl Store for MemoryStore {
             .take(limit as usize)
             .map(|(name, _)| name.clone())
             .collect())
+    }
+
+    async fn answer(
+        &self,
+        app: AppId,
+        id: AnswerId,
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        let state = self.state.read();
+        let tenant = state.apps.get(&app);
+        Ok(tenant.and_then(|tenant| tenant.answer(id, now)).cloned())
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {

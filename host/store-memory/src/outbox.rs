@@ -9,7 +9,8 @@ use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
     AppId, Claim, Claimable, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey,
     DueSchedule, Event, EventKind, FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition,
-    ScheduleTick, TRIGGERED_DELIVERIES_MAX, Timestamp, Trigger, Verdict, Watch, ordering_key_of,
+    ScheduleTick, TRIGGERED_DELIVERIES_MAX, TimerName, Timestamp, Trigger, Verdict, Watch,
+    ordering_key_of,
 };
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -122,6 +123,15 @@ impl Outbox for MemoryStore {
         Ok(true)
     }
 
+    async fn defer(
+        &self,
+        receipt: &LeaseToken,
+        wait_ms: u64,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        Ok(self.state.write().defer(receipt, wait_ms, now))
+    }
+
     async fn fail(&self, failed: &FailedAttempt) -> Result<FailOutcome, StoreError> {
         let mut state = self.state.write();
         let place = &failed.receipt.place;
@@ -142,11 +152,12 @@ impl Outbox for MemoryStore {
                 if let Some(row) = tenant.deliveries.get_mut(&key_of(place)) {
                     row.lease = None;
                     row.due_at = Some(at);
+                    row.wait_ms = None;
                     row.error = Some(failed.truncated_error().to_owned());
                 }
             }
             Verdict::DeadLetter(reason) => {
-                let Some(row) = tenant.deliveries.remove(&key_of(place)) else {
+                let Some(row) = tenant.remove_delivery(&key_of(place)) else {
                     return Ok(FailOutcome::LeaseLost);
                 };
                 let letter = DeadLetter {
@@ -187,11 +198,12 @@ impl Outbox for MemoryStore {
         }
         let of_queue = tenant.deliveries.iter_mut();
         let late = of_queue.filter(|(key, row)| {
-            key.0 == queue.trigger && row.due_at.is_some_and(|due| due > beyond)
+            let due_at = row.due_at.map(|due| due.0.saturating_sub(row.waits()));
+            key.0 == queue.trigger && due_at.is_some_and(|due| due > beyond.0)
         });
         let mut rescued = 0;
         for (_, row) in late.take(limit as usize) {
-            row.due_at = Some(now);
+            row.due_at = Some(Timestamp(now.0.saturating_add(row.waits())));
             rescued += 1;
         }
         Ok(rescued)
@@ -228,6 +240,32 @@ impl Outbox for MemoryStore {
         let rows = tenant.deliveries.iter();
         let rows = rows.filter(|(key, row)| row.is_selected(&key.0, which));
         Ok(rows.take(limit as usize).count() as u64)
+    }
+
+    async fn timer(&self, app: AppId, name: &TimerName) -> Result<Option<Delivery>, StoreError> {
+        let state = self.state.read();
+        let tenant = state.apps.get(&app);
+        Ok(tenant.and_then(|tenant| tenant.timer(name)))
+    }
+
+    async fn timers(
+        &self,
+        app: AppId,
+        after: Option<&TimerName>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let state = self.state.read();
+        let tenant = state.apps.get(&app);
+        Ok(tenant.map_or_else(Vec::new, |tenant| tenant.timers_after(after, limit)))
+    }
+
+    async fn next_timer(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let state = self.state.read();
+        Ok(state
+            .apps
+            .values()
+            .filter_map(|app| app.next_timer(now))
+            .min())
     }
 
     async fn schedules(
@@ -383,6 +421,8 @@ impl Outbox for MemoryStore {
                 }
             }
         }
-        Ok(expired.len() as u64)
+        let swept = expired.len() as u64;
+        let left = limit - u32::try_from(swept).unwrap_or(limit);
+        Ok(swept + tenant.sweep_answers(now, left))
     }
 }

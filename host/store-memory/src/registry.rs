@@ -8,7 +8,7 @@ use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
     ActivePlugin, App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest,
     Generation, LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Quota, Resource,
-    TOKENS_MAX, Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    TOKENS_MAX, TimerName, Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
     room_for_version,
 };
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ impl MemoryState {
             triggers: BTreeMap::new(),
             deliveries: BTreeMap::new(),
             dead_letters: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            timers: BTreeMap::new(),
             settings: BTreeMap::new(),
             grants: BTreeMap::new(),
             app,
@@ -378,6 +380,15 @@ impl Registry for MemoryStore {
         audit: Audit,
     ) -> Result<bool, StoreError> {
         self.audited(audit, |state, _| state.pause_trigger(app, &trigger, paused))
+    }
+
+    async fn run_timer(
+        &self,
+        app: AppId,
+        name: TimerName,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, |state, audit| state.run_timer(app, &name, audit.at))
     }
 
     async fn replay(

@@ -20,6 +20,8 @@ pub(super) struct QueuedDelivery {
     pub(super) replays: u32,
     pub(super) queued_at: Timestamp,
     pub(super) due_at: Option<Timestamp>,
+    /// How long it was asked to wait, in milliseconds.
+    pub(super) wait_ms: Option<i64>,
     pub(super) lease: Option<Uuid>,
     pub(super) error: Option<String>,
     /// The series of failures in which it counts.
@@ -155,7 +157,7 @@ impl MemoryState {
         let meant = meant.take(limit as usize).map(|(key, _)| key.clone());
         let meant: Vec<_> = meant.collect();
         for key in &meant {
-            if let Some(row) = tenant.deliveries.remove(key) {
+            if let Some(row) = tenant.remove_delivery(key) {
                 uncount_delivery(&mut tenant.usage, &row.event);
             }
         }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 /// Returns the app's usage after the changes, if its quota allows it. A write that does not
 /// increase the usage of an exhausted resource is always allowed. `after` is the usage without the
-/// acknowledged delivery.
+/// acknowledged delivery, and with the kept answer.
 pub(super) fn usage_after(
     tenant: &AppData,
     changes: &[EntryChange],

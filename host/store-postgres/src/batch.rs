@@ -1,7 +1,7 @@
 //! Batches that require a transaction.
 //!
-//! The statements of a transaction, in order: lock the app; lock the delivery that it acknowledges;
-//! lock all keys, whether or not they have an entry; read the entries; change them; delete the
+//! The statements of a transaction, in order: lock the app; write the answer that it keeps, which
+//! locks its identity; lock the delivery that it acknowledges; lock all keys, whether or not they have an entry; read the entries; change them; delete the
 //! delivery, and create those that the changes fire. Nothing that was checked can change between
 //! the reads and the commit, so checks of keys that the batch does not write hold too. To lock an
 //! absent key, a placeholder row is written for it, which the transaction fills or removes.
@@ -14,7 +14,7 @@ use super::plan::{Address, DatabaseResults, Plan, PlannedResult};
 use super::pool::{Pool, Statement};
 use super::transaction::{Abort, TransactionWork, transact};
 use super::usage::{Counting, SlotDelta, count};
-use super::{change, entries, fire, handling, increments, sql};
+use super::{answers, change, entries, fire, handling, increments, sql, timers};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Commit, Committed, Version};
@@ -52,6 +52,7 @@ impl TransactionWork for CountedBatch<'_> {
     async fn run(&self, lease: &mut Lease) -> Result<Committed, Abort> {
         let write = self.write;
         let watched = hold_app(lease, write).await?;
+        let kept = answers::keep(lease, write).await?;
         let delivery = match &write.batch.acknowledge {
             Some(receipt) => Some(handling::hold(lease, receipt).await?),
             None => None,
@@ -79,10 +80,12 @@ impl TransactionWork for CountedBatch<'_> {
         let ops = ops.as_deref().unwrap_or(&write.batch.ops);
         let plan = Plan::new(&write.batch.checks, ops, write.now);
         let (done, mut delta) = carry_out(lease, write, &plan, found).await?;
+        delta.add(kept);
         if let (Some(receipt), Some(size)) = (&write.batch.acknowledge, delivery) {
             handling::finish(lease, receipt, write.now).await?;
             delta.remove_delivery(size);
         }
+        let timers = timers::change(lease, write, &mut delta).await?;
         let deliveries = fire::fire(lease, write, ops, &done, &watched, &mut delta).await?;
         if let Some(audit) = &write.audit {
             change::write_audit(lease, audit).await?;
@@ -90,7 +93,7 @@ impl TransactionWork for CountedBatch<'_> {
         // Last, because others wait for a slot.
         count(lease, write.app_id, delta, self.counting).await?;
         Ok(Committed {
-            applied: answers(&done, &sums),
+            applied: answers(&done, &sums).into_iter().chain(timers).collect(),
             deliveries,
         })
     }

@@ -203,6 +203,7 @@ mod tests {
             | StoreError::NotInteger { .. }
             | StoreError::Overflow { .. }
             | StoreError::LeaseLost
+            | StoreError::AlreadyAnswered
             | StoreError::AnswerTooLarge { .. }
             | StoreError::Deliveries { .. }
             | StoreError::TooManyTriggers { .. }

@@ -23,7 +23,12 @@ pub(super) async fn commit(pool: &Pool, write: &Commit) -> Result<Committed, Sto
     // acknowledge none.
     let plain = write.depth == 0 && write.batch.acknowledge.is_none();
     let done = match (write.batch.checks.as_slice(), write.batch.ops.as_slice()) {
-        _ if write.audit.is_some() => return batch::commit(pool, write).await,
+        _ if write.audit.is_some()
+            || write.batch.keep.is_some()
+            || !write.batch.timers.is_empty() =>
+        {
+            return batch::commit(pool, write).await;
+        }
         ([], []) if write.batch.acknowledge.is_none() => {
             app_there(entries::app_exists(pool, write.app_id).await?)?;
             return Ok(Committed::default());

@@ -16,7 +16,7 @@ use sqlx::{Error, Row};
 use uuid::Uuid;
 
 /// Binds a delivery as the first parameters of a statement.
-fn on_delivery(text: &'static str, receipt: &LeaseToken) -> Statement<'static> {
+pub(super) fn on_delivery(text: &'static str, receipt: &LeaseToken) -> Statement<'static> {
     let DeliveryKey {
         trigger,
         ordering_key: chain,

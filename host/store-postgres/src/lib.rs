@@ -3,7 +3,7 @@
 //! `sql` has every statement. `entries` and `commit` run operations of a single statement, `single_trip`
 //! calls a database function that commits a whole batch, and `batch` runs batches that require a
 //! transaction, prepared by `plan` and `increments`. `usage` counts what entries and deliveries
-//! use, and enforces quotas.
+//! use, and enforces quotas. `answers` keeps those of idempotent calls.
 //!
 //! `fire` creates the deliveries of a transaction, `outbox` hands them out (`scan_start` has the
 //! starting points of scans), `handling` ends them, and `rows` decodes them. `registry` has the
@@ -15,6 +15,7 @@
 //! `sessions` and `shortage` check the server.
 #![deny(missing_docs)]
 
+mod answers;
 mod batch;
 mod change;
 mod classify;
@@ -44,6 +45,7 @@ mod shortage;
 mod single_trip;
 mod sql;
 mod survey;
+mod timers;
 mod tls;
 mod tombstone;
 mod transaction;
@@ -55,7 +57,8 @@ use async_trait::async_trait;
 use connector::Connector;
 use kvasm_core::store::{Migrate, Schema, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Commit, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
+    AnswerId, App, AppId, AppName, Collection, Commit, Committed, Entry, KeptAnswer, Key, ListPage,
+    ListQuery, Timestamp,
 };
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
@@ -238,6 +241,15 @@ impl Store for PostgresStore {
         let (entry, _app) =
             entries::has(&self.pool, app, collection.as_str(), key.as_str(), now).await?;
         Ok(entry)
+    }
+
+    async fn answer(
+        &self,
+        app: AppId,
+        id: AnswerId,
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        answers::get(&self.pool, app, id, now).await
     }
 
     async fn get_many(

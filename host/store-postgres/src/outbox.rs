@@ -1,16 +1,17 @@
 //! Triggers and deliveries: reads, claims and sweeps, one statement each. `handling` ends a
 //! delivery; `triggers` and `letters` have the operations of administrators.
 
-use super::sql::{dead_letters_sql, outbox_sql as sql, triggers_sql};
+use super::sql::{answers_sql, dead_letters_sql, outbox_sql as sql, triggers_sql};
 use super::{
     PostgresStore, classify::store_error, clock_repair, dead_letters, handling, outstanding, rows,
+    timers,
 };
 use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
     AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
-    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
-    Trigger, TriggerName, ordering_key_of,
+    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, TimerName,
+    Timestamp, Trigger, TriggerName, ordering_key_of,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -81,6 +82,15 @@ impl Outbox for PostgresStore {
         handling::release(&self.pool, receipt, now).await
     }
 
+    async fn defer(
+        &self,
+        receipt: &LeaseToken,
+        wait_ms: u64,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        timers::defer(&self.pool, receipt, wait_ms, now).await
+    }
+
     async fn rescue(
         &self,
         queue: &Queue,
@@ -119,6 +129,23 @@ impl Outbox for PostgresStore {
         let statement =
             || outstanding::these(sql::COUNT_DELIVERIES, app, which).bind(i64::from(limit));
         count(&self.pool.read(statement).await?)
+    }
+
+    async fn timer(&self, app: AppId, name: &TimerName) -> Result<Option<Delivery>, StoreError> {
+        timers::timer(&self.pool, app, name).await
+    }
+
+    async fn timers(
+        &self,
+        app: AppId,
+        after: Option<&TimerName>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        timers::timers(&self.pool, app, after, limit).await
+    }
+
+    async fn next_timer(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        timers::next_timer(&self.pool, now).await
     }
 
     async fn schedules(
@@ -208,7 +235,7 @@ impl Outbox for PostgresStore {
 
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
         let statement = |slot: i16| {
-            let statement = sqlx::query(super::sql::SWEEP).bind(app.uuid());
+            let statement = sqlx::query(answers_sql::SWEEP).bind(app.uuid());
             statement.bind(now.0).bind(i64::from(limit)).bind(slot)
         };
         count(&self.pool.write(statement).await.map_err(store_error)?)

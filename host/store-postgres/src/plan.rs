@@ -270,7 +270,7 @@ mod tests {
             .iter()
             .filter_map(|done| match done.applied {
                 Applied::Deleted { existed } => Some(existed),
-                Applied::Set(_) | Applied::Incremented { .. } => None,
+                _ => None,
             })
             .collect();
         assert_eq!(existed, [false, true, false]);

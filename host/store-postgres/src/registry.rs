@@ -3,14 +3,16 @@
 
 use super::classify::store_error;
 use super::sql::{registry_sql as sql, usage_sql};
-use super::{PostgresStore, change, dead_letters, outstanding, plugins, tombstone, triggers};
+use super::{
+    PostgresStore, change, dead_letters, outstanding, plugins, timers, tombstone, triggers,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, AppName, Audit, DeadLetterFilter, DeliveryFilter, Digest, Exports,
     Generation, LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, SecretHash,
-    Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    TimerName, Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgRow;
@@ -172,6 +174,19 @@ impl Registry for PostgresStore {
         self.audited(audit, move |lease, _| {
             let trigger = trigger.clone();
             Box::pin(async move { triggers::pause(lease, app, &trigger, paused).await })
+        })
+        .await
+    }
+
+    async fn run_timer(
+        &self,
+        app: AppId,
+        name: TimerName,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(audit, move |lease, audit| {
+            let name = name.clone();
+            Box::pin(async move { timers::run(lease, app, &name, audit.at).await })
         })
         .await
     }

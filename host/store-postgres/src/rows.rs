@@ -4,8 +4,8 @@ use super::entries;
 use super::registry::{damaged, narrow, optional_version};
 use kvasm_core::{
     AppId, Changes, Collection, DeadLetter, Delivery, DeliveryKey, Digest, DueSchedule, Event,
-    EventKind, JsonText, Key, Origin, Pause, Policy, Queue, Schedule, SchedulePosition, Timestamp,
-    TraceContext, Trigger, TriggerHealth, TriggerName, Value, Watch,
+    EventKind, JsonText, Key, Origin, Pause, Policy, Queue, Schedule, SchedulePosition, TimerName,
+    Timestamp, TraceContext, Trigger, TriggerHealth, TriggerName, Value, Watch,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -120,7 +120,8 @@ fn watch(row: &PgRow, first: usize) -> Result<Watch, Error> {
             let schedule = Schedule::parse(schedule).map_err(|e| damaged(Box::new(e)))?;
             Ok(Watch::Schedule(schedule))
         }
-        (Some(_), Some(_)) | (None, None) => Err(damaged("a trigger without a watch")),
+        (None, None) => Ok(Watch::Timers),
+        (Some(_), Some(_)) => Err(damaged("a trigger with two watches")),
     }
 }
 
@@ -156,6 +157,10 @@ fn event(row: &PgRow, first: usize) -> Result<Event, Error> {
                 version,
             }
         }
+        "timer" => EventKind::Timer {
+            name: TimerName::stored(row.try_get(first + 5)?),
+            payload: Value::Bytes(row.try_get(first + 8)?),
+        },
         _ => EventKind::Due,
     };
     let trace: Option<&[u8]> = row.try_get(first + 10)?;

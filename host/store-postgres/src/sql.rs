@@ -10,7 +10,7 @@
 //! row. The expected state of a row is therefore checked in the statement that changes it, or after
 //! a lock on it, never before.
 //!
-//! Locks are taken in this order, to avoid deadlocks: the app; the delivery that is acknowledged,
+//! Locks are taken in this order, to avoid deadlocks: the app; the kept answer; the delivery that is acknowledged,
 //! failed or renewed; entries by collection and key; dead letters by identity; the trigger; the
 //! next delivery of the ordering key; the slots of usage by number. Or the app, its plugins,
 //! modules by digest, its triggers by name; and the row of the registry after all others. A
@@ -49,10 +49,12 @@ macro_rules! app_exists {
 pub(super) mod usage_sql;
 #[macro_use]
 pub(super) mod outbox_sql;
+pub(super) mod answers_sql;
 pub(super) mod dead_letters_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;
 pub(super) mod settings_sql;
+pub(super) mod timers_sql;
 pub(super) mod triggers_sql;
 
 /// The columns of an entry; `entries::entry` decodes them in this order.
@@ -459,16 +461,6 @@ statements! {
         "SELECT k.collection, k.key, f.expires_at, \
          CASE jsonb_typeof(f.json) WHEN 'number' THEN f.json::text END FROM ",
         given_keys!(), ", ", each_given!("e.expires_at, e.json")
-    );
-    /// App, now, limit, slot: removes expired entries, the earliest expired first, and counts them.
-    /// Skips those that another transaction has locked.
-    SWEEP = concat!(
-        "WITH expired AS (SELECT e.collection, e.key FROM kv_entries AS e \
-         WHERE e.app_id = $1 AND e.expires_at <= $2 AND ", app_exists!(), " \
-         ORDER BY e.expires_at LIMIT $3 \
-         FOR UPDATE SKIP LOCKED), \
-         gone AS (DELETE FROM kv_entries AS e USING expired AS k WHERE ", these_entries!(),
-        " RETURNING e.size), ", count_gone!("$4", nothing_queued!()), "SELECT count(*) FROM gone"
     );
     /// See `set_many!`; and the slot. Writes nothing if a trigger watches one of the collections:
     /// this statement creates no deliveries.

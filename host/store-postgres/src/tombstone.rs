@@ -61,6 +61,7 @@ pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, Sto
         sql::outbox_sql::REAP_DELIVERIES,
         sql::REAP_ENTRIES,
         sql::dead_letters_sql::REAP_LETTERS,
+        sql::answers_sql::REAP_ANSWERS,
     ] {
         let statement = |_| sqlx::query(text).bind(app.uuid()).bind(i64::from(limit));
         let removed = pool.write(statement).await.map_err(store_error)?;

@@ -21,6 +21,8 @@ pub(super) enum Abort {
     /// With this result.
     Refused(StoreError),
     Error(Error),
+    /// It may succeed if it is run again.
+    LostRace,
 }
 
 impl From<Error> for Abort {
@@ -40,6 +42,7 @@ impl From<Abort> for StoreError {
         match stop {
             Abort::Refused(error) => error,
             Abort::Error(error) => store_error(error),
+            Abort::LostRace => exhausted(),
         }
     }
 }
@@ -59,14 +62,19 @@ pub(super) async fn transact<W: TransactionWork>(pool: &Pool, work: &W) -> Resul
         };
         lease.roll_back().await;
         match stop {
+            Abort::LostRace => {}
             Abort::Error(error) if lost_race(&error) => {}
             // Nothing was committed, so it is safe to retry once.
             Abort::Error(error) if lost_connection(&error) && !reconnected => reconnected = true,
             stop => return Err(stop),
         }
     }
+    Err(Abort::Refused(exhausted()))
+}
+
+fn exhausted() -> StoreError {
     let why = format!("{ATTEMPTS} attempts lost a race against other transactions");
-    Err(Abort::Refused(StoreError::Unavailable(why.into())))
+    StoreError::Unavailable(why.into())
 }
 
 async fn attempt<W: TransactionWork>(lease: &mut Lease, work: &W) -> Result<W::Done, Abort> {

@@ -53,6 +53,7 @@ impl Columns<'_> {
                 schedule: Some(schedule.as_str()),
                 ..Columns::default()
             },
+            Watch::Timers => Columns::default(),
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! An app's usage is the sum over its slots. Each write counts in one of them, so that writers do
 //! not wait for each other's commits. Each slot has a grant, and accepts writes within it. The
-//! grants add up to the quota, so no slot needs to read another. The bytes of deliveries and dead
-//! letters count too.
+//! grants add up to the quota, so no slot needs to read another. The bytes of deliveries, dead
+//! letters and kept answers count too.
 //!
 //! A write that exceeds the grant of its slot is rolled back by a constraint of the schema, and
 //! repeated in a transaction that locks all slots: there the quota as a whole decides, and the free
@@ -48,6 +48,19 @@ impl SlotDelta {
     pub(super) fn remove_delivery(&mut self, size: i32) {
         self.deliveries -= i64::from(size != 0);
         self.bytes -= i64::from(size);
+    }
+
+    /// Counts a kept answer of `size` bytes, which replaces an expired one of `replaced` bytes, 0 if
+    /// none.
+    pub(super) fn keep_answer(&mut self, size: i32, replaced: i32) {
+        self.bytes += i64::from(size) - i64::from(replaced);
+    }
+
+    /// Adds another change.
+    pub(super) fn add(&mut self, other: SlotDelta) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.deliveries += other.deliveries;
     }
 
     /// Counts a dead letter, from the size of its delivery and the bytes of the texts of its

@@ -1,14 +1,14 @@
 //! Write batches: checks, operations, deliveries and quota.
 
-use super::outbox::{Deliveries, Fired, acknowledge};
+use super::outbox::{self, Deliveries, Fired, acknowledge};
 use super::usage::UsageDelta;
 use super::writer::{WriteCost, WriteTransaction};
-use super::{entries, error, registry, reserved_space};
+use super::{answers, entries, error, registry, reserved_space};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    AppId, Applied, Check, Collection, Commit, Committed, JsonText, Key, Link, Op, Timestamp,
-    Value, Version,
+    AppId, Applied, Batch, Check, Collection, Commit, Committed, JsonText, Key, Link, Op, TimerOp,
+    Timestamp, Value, Version,
 };
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
@@ -16,12 +16,12 @@ use rusqlite::types::ValueRef;
 /// Returns the cost of a batch. One that only deletes or acknowledges frees space.
 pub(super) fn work(commit: &Commit) -> WriteCost {
     let work = WriteCost::of(commit.app_id).with_bytes(bytes(commit));
-    let deletes = commit
-        .batch
-        .ops
-        .iter()
-        .all(|op| matches!(op, Op::Delete { .. }));
-    match deletes {
+    let Batch {
+        ops, timers, keep, ..
+    } = &commit.batch;
+    let deletes = ops.iter().all(|op| matches!(op, Op::Delete { .. }))
+        && timers.iter().all(|op| matches!(op, TimerOp::Cancel { .. }));
+    match deletes && keep.is_none() {
         true => work.freeing_space(),
         false => work,
     }
@@ -33,7 +33,17 @@ fn bytes(commit: &Commit) -> usize {
         Op::Set { value, .. } => value.as_bytes().len(),
         Op::Delete { .. } | Op::Increment { .. } => 0,
     };
-    commit.batch.ops.iter().map(bytes).sum()
+    let timers = commit.batch.timers.iter().map(TimerOp::payload_bytes);
+    let kept = commit.batch.keep.as_ref();
+    let kept = kept.and_then(|answer| answer.output.as_ref().map(|output| output.len()));
+    commit
+        .batch
+        .ops
+        .iter()
+        .map(bytes)
+        .chain(timers)
+        .chain(kept)
+        .sum()
 }
 
 /// The result of an operation.
@@ -51,6 +61,7 @@ pub(super) fn apply(
 ) -> Result<Committed, StoreError> {
     let app = commit.app_id;
     transaction.tally.open(transaction.connection, app)?;
+    let replaced = answers::check(transaction.connection, commit)?;
     let failed = failed_checks(transaction, commit).map_err(error::store)?;
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
@@ -58,12 +69,12 @@ pub(super) fn apply(
     let watched = transaction.watches(commit)?;
     let done = match commit.batch.ops.as_slice() {
         // A single operation is one statement, which is atomic on its own.
-        [op] if commit.audit.is_none() && commit.batch.acknowledge.is_none() && !watched => {
+        [op] if is_plain(commit) && !watched => {
             let mut done = OpResult::default();
             run(transaction, commit, 0, op, Alone(true), &mut done)?;
             done
         }
-        _ => transaction.atomically(|transaction| run_all(transaction, commit))?,
+        _ => transaction.atomically(|transaction| run_all(transaction, commit, replaced))?,
     };
     transaction.tally.add(app, done.delta);
     let committed = Committed {
@@ -74,20 +85,41 @@ pub(super) fn apply(
     Ok(committed)
 }
 
-/// Runs all operations, the acknowledgement and the audit row.
+/// Returns whether a commit writes nothing besides the operations of its batch.
+fn is_plain(commit: &Commit) -> bool {
+    let Batch {
+        acknowledge,
+        keep,
+        timers,
+        ..
+    } = &commit.batch;
+    commit.audit.is_none() && acknowledge.is_none() && keep.is_none() && timers.is_empty()
+}
+
+/// Runs all operations, the acknowledgement, the kept answer and the audit row. `replaced` is the
+/// size of the expired answer that the kept one replaces.
 fn run_all(
     transaction: &mut WriteTransaction<'_>,
     commit: &Commit,
+    replaced: Option<i64>,
 ) -> Result<OpResult, StoreError> {
     let mut done = OpResult::default();
     if let Some(receipt) = &commit.batch.acknowledge {
         let size = acknowledge(transaction.connection, receipt, commit.now)?;
         done.delta += -UsageDelta::queued(size);
     }
+    if let Some(answer) = &commit.batch.keep {
+        done.delta += answers::keep(transaction.connection, commit.app_id, answer, replaced)?;
+    }
     for (at, op) in commit.batch.ops.iter().enumerate() {
         run(transaction, commit, at, op, Alone(false), &mut done)?;
     }
     transaction.share_out(commit, &done.deliveries)?;
+    for op in &commit.batch.timers {
+        let (applied, delta) = outbox::change_timer(transaction, commit, op)?;
+        done.applied.push(applied);
+        done.delta += delta;
+    }
     // Otherwise audit rows of deletions that delete nothing, and deliveries of small entries, would
     // fill the reserved space.
     if transaction.is_short && commit.batch.acknowledge.is_none() && done.delta.bytes >= 0 {
@@ -254,7 +286,7 @@ fn delete(
     Ok((version, delta))
 }
 
-/// Returns whether the app has an expired entry.
+/// Returns whether the app has an expired entry or kept answer.
 pub(super) fn has_expired(
     connection: &Connection,
     app: AppId,
@@ -263,9 +295,10 @@ pub(super) fn has_expired(
     connection
         .prepare_cached(HAS_EXPIRED)?
         .exists((app.uuid().as_bytes(), now.0))
+        .and_then(|has| Ok(has || answers::has_expired(connection, app, now)?))
 }
 
-/// Removes up to `limit` expired entries of an app. Returns the number removed.
+/// Removes up to `limit` expired entries and kept answers of an app. Returns the number removed.
 pub(super) fn sweep(
     transaction: &mut WriteTransaction<'_>,
     app: AppId,
@@ -289,7 +322,8 @@ pub(super) fn sweep(
             .tally
             .add(app, UsageDelta::entry(None, Some(*size)));
     }
-    Ok(sizes.len() as u64)
+    let left = limit.saturating_sub(u32::try_from(sizes.len()).unwrap_or(limit));
+    Ok(sizes.len() as u64 + answers::sweep(transaction, app, now, left)?)
 }
 
 const SET: &str = "INSERT INTO kv_entries

@@ -6,6 +6,7 @@
 //! answers each after its commit.
 #![deny(missing_docs)]
 
+mod answers;
 mod commit;
 mod entries;
 mod error;
@@ -32,8 +33,8 @@ use async_trait::async_trait;
 use entries::Readers;
 use kvasm_core::store::{Migrate, Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppName, Collection, Commit, Committed, Entry, Generation, Key, Link, ListPage,
-    ListQuery, Timestamp,
+    AnswerId, App, AppId, AppName, Collection, Commit, Committed, Entry, Generation, KeptAnswer,
+    Key, Link, ListPage, ListQuery, Timestamp,
 };
 use kvasm_metrics::Metrics;
 use log_head::{LogHead, Remembered};
@@ -351,6 +352,16 @@ impl Store for SqliteStore {
             move |conn: &_| entries::collections(conn, app, after.as_ref(), limit)
         };
         self.read_short_of(app, Vec::new, read, later).await
+    }
+
+    async fn answer(
+        &self,
+        app: AppId,
+        id: AnswerId,
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        let read = move |conn: &_| answers::get(conn, app, id, now);
+        self.read_short(Some(app), read, || read).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError> {

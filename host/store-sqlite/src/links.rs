@@ -39,7 +39,7 @@ impl Links {
             let at = (collection.as_str().to_owned(), key.as_str().to_owned());
             let version = match applied {
                 Applied::Set(version) | Applied::Incremented { version, .. } => Some(*version),
-                Applied::Deleted { .. } => None,
+                _ => None,
             };
             (at, version)
         };

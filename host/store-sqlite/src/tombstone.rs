@@ -83,6 +83,10 @@ pub(super) fn reap(connection: &Connection, app: AppId, limit: u32) -> Result<u6
             "SELECT id, size FROM dead_letters WHERE app_id = ?1 LIMIT ?2",
             "DELETE FROM dead_letters WHERE app_id = ?1 AND id = ?2",
         ),
+        (
+            "SELECT id, size FROM kept_answers WHERE app_id = ?1 LIMIT ?2",
+            "DELETE FROM kept_answers WHERE app_id = ?1 AND id = ?2",
+        ),
     ] {
         let removed = remove_some(connection, app, find, remove, limit).map_err(error::store)?;
         if removed > 0 {

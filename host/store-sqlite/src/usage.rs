@@ -45,8 +45,8 @@ impl UsageDelta {
         }
     }
 
-    /// The delta of the bytes of dead letters.
-    pub(super) fn letters(bytes: i64) -> UsageDelta {
+    /// The delta of bytes that belong to no entry or delivery: of dead letters and kept answers.
+    pub(super) fn of_bytes(bytes: i64) -> UsageDelta {
         UsageDelta {
             bytes,
             ..UsageDelta::default()

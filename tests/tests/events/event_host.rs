@@ -2,8 +2,8 @@
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{
-    App, AppName, Collection, DeadLetter, DeadLetterFilter, Delivery, Key, Limits, Op, Pieces,
-    Timestamp, Trigger, Value,
+    App, AppName, Collection, DeadLetter, DeadLetterFilter, Delivery, Grant, Key, Limits, Op,
+    Pieces, Timestamp, Trigger, Value,
 };
 use kvasm::service::{Caller, List};
 use kvasm::store::{
@@ -129,6 +129,18 @@ impl EventHost {
 
     pub async fn app(&self) -> App {
         self.host.app(&self.name).await.unwrap().unwrap()
+    }
+
+    /// Deploys a module and activates it, and grants it timers.
+    pub async fn deploy_with_timers(&self, wasm: Vec<u8>) {
+        let operator = self.host.operator("test");
+        let app = self.app().await;
+        let granted = self
+            .host
+            .admin()
+            .add_grants(&operator, &app, vec![Grant::Timers]);
+        granted.await.unwrap();
+        self.deploy(wasm).await;
     }
 
     /// Deploys a module and activates it.

@@ -20,4 +20,5 @@ mod random;
 mod scopes;
 mod service;
 mod settings;
+mod timers;
 mod wasi;

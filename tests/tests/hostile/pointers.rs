@@ -89,6 +89,15 @@ const CALLS: &[(&str, &str)] = &[
         "(call $kv_commit (i32.const 8) (i32.const 8) {})",
     ),
     (
+        "timer_set",
+        "(call $timer_set {} (i32.const 0) (i64.const 0) (i32.const 0) (i32.const 0))",
+    ),
+    (
+        "timer_set",
+        "(call $timer_set (i32.const 0) (i32.const 1) (i32.const 0) (i64.const 0) {})",
+    ),
+    ("timer_cancel", "(call $timer_cancel {})"),
+    (
         "dead_letters",
         "(call $dead_letters {} (i32.const 1) (i32.const 0) (i32.const 9))",
     ),

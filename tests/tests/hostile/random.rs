@@ -159,6 +159,7 @@ fn random_batch_is_committed_or_rejected_atomically() {
                     BatchOp::Set { .. } => prop_assert!(result > 0 && value == 0),
                     BatchOp::Delete { .. } => prop_assert!(result <= 1 && value == 0),
                     BatchOp::Increment { .. } => prop_assert!(result > 0),
+                    _ => prop_assert!(false, "a timer without a handler"),
                 }
             }
         }

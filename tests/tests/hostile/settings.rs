@@ -335,6 +335,33 @@ async fn settings_are_read_from_the_store_only_if_needed() {
     assert_eq!(Status::from_code(code), Some(Status::NotFound));
 }
 
+/// However often they read settings.
+#[tokio::test]
+async fn concurrent_runs_share_what_was_read_from_the_store() {
+    let (store, faults) = FaultyStore::over(Arc::new(MemoryStore::new()));
+    let bench = TestHost::with(|builder| builder.shared_store(store)).await;
+    set_config(&bench.host, &bench.app, DATA, "EUR").await;
+    let read = read("config_get", DATA);
+    let many = format!(
+        "(local $left i32) (local.set $left (i32.const 100))
+         (loop $again (drop {read})
+           (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+         (i32.const 0)"
+    );
+    let plugin = bench.load(module(DATA, &many)).await;
+    let call = async || {
+        let call = bench.host.call(&plugin, Call::function("run"));
+        assert_eq!(call.await.unwrap().cost.host_calls, 100);
+    };
+    tokio::join!(call(), call());
+    let read = faults.calls(Operation::Settings);
+    assert!((1..=2).contains(&read), "{read} reads");
+    for _ in 0..5 {
+        tokio::join!(call(), call());
+    }
+    assert_eq!(faults.calls(Operation::Settings), read);
+}
+
 /// The host adds the secret to nothing that it says about a run which has read it.
 #[tokio::test]
 async fn failures_of_a_run_do_not_contain_the_secret_that_it_has_read() {

@@ -2,7 +2,8 @@
 //! other, which has the old rows cached.
 
 use crate::openapi::{Access, OF_A_SHOP, document, operations};
-use kvasm::model::{App, AppLimits, AppName, PluginVersion, Scope};
+use crate::settings::echo_config;
+use kvasm::model::{App, AppLimits, AppName, ConfigValue, PluginVersion, Scope, SettingName};
 use kvasm::service::{Expiry, TokenSpec};
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
@@ -191,6 +192,29 @@ async fn version_activation(two: TwoServers) {
     two.end(callers);
 }
 
+async fn settings_change(two: TwoServers) {
+    let (host, actor) = (&two.other.host, two.other.host.operator("test"));
+    let set = async |value: u32| {
+        let value = ConfigValue::parse(value.to_string().as_bytes()).unwrap();
+        let name = SettingName::parse("n").unwrap();
+        let set = host.admin().set_config(&actor, &two.shop, name, value);
+        set.await.unwrap();
+    };
+    set(ROUNDS).await;
+    let echo = host.deploy(&actor, &two.shop, echo_config(), true);
+    echo.await.unwrap();
+    let callers = two.callers();
+    let api = two.asked.anonymous();
+    for round in 0..ROUNDS {
+        set(round).await;
+        for _ in 0..2 {
+            let answer = api.call("shop", "run", "").await.expect(200).text();
+            assert_eq!(answer, round.to_string());
+        }
+    }
+    two.end(callers);
+}
+
 async fn app_deletion(two: TwoServers) {
     let callers = two.callers();
     let (host, actor) = (&two.other.host, two.other.host.operator("test"));
@@ -359,5 +383,6 @@ seen_by_the_next_request!(
     visibility_change,
     limits,
     version_activation,
+    settings_change,
     app_deletion
 );

@@ -4,7 +4,8 @@
 use crate::events::tenant;
 use crate::openapi::{Access, Operation as Route, document, operations};
 use kvasm::model::{
-    App, Collection, DeadLetterFilter, DeadReason, DeliveryFilter, Key, Scope, Timestamp, Verdict,
+    App, Collection, DeadLetterFilter, DeadReason, DeliveryFilter, Key, NewTimer, Scope, TimerName,
+    TimerOp, TimerTime, Timestamp, Verdict,
 };
 use kvasm::store::{MemoryStore, Store, StoreError};
 use kvasm_store_testing::faulty::{Faults, FaultyStore, Operation, failed, full, unavailable};
@@ -72,6 +73,13 @@ impl Fixture {
         let entry = path("kv/entry?collection=x&key=x");
         api.json("PUT", &entry, json!(1)).await.expect(200);
         let tenant = tenant(server, &app);
+        let mut timer = tenant.batch(vec![], vec![]);
+        timer.batch.timers = vec![TimerOp::Set(NewTimer {
+            name: TimerName::parse("t").unwrap(),
+            time: TimerTime::After(1 << 40),
+            payload: kvasm::model::Value::Bytes(Vec::new()),
+        })];
+        self.store.commit(timer).await.unwrap();
         let claimed = tenant.claim("dying", 1).await;
         let give_up = Verdict::DeadLetter(DeadReason::Age);
         assert!(tenant.fail(&claimed[0].1, give_up, false).await);
@@ -189,6 +197,7 @@ fn body(route: &Route, app: &str) -> Body {
         ("POST", "deliveries/discard" | "dead-letters/replay" | "dead-letters/discard") => {
             json!({ "all": true })
         }
+        ("POST", "timers/cancel" | "timers/run") => json!({ "timer": "t" }),
         ("POST", "grants") => json!({ "grants": [{ "kind": "timers" }] }),
         ("POST", "grants/revoke") => json!({ "grants": [{ "kind": "secret", "name": "n" }] }),
         ("POST", "tokens") => json!({ "name": "ci", "scopes": ["app:read"] }),

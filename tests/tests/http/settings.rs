@@ -2,9 +2,12 @@
 
 use crate::openapi::{OF_A_SHOP, document, operations};
 use kvasm::service::Keyring;
-use kvasm_tests::guests::{manifest, module_with};
+use kvasm::store::MemoryStore;
+use kvasm_store_testing::faulty::{FaultyStore, Operation, failed, unavailable};
+use kvasm_tests::guests::{manifest, module, module_with, wasm};
 use kvasm_tests::server::{ApiResponse, Server, answer};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 const SECRET: &str = "correct-horse-battery-staple";
 /// Its base64 form, without the last byte.
@@ -152,6 +155,85 @@ async fn host_without_a_key_refuses_secrets_and_says_why() {
     put(&server, "config/a", "text/plain", "v")
         .await
         .expect(204);
+}
+
+/// A plugin that returns the configuration value "n".
+pub fn echo_config() -> Vec<u8> {
+    let get = "(call $config_get (i32.const 0) (i32.const 1) (i32.const 64) (i32.const 99))";
+    let write = format!("(call $output_write (i32.const 64) (i32.wrap_i64 {get}))");
+    module("n", &format!("(drop {write}) (i32.const 0)"))
+}
+
+#[tokio::test]
+async fn next_call_sees_a_change_that_was_acknowledged() {
+    let server = Server::start().await;
+    server.deployed("shop", echo_config()).await;
+    for round in 0..20 {
+        let value = format!("value {round}");
+        put(&server, "config/n", "text/plain", value.clone())
+            .await
+            .expect(204);
+        let answer = server.root.call("shop", "run", "").await.expect(200);
+        assert_eq!(answer.text(), value);
+    }
+}
+
+/// Values of both sizes: those that fit the SDK's first buffer, and longer ones.
+#[tokio::test]
+async fn sdk_plugin_reads_configuration_values() {
+    let server = Server::start().await;
+    server.deployed("shop", wasm("sdk")).await;
+    let call = async || server.root.call("shop", "settings", "").await;
+    assert_eq!(call().await.expect(200).json(), json!([null, null]));
+    for currency in [String::new(), "x".repeat(16 * 1024)] {
+        for (path, body) in [
+            ("config/currency", currency.as_str()),
+            ("config/retries", "3"),
+        ] {
+            put(&server, path, "text/plain", body).await.expect(204);
+        }
+        let read = call().await.expect(200).json();
+        assert_eq!(read, json!([currency, 3]));
+    }
+    put(&server, "config/retries", "text/plain", "many")
+        .await
+        .expect(204);
+    let failed = call().await;
+    let text = failed.text();
+    assert!(text.contains("the configuration value retries"), "{text}");
+    failed.expect_problem(500, "plugin-failed");
+}
+
+/// Calls of an app without settings, or of a plugin that reads none, do not notice.
+#[tokio::test]
+async fn call_fails_with_503_if_the_settings_cannot_be_read() {
+    let (store, faults) = FaultyStore::over(Arc::new(MemoryStore::new()));
+    let server = Server::over(store, None).await;
+    server.deployed("shop", echo_config()).await;
+    let idle = r#"(module (memory (export "memory") 1)
+        (func (export "run") (result i32) (i32.const 0)))"#;
+    let idle = wat::parse_str(idle).unwrap();
+    server.deployed("without-reads", idle).await;
+    server.deployed("without-settings", echo_config()).await;
+    for path in ["shop", "without-reads"] {
+        let path = format!("/v1/apps/{path}/config/n");
+        let set = server.root.bytes("PUT", &path, "text/plain", "v").await;
+        set.expect(204);
+    }
+    faults.on(Operation::Settings).fail(unavailable);
+    let refused = server.root.call("shop", "run", "").await;
+    refused.expect_problem(503, "store-unavailable");
+    for app in ["without-reads", "without-settings"] {
+        let answer = server.root.call(app, "run", "").await;
+        assert_ne!(answer.status, 503, "{app}: {}", answer.text());
+    }
+    faults.clear();
+    faults.on(Operation::Settings).fail(failed);
+    let broken = server.root.call("shop", "run", "").await;
+    broken.expect_problem(500, "internal");
+    faults.clear();
+    let answer = server.root.call("shop", "run", "").await.expect(200);
+    assert_eq!(answer.text(), "v");
 }
 
 /// Every route that returns something, after a secret was set and refused in every way.

@@ -4,9 +4,9 @@ use super::assert_none;
 use super::files;
 use super::markdown::{plain, table};
 use kvasm_abi::{
-    DeleteOptions, ENTRY_HEADER_BYTES, EXIT_FAILED, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED,
-    EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, ListOptions, MANIFEST_SECTION, MEMORY,
-    MODULE, Range32, SetOptions, Status, level,
+    DeleteOptions, ENTRY_HEADER_BYTES, EXIT_FAILED, EXIT_LATER, EXIT_OK, EXIT_PERMANENT,
+    EXIT_REFUSED, EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, ListOptions,
+    MANIFEST_SECTION, MEMORY, MODULE, Range32, SetOptions, Status, level,
 };
 
 /// Table rows in comparable form.
@@ -80,7 +80,13 @@ fn documented_statuses_match_the_abi() {
 
 #[test]
 fn documented_exit_codes_match_the_abi() {
-    let codes = [EXIT_OK, EXIT_FAILED, EXIT_PERMANENT, EXIT_REFUSED];
+    let codes = [
+        EXIT_OK,
+        EXIT_FAILED,
+        EXIT_PERMANENT,
+        EXIT_REFUSED,
+        EXIT_LATER,
+    ];
     let built = codes.map(|code| row([code.to_string()]));
     assert_documented(&["exit code"], built.to_vec());
 }

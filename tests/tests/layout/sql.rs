@@ -20,11 +20,16 @@ const SHARED: [&str; 7] = [
 ];
 /// Indexes that find whether a shared module is still used by any app, and which app's schedule
 /// is due.
-const SHARED_INDEXES: [&str; 2] = ["plugins_by_digest", "triggers_by_time"];
+const SHARED_INDEXES: [&str; 3] = [
+    "plugins_by_digest",
+    "triggers_by_time",
+    "deliveries_timers_due",
+];
 /// Tables of triggers and deliveries.
 const EVENTS: [&str; 3] = ["deliveries", "dead_letters", "triggers"];
-/// The two statements that read over all apps, to find those with work to do.
-const CROSS_APP_QUERIES: [&str; 2] = [
+/// The statements that read over all apps, to find those with work to do.
+const CROSS_APP_QUERIES: [&str; 3] = [
+    "WHERE kind = 'timer' AND due_at > ?1",
     "WHERE due_at IS NOT NULL AND app_id > ?1 ORDER BY app_id, trigger_name LIMIT 1",
     "WHERE schedule IS NOT NULL AND {OPEN} AND (next_at IS NULL OR next_at <= ?1)",
 ];

@@ -24,6 +24,33 @@ fn login(home: &Home, server: &Server) {
 }
 
 #[test]
+fn repeated_call_with_a_key_prints_the_kept_answer() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    login(&home, &server);
+    ok(&home, &["app", "create", "shop"]);
+    let module = home.file("till.wasm", &kvasm_tests::till::till(200));
+    ok(&home, &["plugin", "deploy", "shop", &module]);
+    let pay = |key: &str, more: &[&str]| {
+        let call = ["call", "shop", "run", "--idempotency-key", key];
+        home.run(&[&call[..], more].concat())
+    };
+    let first = pay("a\"1", &[]);
+    assert_eq!((first.code, &*first.stderr), (0, ""), "{}", first.stdout);
+    // The key as a string of RFC 9651.
+    let repeat = pay(r#""a\"1""#, &[]);
+    assert_eq!((repeat.code, &*repeat.stdout), (0, &*first.stdout));
+    assert!(repeat.stderr.contains("kept answer"), "{}", repeat.stderr);
+    let json: Value = serde_json::from_str(&pay("a\"1", &["--json"]).stdout).unwrap();
+    assert_eq!(json["replayed"], true, "{json}");
+    let json: Value = serde_json::from_str(&pay("b", &["--json"]).stdout).unwrap();
+    assert_eq!(json["replayed"], false, "{json}");
+    assert_eq!(ok(&home, &["kv", "get", "shop", "c", "n"]).trim(), "2");
+    fails(&pay("b", &["--input", "other"]), 2, "another request");
+    fails(&pay("a key", &[]), 2, "idempotency key");
+}
+
+#[test]
 fn verbose_call_prints_its_cost_on_stderr() {
     let home = Home::new();
     let server = home.start(&[]);

@@ -14,4 +14,5 @@ mod server_log;
 mod start;
 mod stop;
 mod stores;
+mod timers;
 mod upgrade;

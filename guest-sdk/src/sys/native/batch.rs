@@ -49,8 +49,16 @@ pub(super) fn commit(
 
 /// Rejects invalid operations, whatever the store holds.
 fn validate_op(op: BatchOp<'_>) -> Result<(), Error> {
-    validate::address(op.address())?;
+    if let BatchOp::TimerSet { address, .. } | BatchOp::TimerCancel { address } = op {
+        validate::timer_name(address.key)?;
+    } else {
+        validate::address(op.address())?;
+    }
     match op {
+        BatchOp::TimerSet {
+            flags, ms, payload, ..
+        } => validate::timer(flags.cast_signed(), ms, payload).map(drop),
+        BatchOp::TimerCancel { .. } => Ok(()),
         BatchOp::Set { format, value, .. } => validate::value(value, wire_format(format)),
         BatchOp::Delete { .. } | BatchOp::Increment { .. } => Ok(()),
     }
@@ -88,6 +96,33 @@ fn check<'a>(
 }
 
 fn apply(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Error> {
+    match op {
+        BatchOp::TimerSet {
+            address,
+            flags,
+            ms,
+            payload,
+        } => {
+            let name = validate::timer_name(address.key)?;
+            let time = validate::timer(flags.cast_signed(), ms, payload)?;
+            store.set_timer(name, time, payload, now_ms);
+            Ok(Applied {
+                result: 0,
+                value: 0,
+            })
+        }
+        BatchOp::TimerCancel { address } => {
+            let existed = store.cancel_timer(validate::timer_name(address.key)?);
+            Ok(Applied {
+                result: existed.into(),
+                value: 0,
+            })
+        }
+        entry => apply_entry(store, entry, now_ms),
+    }
+}
+
+fn apply_entry(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Error> {
     let (collection, key) = validate::address(op.address())?;
     let (result, value) = match op {
         BatchOp::Set {
@@ -106,7 +141,7 @@ fn apply(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Err
                 0,
             )
         }
-        BatchOp::Delete { .. } => {
+        BatchOp::Delete { .. } | BatchOp::TimerSet { .. } | BatchOp::TimerCancel { .. } => {
             let existed = store.delete(collection, key, None, now_ms)?;
             (u64::from(existed), 0)
         }

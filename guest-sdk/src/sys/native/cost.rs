@@ -111,8 +111,8 @@ pub(super) fn count_batch<T, E>(batch: &[u8], result: &Result<T, E>) {
         return;
     };
     let bytes = batch.ops.clone().map(|op| match op {
-        BatchOp::Set { value, .. } => value.len(),
-        BatchOp::Delete { .. } | BatchOp::Increment { .. } => 0,
+        BatchOp::Set { value, .. } | BatchOp::TimerSet { payload: value, .. } => value.len(),
+        BatchOp::Delete { .. } | BatchOp::Increment { .. } | BatchOp::TimerCancel { .. } => 0,
     });
     let bytes = bytes.sum();
     with(|host| host.cost.write(batch.ops.len(), bytes));

@@ -5,12 +5,14 @@ mod batch;
 mod cost;
 mod settings;
 mod store;
+mod timers;
 mod transaction;
 mod validate;
 
 pub use cost::Cost;
 pub(crate) use cost::cost;
 pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
+pub(crate) use timers::{restore_timer, take_due_timer, timer_cancel, timer_set, timers};
 pub(crate) use transaction::transaction;
 
 use super::{CommitFailure, Query};

@@ -1,5 +1,6 @@
 //! The entries of the in-process host.
 
+use super::timers::SetTimer;
 use super::validate;
 use crate::Error;
 use crate::sys::Query;
@@ -17,6 +18,10 @@ pub(super) struct Store {
     collections: BTreeMap<String, BTreeMap<String, Row>>,
     /// The last version assigned. All keys share one counter, so none is reused.
     last_version: u64,
+    /// The timers that are set, by name.
+    pub(super) timers: BTreeMap<String, SetTimer>,
+    /// How many were ever set.
+    pub(super) timers_set: u64,
     /// Within a transaction, the last provisional version assigned.
     provisional: Option<u64>,
 }

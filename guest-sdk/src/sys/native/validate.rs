@@ -6,7 +6,7 @@ use kvasm_abi::limits::{OUTPUT_BYTES, PAGE_ENTRIES, SETTING_BYTES, VALUE_BYTES};
 use kvasm_abi::names::{self, SETTING_CHARACTERS, SettingNameError, TextError};
 use kvasm_abi::{
     Address, BATCH_BYTES_MAX, BATCH_OPS_MAX, CURSOR_BYTES_MAX, FORMAT_BYTES, FORMAT_JSON, KEYS_MAX,
-    LETTERS_DEFAULT, LETTERS_MAX, MANY_BYTES_MAX,
+    LETTERS_DEFAULT, LETTERS_MAX, MANY_BYTES_MAX, TimerTime, TimerTimeError,
 };
 
 pub(super) fn collection(name: &str) -> Result<(), Error> {
@@ -21,6 +21,19 @@ pub(super) fn key(key: &str) -> Result<(), Error> {
 pub(super) fn address(address: Address<'_>) -> Result<(&str, &str), Error> {
     let collection = named("collection", names::collection(address.collection))?;
     Ok((collection, named("key", names::key(address.key))?))
+}
+
+pub(super) fn timer_name(name: &[u8]) -> Result<&str, Error> {
+    named("timer name", names::timer(name))
+}
+
+/// Checks the time and the payload of a timer.
+pub(super) fn timer(flags: i32, ms: i64, payload: &[u8]) -> Result<TimerTime, Error> {
+    size("payload", payload.len(), VALUE_BYTES)?;
+    TimerTime::parse(flags, ms).map_err(|error| match error {
+        TimerTimeError::Flags(_) => Error::Unsupported(error.to_string()),
+        TimerTimeError::Range { .. } => Error::Invalid(error.to_string()),
+    })
 }
 
 pub(super) fn prefix(prefix: &str) -> Result<(), Error> {

@@ -434,6 +434,13 @@ pub(super) const KEYS: &[Key] = &[
         limits.cpu_time
     ),
     key!(
+        "limits.idempotency",
+        "how long the answer of a call with an idempotency key is kept",
+        duration,
+        show_duration,
+        limits.idempotency
+    ),
+    key!(
         "new_apps.entries",
         "maximum number of entries of a new app, or none",
         limit,

@@ -13,7 +13,8 @@ mod survey;
 mod upkeep;
 
 use crate::{
-    App, AppId, AppName, Collection, Commit, Committed, Entry, Key, ListPage, ListQuery, Timestamp,
+    AnswerId, App, AppId, AppName, Collection, Commit, Committed, Entry, KeptAnswer, Key, ListPage,
+    ListQuery, Timestamp,
 };
 use async_trait::async_trait;
 
@@ -102,13 +103,22 @@ pub trait Store:
         limit: u32,
     ) -> Result<Vec<Collection>, StoreError>;
 
+    /// Returns a kept answer, if it exists and has not expired.
+    async fn answer(
+        &self,
+        app: AppId,
+        id: AnswerId,
+        now: Timestamp,
+    ) -> Result<Option<KeptAnswer>, StoreError>;
+
     /// Applies a batch atomically, returns one [`Applied`](crate::Applied) for each
     /// operation, and creates a delivery for each trigger that a change fires. A write of an entry
     /// that has already expired is a change; a deletion of an absent entry is not.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] with the failed checks; [`StoreError::LeaseLost`] if the lease of
-    /// the acknowledged delivery no longer holds; [`StoreError::NotInteger`] and
+    /// the acknowledged delivery no longer holds; [`StoreError::AlreadyAnswered`] if the answer to
+    /// keep exists, which is found out before the checks; [`StoreError::NotInteger`] and
     /// [`StoreError::Overflow`] of an increment; [`StoreError::AppNotFound`]; [`StoreError::Quota`]
     /// if the batch would increase the app's usage of an exhausted resource; [`StoreError::Full`].
     /// After an error nothing of the batch is written, except that [`StoreError::Unavailable`] may

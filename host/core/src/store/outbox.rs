@@ -12,8 +12,8 @@
 use super::StoreError;
 use crate::{
     AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
-    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
-    Trigger, TriggerName,
+    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, TimerName,
+    Timestamp, Trigger, TriggerName,
 };
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -56,10 +56,22 @@ pub trait Outbox: Send + Sync {
     /// and the attempt does not count. Returns whether the lease still held.
     async fn release(&self, receipt: &LeaseToken, at: Timestamp) -> Result<bool, StoreError>;
 
+    /// Nacks a delivery whose handler asked to be run again after `wait_ms`: as
+    /// [`release`](Outbox::release) at that time from `now` on, and as if it were queued then.
+    async fn defer(
+        &self,
+        receipt: &LeaseToken,
+        wait_ms: u64,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
+
     /// Makes deliveries that a wrong clock has postponed due at `now`: up to `limit` deliveries of
     /// a queue whose due time or lease end is after `beyond`, and the probe of a paused trigger
-    /// that waits for longer. Returns the number of deliveries. A handler whose lease is shortened
-    /// can still commit until the delivery is claimed again.
+    /// that waits for longer. Deliveries that were asked to wait, by
+    /// [`defer`](Outbox::defer) or as a timer with a duration, wait for that from `now` on if they
+    /// would wait for longer; those of timers with a time stay as they are. Returns the number of
+    /// deliveries. A handler whose lease is shortened can still commit until the delivery is claimed
+    /// again.
     async fn rescue(
         &self,
         queue: &Queue,
@@ -99,6 +111,21 @@ pub trait Outbox: Send + Sync {
         which: &DeliveryFilter,
         limit: u32,
     ) -> Result<u64, StoreError>;
+
+    /// Returns a timer of an app that is set. Those replayed from the dead letters are deliveries
+    /// like others, which no name finds.
+    async fn timer(&self, app: AppId, name: &TimerName) -> Result<Option<Delivery>, StoreError>;
+
+    /// Returns up to `limit` timers of an app that are set, by name, after one if given.
+    async fn timers(
+        &self,
+        app: AppId,
+        after: Option<&TimerName>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError>;
+
+    /// Returns the first time after `now` at which a timer of any app is due.
+    async fn next_timer(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError>;
 
     /// Returns up to `limit` schedules that are due or not planned yet, in order, after one if
     /// given. A row that cannot be decoded is returned as an error and does not affect the others.
@@ -144,6 +171,6 @@ pub trait Outbox: Send + Sync {
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Removes up to `limit` expired entries of an app. Returns the number removed.
+    /// Removes up to `limit` expired entries and kept answers of an app. Returns the number removed.
     async fn sweep(&self, app: AppId, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

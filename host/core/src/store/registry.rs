@@ -3,8 +3,8 @@
 use super::StoreError;
 use crate::{
     App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest, Generation,
-    LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, TRIGGERS_MAX, Token, TokenId,
-    Trigger, TriggerDeletion, TriggerName, Usage,
+    LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, TRIGGERS_MAX, TimerName,
+    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -167,6 +167,18 @@ pub trait Registry: Send + Sync {
         app: AppId,
         trigger: TriggerName,
         paused: bool,
+        audit: Audit,
+    ) -> Result<bool, StoreError>;
+
+    /// Makes a timer due at the time of the audit row, unless it is leased. Returns whether there was
+    /// such a timer.
+    ///
+    /// # Errors
+    /// [`StoreError::AppNotFound`].
+    async fn run_timer(
+        &self,
+        app: AppId,
+        name: TimerName,
         audit: Audit,
     ) -> Result<bool, StoreError>;
 

@@ -34,6 +34,10 @@ pub enum StoreError {
     /// written.
     #[error("the lease of the delivery has expired")]
     LeaseLost,
+    /// An answer with the identity of that which the batch keeps has been kept already; nothing was
+    /// written.
+    #[error("the call has already been answered")]
+    AlreadyAnswered,
     /// The requested values are too large in total.
     #[error("the values exceed {limit} bytes in total")]
     AnswerTooLarge {

@@ -85,6 +85,10 @@ impl From<ServiceError> for Fault {
             | ServiceError::PluginNotFound(_)
             | ServiceError::NoActivePlugin
             | ServiceError::LeaseLost
+            | ServiceError::AlreadyAnswered
+            | ServiceError::KeyReused
+            | ServiceError::KeyInUse
+            | ServiceError::OutputNotKept { .. }
             | ServiceError::LimitsChanged
             | ServiceError::TriggerNotFound
             | ServiceError::TriggerHasDeliveries { .. }

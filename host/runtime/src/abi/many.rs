@@ -4,13 +4,14 @@ use super::fault::Fault;
 use super::kv::{async_function, at, format, header};
 use super::memory::Guest;
 use super::state::{GuestView, HostCalls};
+use super::timers;
 use kvasm_abi::{
     Address, BatchCheck, BatchOp, KEYS_MAX, LETTERS_DEFAULT, LETTERS_MAX, MODULE, Range32, Records,
     Slot, Status, encode_records,
 };
 use kvasm_core::{
     Applied, Batch, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, EventKind, Expect,
-    Invalid, KEY_BYTES_MAX, Key, Op, Subject, Timestamp,
+    Invalid, KEY_BYTES_MAX, Key, Op, Subject, TimerName, TimerOp, Timestamp,
 };
 use kvasm_service::ServiceError;
 use serde_json::json;
@@ -137,16 +138,21 @@ async fn commit<T: GuestView>(
     let range = at(batch, len);
     let packed = guest.read_large("batch", Subject::Batch, range, batch_limit);
     let packed = packed.await?;
-    let batch = decode(&packed, value_limit)?;
+    let (batch, order) = decode(&packed, value_limit)?;
+    if !batch.timers.is_empty() {
+        timers::require_timers(guest).await?;
+    }
     // A copy of the checked keys, for the message.
     let checked: Vec<_> = batch.checks.iter().map(named).collect();
-    let written = batch.ops.iter().map(value_bytes).sum();
+    let payloads = batch.timers.iter().map(TimerOp::payload_bytes);
+    let written = batch.ops.iter().map(value_bytes).chain(payloads).sum();
     let state = guest.state();
     let commit = state.services.kv.commit(&state.context.caller, batch);
     match state.meter.exclude(commit).await {
         Ok(applied) => {
             state.used.write(applied.len(), written);
-            let answers: Vec<_> = applied.iter().map(answer_of).collect();
+            let answers = in_order(&order, &applied).map(answer_of);
+            let answers: Vec<_> = answers.collect();
             guest.answer(out, packed_records(&answers))
         }
         Err(ServiceError::Conflict { failed }) => {
@@ -161,7 +167,26 @@ async fn commit<T: GuestView>(
     }
 }
 
-fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
+/// Whether an operation of a packed batch changes a timer. Results have those of timers last.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Entry,
+    Timer,
+}
+
+/// Returns the results in the order of the packed batch.
+fn in_order<'a>(order: &'a [Place], applied: &'a [Applied]) -> impl Iterator<Item = &'a Applied> {
+    let entries = order.iter().filter(|place| **place == Place::Entry).count();
+    let (entries, timers) = applied.split_at(entries.min(applied.len()));
+    let (mut entries, mut timers) = (entries.iter(), timers.iter());
+    order.iter().filter_map(move |place| match place {
+        Place::Entry => entries.next(),
+        Place::Timer => timers.next(),
+    })
+}
+
+/// Decodes a batch, and the places of its operations.
+fn decode(packed: &[u8], value_limit: usize) -> Result<(Batch, Vec<Place>), Fault> {
     let batch = kvasm_abi::Batch::decode(packed).map_err(|_| malformed(Subject::Batch))?;
     Invalid::check_count(Subject::Batch, batch.len(), kvasm_abi::BATCH_OPS_MAX)?;
     let check = |BatchCheck { address, version }: BatchCheck<'_>| {
@@ -173,23 +198,64 @@ fn decode(packed: &[u8], value_limit: usize) -> Result<Batch, Fault> {
         })
     };
     let now = Timestamp::now();
-    let op = |packed: BatchOp<'_>| op(packed, now, value_limit);
-    Ok(Batch {
+    let mut decoded = Batch {
         checks: batch.checks.map(check).collect::<Result<_, _>>()?,
-        ..Batch::of(batch.ops.map(op).collect::<Result<_, _>>()?)
-    })
+        ..Batch::default()
+    };
+    let mut order = Vec::with_capacity(batch.ops.len());
+    for packed in batch.ops {
+        match op(packed, now, value_limit)? {
+            Change::Entry(op) => {
+                decoded.ops.push(op);
+                order.push(Place::Entry);
+            }
+            Change::Timer(op) => {
+                decoded.timers.push(op);
+                order.push(Place::Timer);
+            }
+        }
+    }
+    Ok((decoded, order))
 }
 
 /// Decodes a batch of `kv_commit`, or returns the status of the error.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_batch(packed: &[u8], value_limit: usize) -> Result<Batch, Option<Status>> {
-    decode(packed, value_limit).map_err(|fault| match fault {
+    let decoded = decode(packed, value_limit).map(|(batch, _)| batch);
+    decoded.map_err(|fault| match fault {
         Fault::Status(status, _) => Some(status),
         Fault::Host(..) | Fault::Trap(_) => None,
     })
 }
 
-fn op(packed: BatchOp<'_>, now: Timestamp, value_limit: usize) -> Result<Op, Fault> {
+/// An operation of a packed batch.
+enum Change {
+    Entry(Op),
+    Timer(TimerOp),
+}
+
+fn op(packed: BatchOp<'_>, now: Timestamp, value_limit: usize) -> Result<Change, Fault> {
+    match packed {
+        BatchOp::TimerSet {
+            address,
+            flags,
+            ms,
+            payload,
+        } => {
+            let name = TimerName::parse(address.key)?;
+            let flags = flags.cast_signed();
+            let op = timers::timer(name, flags, ms, payload.to_vec(), value_limit)?;
+            Ok(Change::Timer(op))
+        }
+        BatchOp::TimerCancel { address } => Ok(Change::Timer(TimerOp::Cancel {
+            name: TimerName::parse(address.key)?,
+            expect: None,
+        })),
+        entry => Ok(Change::Entry(entry_op(entry, now, value_limit)?)),
+    }
+}
+
+fn entry_op(packed: BatchOp<'_>, now: Timestamp, value_limit: usize) -> Result<Op, Fault> {
     let (collection, key) = names(packed.address())?;
     Ok(match packed {
         BatchOp::Set {
@@ -203,7 +269,9 @@ fn op(packed: BatchOp<'_>, now: Timestamp, value_limit: usize) -> Result<Op, Fau
             value: format(code.cast_signed())?.value(value.to_vec(), value_limit)?,
             expires_at: now.expiry((ttl_ms != 0).then_some(ttl_ms))?,
         },
-        BatchOp::Delete { .. } => Op::Delete { collection, key },
+        BatchOp::Delete { .. } | BatchOp::TimerSet { .. } | BatchOp::TimerCancel { .. } => {
+            Op::Delete { collection, key }
+        }
         BatchOp::Increment { delta, .. } => Op::Increment {
             collection,
             key,
@@ -224,6 +292,8 @@ fn answer_of(applied: &Applied) -> kvasm_abi::Applied {
         Applied::Set(version) => (version.0, 0),
         Applied::Deleted { existed } => (u64::from(*existed), 0),
         Applied::Incremented { version, value } => (version.0, *value),
+        Applied::TimerSet => (0, 0),
+        Applied::TimerCancelled { existed } => (u64::from(*existed), 0),
     };
     kvasm_abi::Applied { result, value }
 }
@@ -300,7 +370,7 @@ fn letter(letter: &DeadLetter) -> serde_json::Value {
     let entry = letter.event.kind.entry();
     let version = match &letter.event.kind {
         EventKind::Set { version, .. } | EventKind::Deleted { version, .. } => Some(version.0),
-        EventKind::Due => None,
+        EventKind::Due | EventKind::Timer { .. } => None,
     };
     json!({
         "id": letter.id,

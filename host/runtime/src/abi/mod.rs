@@ -16,6 +16,7 @@ mod meter;
 mod page;
 mod settings;
 mod state;
+mod timers;
 
 use wasmtime::Linker;
 
@@ -36,6 +37,7 @@ pub use state::{DeliveryContext, GuestState, GuestView};
 pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;
+    timers::link(linker)?;
     settings::link(linker)?;
     io::link(linker)
 }

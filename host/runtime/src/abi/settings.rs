@@ -5,6 +5,7 @@ use super::io::function;
 use super::kv::{async_function, at};
 use super::memory::Guest;
 use super::state::{GuestView, HostCalls};
+use bytes::Bytes;
 use kvasm_abi::{MODULE, Range32, Status};
 use kvasm_core::{Invalid, SettingName, Subject};
 use wasmtime::{Caller, Linker};
@@ -64,10 +65,11 @@ async fn secret_get<T: GuestView>(
     let secret = settings.secret(&state.context.caller, &name).await?;
     let secret = secret.ok_or_else(|| not_found("secret", &name))?;
     let (buffer, state) = guest.bytes_and_state("out", out)?;
-    let bytes = secret.bytes();
-    match buffer.get_mut(..bytes.len()) {
-        Some(buffer) => buffer.copy_from_slice(bytes),
-        None => state.slot = bytes.to_vec().into(),
+    let len = secret.bytes().len();
+    match buffer.get_mut(..len) {
+        Some(buffer) => buffer.copy_from_slice(secret.bytes()),
+        // Without a copy: the secret is zeroed when the slot is dropped or replaced.
+        None => state.slot = Bytes::from_owner(secret).into(),
     }
-    Ok(bytes.len() as i64)
+    Ok(len as i64)
 }

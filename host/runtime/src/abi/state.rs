@@ -90,6 +90,8 @@ pub struct GuestState {
     pub(crate) log: Arc<Mutex<GuestLog>>,
     /// The delivery being handled, if any.
     pub(crate) delivery: Option<Arc<DeliveryContext>>,
+    /// Whether its plugin handles timers.
+    pub(crate) handles_timers: bool,
     /// Whether this run's writes are buffered into one commit.
     pub(crate) transaction: bool,
     /// The memory, once instantiation is complete.
@@ -131,6 +133,7 @@ impl GuestState {
             output: Vec::new(),
             log: Arc::new(Mutex::new(log)),
             delivery: None,
+            handles_timers: false,
             transaction: false,
             memory: None,
             slot: Pieces::default(),

@@ -1,13 +1,13 @@
 //! The key-value service over a store: access checks, validation, and one batch for each write.
 
 use super::key_locks::{Address, CommitGuard, KeyLocks};
-use super::{BATCH_MAX, Kv, List, Listing, broken_store, capability};
+use super::{BATCH_MAX, Kv, List, Listing, broken_store, capability, parts};
 use crate::{Caller, CommitListener, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::Store;
 use kvasm_core::{
     Applied, Audit, Batch, Capability, Collection, Commit, Committed, Cursor, Entry, Invalid, Key,
-    Limits, ListQuery, Op, Subject, Timestamp,
+    Limits, ListQuery, Op, Subject, TimerName, TimerOp, Timestamp,
 };
 use kvasm_metrics::Metrics;
 use serde_json::json;
@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 /// [`Kv`] over a [`Store`].
 pub struct KvService {
@@ -76,6 +77,7 @@ impl KvService {
         commit: Commit,
     ) -> Result<Vec<Applied>, ServiceError> {
         let app = commit.app_id;
+        let timer = first_timer(&commit);
         let _guard = self.pass(caller, &commit.batch).await;
         let commit = self.timed("commit", self.store.commit(commit));
         let Committed {
@@ -84,6 +86,9 @@ impl KvService {
         } = commit.await?;
         if deliveries > 0 {
             self.events.committed(app);
+        }
+        if let Some(at) = timer {
+            self.events.timers_set(at);
         }
         Ok(applied)
     }
@@ -94,6 +99,15 @@ impl KvService {
         self.metrics.store(operation, start.elapsed());
         result
     }
+}
+
+/// Returns when the first of the timers that a commit sets is due.
+fn first_timer(commit: &Commit) -> Option<Timestamp> {
+    let at = |op: &TimerOp| match op {
+        TimerOp::Set(timer) => Some(timer.time.at(commit.now)),
+        TimerOp::Cancel { .. } => None,
+    };
+    commit.batch.timers.iter().filter_map(at).min()
 }
 
 /// Converts a list request into a query of the store: resolves the cursor and applies the
@@ -224,15 +238,21 @@ impl Kv for KvService {
         Ok(self.timed("collections", collections).await?)
     }
 
+    async fn timer(&self, caller: &Caller, name: &TimerName) -> Result<Option<Uuid>, ServiceError> {
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
+        let timer = self.timed("timer", self.store.timer(caller.app(), name));
+        Ok(timer.await?.map(|delivery| delivery.event.id))
+    }
+
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        caller.check_access(capability(&batch, caller.app()))?;
-        Invalid::check_count(
-            Subject::Batch,
-            batch.checks.len() + batch.ops.len(),
-            BATCH_MAX,
-        )?;
+        // An answer that the host keeps is not an entry.
+        let parts = parts(&batch);
+        if parts > 0 || batch.keep.is_none() {
+            caller.check_access(capability(&batch, caller.app()))?;
+        }
+        Invalid::check_count(Subject::Batch, parts, BATCH_MAX)?;
         let now = Timestamp::now();
-        let count = batch.ops.len();
+        let count = batch.ops.len() + batch.timers.len();
         let commit = Commit {
             audit: audit_row(caller, now, &batch.ops),
             depth: caller.depth(),

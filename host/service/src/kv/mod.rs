@@ -6,6 +6,7 @@ mod key_locks;
 mod lock_policy;
 mod lock_set;
 mod transaction_locking;
+mod transaction_timers;
 mod transactional;
 mod view;
 
@@ -14,8 +15,9 @@ use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Applied, Batch, Capability, Check, Collection, Cursor, Entry, Expect, Key, KeyRange, Op,
-    Timestamp, Value, Version,
+    TimerName, Timestamp, Value, Version,
 };
+use uuid::Uuid;
 
 pub use direct::KvService;
 pub(crate) use key_locks::LockSetId;
@@ -24,7 +26,7 @@ pub use lock_policy::{LockPolicy, PendingCommitGuard};
 pub use lock_set::{LockSet, LockSetGuard};
 pub use transactional::Transaction;
 
-/// Maximum number of checks and operations in a batch, and of keys in one `get_many`.
+/// Maximum number of checks, operations and changes of timers in a batch, and of keys in one `get_many`.
 pub const BATCH_MAX: usize = kvasm_abi::BATCH_OPS_MAX;
 /// Maximum size in bytes of a batch, and of the values returned by one `get_many`.
 pub const BATCH_BYTES_MAX: usize = kvasm_abi::BATCH_BYTES_MAX;
@@ -70,7 +72,7 @@ pub struct Listing {
     pub cursor: Option<Cursor>,
 }
 
-/// The key-value service. Four methods are required; the others are defined by them.
+/// The key-value service. Five methods are required; the others are defined by them.
 #[async_trait]
 pub trait Kv: Send + Sync {
     /// Returns entries in the order of `keys`, from one consistent snapshot.
@@ -102,8 +104,14 @@ pub trait Kv: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Collection>, ServiceError>;
 
-    /// Commits a batch and returns one [`Applied`] for each operation, once they are durable. A
-    /// batch of checks alone is a read, and requires only read access.
+    /// Returns the event of the timer that is set under a name, which identifies this setting.
+    ///
+    /// # Errors
+    /// As [`get`](Kv::get).
+    async fn timer(&self, caller: &Caller, name: &TimerName) -> Result<Option<Uuid>, ServiceError>;
+
+    /// Commits a batch and returns one [`Applied`] for each operation and then one for each change of
+    /// a timer, once they are durable. A batch of checks alone is a read, and requires only read access.
     ///
     /// # Errors
     /// [`ServiceError::Denied`], [`ServiceError::Invalid`] for more than [`BATCH_MAX`] checks and
@@ -203,7 +211,7 @@ pub trait Kv: Send + Sync {
         };
         match self.apply(caller, op, expect).await? {
             Applied::Set(version) => Ok(version),
-            Applied::Deleted { .. } | Applied::Incremented { .. } => Err(broken_store()),
+            _ => Err(broken_store()),
         }
     }
 
@@ -220,7 +228,7 @@ pub trait Kv: Send + Sync {
         let op = Op::Delete { collection, key };
         match self.apply(caller, op, expect).await? {
             Applied::Deleted { existed } => Ok(existed),
-            Applied::Set(_) | Applied::Incremented { .. } => Err(broken_store()),
+            _ => Err(broken_store()),
         }
     }
 
@@ -242,15 +250,20 @@ pub trait Kv: Send + Sync {
         };
         match self.apply(caller, op, None).await? {
             Applied::Incremented { version, value } => Ok((version, value)),
-            Applied::Set(_) | Applied::Deleted { .. } => Err(broken_store()),
+            _ => Err(broken_store()),
         }
     }
+}
+
+/// Returns the number of parts of a batch.
+fn parts(batch: &Batch) -> usize {
+    batch.checks.len() + batch.ops.len() + batch.timers.len()
 }
 
 /// Returns the required capability of a batch. A batch of checks alone changes nothing, so it is a
 /// read.
 fn capability(batch: &Batch, app: AppId) -> Capability {
-    match batch.ops.is_empty() {
+    match batch.only_checks() {
         true => Capability::AppKvRead(app),
         false => Capability::AppKvWrite(app),
     }

@@ -10,25 +10,29 @@
 use super::direct::{list_query, seal};
 use super::key_locks::Address;
 use super::lock_policy::{LockPolicy, PendingCommitGuard};
+use super::transaction_timers::timer_ops;
 use super::view::{TransactionView, checks, operation, take_bytes};
-use super::{BATCH_MAX, Kv, List, Listing, capability};
+use super::{BATCH_MAX, Kv, List, Listing, capability, parts};
 use crate::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
     Applied, Batch, Capability, Collection, Entry, Invalid, JsonText, Key, LeaseToken, Limits, Op,
-    Subject, Timestamp, Value, Version, increment,
+    Subject, TimerName, Timestamp, Value, Version, increment,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// One run's view of the store.
 pub struct Transaction {
     pub(super) kv: Arc<dyn Kv>,
     page_entries: u32,
-    batch_bytes: usize,
+    pub(super) batch_bytes: usize,
     pub(super) view: Mutex<TransactionView>,
     pub(super) way: Option<LockPolicy>,
+    /// The event of the delivery that the run handles.
+    pub(super) event: Option<Uuid>,
 }
 
 impl Transaction {
@@ -40,6 +44,7 @@ impl Transaction {
             batch_bytes: limits.batch_bytes(),
             view: Mutex::default(),
             way: None,
+            event: None,
         }
     }
 
@@ -74,7 +79,9 @@ impl Transaction {
                 .iter_mut()
                 .map(|(at, entry)| operation(at.clone(), entry.take()))
                 .collect(),
+            timers: timer_ops(&mut view.timers),
             acknowledge: acknowledge.map(Box::new),
+            keep: None,
             link,
         };
         Ok(Some((batch, settles)))
@@ -226,6 +233,9 @@ impl Transaction {
         for operation in batch.ops {
             applied.push(self.run(caller, operation).await?);
         }
+        for change in batch.timers {
+            applied.push(self.change_timer(caller, change).await?);
+        }
         Ok(applied)
     }
 }
@@ -324,14 +334,14 @@ impl Kv for Transaction {
         self.kv.collections(caller, after, limit).await
     }
 
+    async fn timer(&self, caller: &Caller, name: &TimerName) -> Result<Option<Uuid>, ServiceError> {
+        self.see_timer(caller, name).await
+    }
+
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         caller.check_access(capability(&batch, caller.app()))?;
-        Invalid::check_count(
-            Subject::Batch,
-            batch.checks.len() + batch.ops.len(),
-            BATCH_MAX,
-        )?;
-        if batch.ops.len() <= 1 {
+        Invalid::check_count(Subject::Batch, parts(&batch), BATCH_MAX)?;
+        if batch.ops.len() + batch.timers.len() <= 1 {
             // Nothing to undo: the one operation buffers its write last.
             return self.run_all(caller, batch).await;
         }

@@ -2,7 +2,10 @@
 
 use super::BATCH_MAX;
 use super::key_locks::Address;
-use kvasm_core::{Check, CommitId, Entry, Expect, Invalid, Op, Subject, Timestamp, Value, Version};
+use super::transaction_timers::BufferedTimer;
+use kvasm_core::{
+    Check, CommitId, Entry, Expect, Invalid, Op, Subject, TimerName, Timestamp, Value, Version,
+};
 use std::collections::BTreeMap;
 
 /// The lowest version returned by writes within a transaction. Versions in a store never get
@@ -17,6 +20,8 @@ pub(super) struct TransactionView {
     pub(super) written: BTreeMap<Address, Option<Entry>>,
     /// Entries read from commits that are still in progress.
     pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
+    /// Changes of timers.
+    pub(super) timers: BTreeMap<TimerName, BufferedTimer>,
     pub(super) bytes: usize,
     pub(super) writes: u64,
     /// An entry was read twice with different results. The run cannot commit then: checking only
@@ -64,7 +69,10 @@ impl TransactionView {
     /// Whether the run has written nothing, and its reads are trivially consistent.
     pub(super) fn is_consistent_snapshot(&self) -> bool {
         // A commit in progress may still fail.
-        self.written.is_empty() && self.follows.is_empty() && self.read.len() <= 1
+        self.written.is_empty()
+            && self.timers.is_empty()
+            && self.follows.is_empty()
+            && self.read.len() <= 1
     }
 
     /// All keys that the run has read or written.
@@ -74,8 +82,9 @@ impl TransactionView {
     }
 
     pub(super) fn check_room(&self, more: usize) -> Result<(), Invalid> {
-        let keys = self.read.len() + self.follows.len() + self.written.len() + more;
-        Invalid::check_count(Subject::Transaction, keys, BATCH_MAX)
+        let entries = self.read.len() + self.follows.len() + self.written.len();
+        let all = entries + self.timers.len() + more;
+        Invalid::check_count(Subject::Transaction, all, BATCH_MAX)
     }
 
     /// Buffers a write or a deletion, and returns its provisional version.

@@ -38,6 +38,12 @@ impl OpenedSecret {
     }
 }
 
+impl AsRef<[u8]> for OpenedSecret {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
+    }
+}
+
 impl fmt::Debug for OpenedSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("OpenedSecret(..)")

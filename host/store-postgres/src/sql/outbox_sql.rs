@@ -33,9 +33,23 @@ macro_rules! open_at {
 /// all of them.
 macro_rules! insert_delivery {
     () => {
-        "INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, at, \
-         chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
-         followers, trace_context) "
+        concat!("INSERT INTO deliveries AS d (", new_delivery!(), ") ")
+    };
+    ($more:literal) => {
+        concat!(
+            "INSERT INTO deliveries AS d (",
+            new_delivery!(),
+            ", ",
+            $more,
+            ") "
+        )
+    };
+}
+
+macro_rules! new_delivery {
+    () => {
+        "app_id, trigger_name, seq, function, due_at, queued_at, at, chain, event_id, depth, kind, \
+         collection, key, version, size, json, bytes, followers, trace_context"
     };
 }
 
@@ -297,8 +311,9 @@ statements! {
     RESCUE_DUE = concat!(
         "WITH late AS MATERIALIZED (SELECT d.chain, d.seq FROM deliveries AS d \
          WHERE d.app_id = $1 AND d.trigger_name = $2 AND d.due_at > $3 \
+         AND d.due_at - coalesce(d.wait_ms, 0) > $3 \
          ORDER BY d.due_at, d.seq LIMIT $6 FOR UPDATE SKIP LOCKED) ",
-        change_deliveries!("late"), "due_at = $4 RETURNING d.seq"
+        change_deliveries!("late"), "due_at = $4 + coalesce(d.wait_ms, 0) RETURNING d.seq"
     );
     /// App, trigger, beyond, now, any identity, how many to scan: ends leases that end after
     /// `beyond`.
@@ -337,11 +352,18 @@ statements! {
          WHERE t.app_id = $1 AND t.name = $2 AND (t.failures <> 0 OR t.paused = 'failures')), ",
         wake_next!()
     );
+    /// The delivery, its lease, when it is due again, the wait in milliseconds until then: nacks it
+    /// as if it had not been tried, and as if it were queued then.
+    DEFER = concat!(
+        "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $6, \
+         queued_at = $6, wait_ms = $7, attempts = greatest(d.attempts - 1, 0) WHERE ",
+        this_delivery!(), " AND d.lease = $5 RETURNING d.seq"
+    );
     /// The delivery, when it is due again, its error, the series of failures in which it counts.
     /// After `HOLD_DELIVERY`.
     RETRY = concat!(
         "UPDATE deliveries AS d SET lease = NULL, leased_until = NULL, due_at = $5, error = $6, \
-         series = $7 WHERE ", this_delivery!()
+         series = $7, wait_ms = NULL WHERE ", this_delivery!()
     );
     /// The delivery, its lease, now: nacks it as if it had not been tried.
     RELEASE = concat!(

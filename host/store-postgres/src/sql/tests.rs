@@ -1,8 +1,8 @@
 //! Invariants of every statement, including those within functions.
 
 use super::{
-    ALL, dead_letters_sql, outbox_sql, registry_sql, server_sql, settings_sql, triggers_sql,
-    usage_sql,
+    ALL, answers_sql, dead_letters_sql, outbox_sql, registry_sql, server_sql, settings_sql,
+    timers_sql, triggers_sql, usage_sql,
 };
 use std::sync::LazyLock;
 
@@ -31,8 +31,10 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         usage_sql::ALL,
         outbox_sql::ALL,
         dead_letters_sql::ALL,
+        answers_sql::ALL,
         triggers_sql::ALL,
         server_sql::ALL,
+        timers_sql::ALL,
         settings_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
@@ -47,7 +49,7 @@ fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
 }
 
 /// The statements that find work, of any app.
-const FINDERS: [&str; 2] = ["DUE", "SCHEDULES"];
+const FINDERS: [&str; 3] = ["DUE", "NEXT_TIMER", "SCHEDULES"];
 
 /// Checks every use of a table, and returns their number.
 fn led_by_the_app(table: &str, alias: &str) -> usize {
@@ -120,6 +122,7 @@ fn every_outbox_statement_filters_by_app_first() {
         ("triggers", "t", 20),
         ("deliveries", "d", 20),
         ("dead_letters", "l", 8),
+        ("kept_answers", "k", 7),
     ] {
         let uses = led_by_the_app(table, alias);
         assert!(uses >= least, "only {uses} uses of {table} were found");
@@ -139,7 +142,7 @@ fn sql_constants_match_the_model() {
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.
 const WHOLE: [&str; 6] = ["apps", "modules", "tokens", "audit", "health", "registry"];
-const CUT: [&str; 7] = [
+const CUT: [&str; 8] = [
     "app_settings",
     "kv_entries",
     "app_usage",
@@ -147,6 +150,7 @@ const CUT: [&str; 7] = [
     "triggers",
     "deliveries",
     "dead_letters",
+    "kept_answers",
 ];
 
 /// The tables that follow one of these words.

@@ -24,7 +24,7 @@ pub(crate) fn needs_rescue(
     connection
         .prepare_cached(
             "SELECT 1 FROM deliveries WHERE app_id = ?1 AND trigger_name = ?2 AND due_at > ?3
-             LIMIT 1",
+               AND due_at - coalesce(wait_ms, 0) > ?3 LIMIT 1",
         )?
         .exists(params![app.uuid().as_bytes(), trigger.as_str(), beyond.0])
 }
@@ -59,10 +59,11 @@ fn rescue_queue(
     }
     let rescued = connection
         .prepare_cached(
-            "UPDATE deliveries SET due_at = ?4
+            "UPDATE deliveries SET due_at = ?4 + coalesce(wait_ms, 0)
              WHERE app_id = ?1 AND trigger_name = ?2 AND rowid IN
                (SELECT rowid FROM deliveries
                 WHERE app_id = ?1 AND trigger_name = ?2 AND due_at > ?3
+                  AND due_at - coalesce(wait_ms, 0) > ?3
                 ORDER BY due_at, seq LIMIT ?5)",
         )?
         .execute(params![

@@ -1,11 +1,13 @@
 //! Dead letters.
 
+use super::super::entries::uuid_of;
 use super::super::writer::WriteTransaction;
 use super::super::{error, usage::UsageDelta};
 use super::row::{DEAD_LETTER, dead_letter, ids_parameter};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, DELIVERY_BYTES, DeadLetter, DeadLetterFilter, DeadReason, Timestamp, ordering_key_of,
+    timer_ordering_key,
 };
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use uuid::Uuid;
@@ -76,7 +78,8 @@ pub(crate) fn dead_letters(
 /// A dead letter to move or remove.
 struct Found {
     id: [u8; 16],
-    key: String,
+    /// The ordering key of its delivery.
+    chain: i64,
     /// What its delivery counts against the quota.
     size: i64,
     /// The bytes of the texts of its failure.
@@ -92,12 +95,17 @@ impl Found {
 
 /// The columns that `found` reads.
 const FOUND: &str = "id, coalesce(key, ''), size,
-   octet_length(error) + coalesce(octet_length(trace), 0)";
+   octet_length(error) + coalesce(octet_length(trace), 0), kind, event_id";
 
 fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
+    let (key, kind): (String, String) = (row.get(1)?, row.get(4)?);
+    let chain = match kind.as_str() {
+        "timer" => timer_ordering_key(uuid_of(row, 5)?),
+        _ => ordering_key_of(&key),
+    };
     Ok(Found {
         id: row.get(0)?,
-        key: row.get(1)?,
+        chain,
         size: row.get(2)?,
         texts: row.get(3)?,
     })
@@ -150,7 +158,7 @@ pub(crate) fn replay(
         send_again(connection, app, letter, seq, now).map_err(error::store)?;
         remove(connection, app, letter).map_err(error::store)?;
         let mut delta = UsageDelta::queued(letter.size);
-        delta += UsageDelta::letters(-letter.cost());
+        delta += UsageDelta::of_bytes(-letter.cost());
         transaction.tally.add(app, delta);
     }
     Ok(found.len() as u64)
@@ -181,7 +189,7 @@ fn send_again(
         .execute(params![
             app.uuid().as_bytes(),
             letter.id,
-            ordering_key_of(&letter.key),
+            letter.chain,
             seq,
             now.0
         ])
@@ -209,7 +217,7 @@ fn remove_all(
         remove(transaction.connection, app, letter)?;
     }
     let bytes: i64 = found.iter().map(Found::cost).sum();
-    transaction.tally.add(app, UsageDelta::letters(-bytes));
+    transaction.tally.add(app, UsageDelta::of_bytes(-bytes));
     Ok(())
 }
 

@@ -114,7 +114,7 @@ impl WriteTransaction<'_> {
                 function: trigger.function,
                 changes,
             }),
-            Watch::Schedule(_) => None,
+            Watch::Schedule(_) | Watch::Timers => None,
         });
         let watchers: Arc<[Watcher]> = watchers.collect();
         if self.watchers.0.len() >= APPS_MAX {

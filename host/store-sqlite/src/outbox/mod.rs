@@ -8,6 +8,7 @@ mod outstanding;
 mod queue;
 mod row;
 mod schedules;
+mod timers;
 mod trigger_health;
 mod triggers;
 
@@ -17,8 +18,9 @@ pub(super) use fire::{Deliveries, Fired, Watchers};
 pub(super) use outstanding::{
     count as count_deliveries, discard as discard_deliveries, outstanding,
 };
-pub(super) use queue::{acknowledge, claim, due, fail, release, renew};
+pub(super) use queue::{acknowledge, claim, defer, due, fail, release, renew};
 pub(super) use schedules::{schedules, tick};
+pub(super) use timers::{change as change_timer, next_timer, run as run_timer, timer, timers};
 pub(super) use triggers::{declare, delete, pause, set, triggers};
 
 use crate::writer::{WriteCost, WriteTransaction};
@@ -27,8 +29,8 @@ use async_trait::async_trait;
 use kvasm_core::store::{Outbox, StoreError};
 use kvasm_core::{
     AppId, Claim, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DueSchedule,
-    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, Timestamp,
-    Trigger,
+    FailOutcome, FailedAttempt, LeaseToken, Queue, SchedulePosition, ScheduleTick, TimerName,
+    Timestamp, Trigger,
 };
 use uuid::Uuid;
 
@@ -81,6 +83,20 @@ impl Outbox for SqliteStore {
         let receipt = receipt.clone();
         let run =
             move |transaction: &mut WriteTransaction<'_>| self::release(transaction, &receipt, now);
+        self.writer.run(work, run).await
+    }
+
+    async fn defer(
+        &self,
+        receipt: &LeaseToken,
+        wait_ms: u64,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let work = WriteCost::of(receipt.app).freeing_space();
+        let receipt = receipt.clone();
+        let run = move |transaction: &mut WriteTransaction<'_>| {
+            self::defer(transaction, &receipt, wait_ms, now)
+        };
         self.writer.run(work, run).await
     }
 
@@ -140,6 +156,32 @@ impl Outbox for SqliteStore {
         let read = move |conn: &_| self::count_deliveries(conn, app, &which, limit);
         // It may scan all of them for the few that match.
         self.read_long(app, || 0, read).await
+    }
+
+    async fn timer(&self, app: AppId, name: &TimerName) -> Result<Option<Delivery>, StoreError> {
+        let read = |conn: &_| self::timer(conn, app, name);
+        let later = || {
+            let name = name.clone();
+            move |conn: &_| self::timer(conn, app, &name)
+        };
+        self.read_short_of(app, || None, read, later).await
+    }
+
+    async fn timers(
+        &self,
+        app: AppId,
+        after: Option<&TimerName>,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, StoreError> {
+        let after = after.cloned();
+        let read = move |conn: &_| self::timers(conn, app, after.as_ref(), limit);
+        // With their payloads.
+        self.read_long(app, Vec::new, read).await
+    }
+
+    async fn next_timer(&self, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let read = move |conn: &_| self::next_timer(conn, now);
+        self.read_short(None, read, || read).await
     }
 
     async fn schedules(

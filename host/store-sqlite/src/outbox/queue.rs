@@ -281,18 +281,34 @@ pub(crate) fn release(
     receipt: &LeaseToken,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    transaction.atomically(|t| release_one(t.connection, receipt, now).map_err(error::store))
+    transaction.atomically(|t| release_one(t.connection, receipt, now, None).map_err(error::store))
+}
+
+/// Nacks a delivery that is to be run again after a wait.
+pub(crate) fn defer(
+    transaction: &mut WriteTransaction<'_>,
+    receipt: &LeaseToken,
+    wait_ms: u64,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    transaction.atomically(|t| {
+        release_one(t.connection, receipt, now, Some(wait_ms)).map_err(error::store)
+    })
 }
 
 fn release_one(
     connection: &Connection,
     receipt: &LeaseToken,
     now: Timestamp,
+    wait_ms: Option<u64>,
 ) -> rusqlite::Result<bool> {
     let LeaseToken { app, place, lease } = receipt;
+    let due_at = now.plus_ms(wait_ms.unwrap_or(0));
     let released = connection
         .prepare_cached(
-            "UPDATE deliveries SET lease = NULL, due_at = ?6, attempts = max(attempts - 1, 0)
+            "UPDATE deliveries SET lease = NULL, due_at = ?6, attempts = max(attempts - 1, 0),
+                wait_ms = coalesce(?7, wait_ms),
+                queued_at = CASE WHEN ?7 IS NULL THEN queued_at ELSE ?6 END
              WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
         )?
         .execute(params![
@@ -301,7 +317,8 @@ fn release_one(
             place.ordering_key,
             place.seq,
             lease.as_bytes(),
-            now.0
+            due_at.0,
+            wait_ms.map(u64::cast_signed)
         ])?;
     if released == 0 {
         return Ok(false);
@@ -323,7 +340,7 @@ fn retry_later(
     let LeaseToken { app, place, lease } = &failed.receipt;
     let given_back = connection
         .prepare_cached(
-            "UPDATE deliveries SET lease = NULL, due_at = ?6, error = ?7
+            "UPDATE deliveries SET lease = NULL, due_at = ?6, error = ?7, wait_ms = NULL
              WHERE app_id = ?1 AND trigger_name = ?2 AND chain = ?3 AND seq = ?4 AND lease = ?5",
         )?
         .execute(params![
@@ -379,7 +396,7 @@ fn give_up(
     unblock_next(connection, *app, place, failed.now)?;
     let texts = failed.error.len() + failed.trace.as_ref().map_or(0, String::len);
     let mut delta = -UsageDelta::queued(size);
-    delta += UsageDelta::letters(size.max(DELIVERY_BYTES as i64) + texts as i64);
+    delta += UsageDelta::of_bytes(size.max(DELIVERY_BYTES as i64) + texts as i64);
     Ok(Some(delta))
 }
 

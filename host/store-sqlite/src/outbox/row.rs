@@ -3,7 +3,7 @@
 use super::super::entries::{damaged, uuid_of, value};
 use kvasm_core::{
     Collection, DeadLetter, Delivery, DeliveryKey, Digest, Event, EventKind, Key, PluginVersion,
-    Policy, Timestamp, TraceContext, TriggerName, Version,
+    Policy, TimerName, Timestamp, TraceContext, TriggerName, Version,
 };
 use rusqlite::Row;
 use std::time::Duration;
@@ -41,6 +41,10 @@ fn event(row: &Row<'_>, first: usize) -> rusqlite::Result<Event> {
             version,
         },
         ("schedule", None) => EventKind::Due,
+        ("timer", None) => EventKind::Timer {
+            name: TimerName::stored(row.get(first + 5)?),
+            payload: value(row, first + 7)?,
+        },
         _ => return Err(damaged(first + 3, "unknown event kind".to_owned())),
     };
     let trace: Option<Vec<u8>> = row.get(first + 9)?;

@@ -54,7 +54,7 @@ fn watch(row: &Row<'_>) -> rusqlite::Result<Watch> {
             let schedule = Schedule::parse(&schedule).map_err(|e| damaged(7, e.to_string()))?;
             Ok(Watch::Schedule(schedule))
         }
-        (None, None) => Err(damaged(3, "neither changes nor a schedule".to_owned())),
+        (None, None) => Ok(Watch::Timers),
     }
 }
 
@@ -103,6 +103,7 @@ fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Re
     let (changes, schedule) = match &trigger.watch {
         Watch::Changes(changes) => (Some(changes), None),
         Watch::Schedule(schedule) => (None, Some(schedule.as_str())),
+        Watch::Timers => (None, None),
     };
     connection
         .prepare_cached(

@@ -12,8 +12,8 @@ use kvasm_core::store::backend::Effect;
 use kvasm_core::store::{Registry, StoreError};
 use kvasm_core::{
     App, AppId, AppLimits, Audit, DeadLetterFilter, DeliveryFilter, Digest, Generation,
-    LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Token, TokenId, Trigger,
-    TriggerDeletion, TriggerName, Usage,
+    LimitsPatch, NewPlugin, NewTrigger, PluginRecord, PluginVersion, TimerName, Token, TokenId,
+    Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -220,6 +220,18 @@ impl Registry for SqliteStore {
     ) -> Result<bool, StoreError> {
         self.audited(frees(app), audit, move |transaction, _| {
             outbox::pause(transaction.connection, app, &trigger, paused)
+        })
+        .await
+    }
+
+    async fn run_timer(
+        &self,
+        app: AppId,
+        name: TimerName,
+        audit: Audit,
+    ) -> Result<bool, StoreError> {
+        self.audited(WriteCost::of(app), audit, move |transaction, audit| {
+            outbox::run_timer(transaction, app, &name, audit.at)
         })
         .await
     }

@@ -11,8 +11,8 @@ use super::loop_guard::LoopGuard;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     AppId, AppLimits, Applied, Audit, Commit, DeadLetterFilter, DeadReason, DeliveryFilter, Grant,
-    LimitsPatch, Op, PluginVersion, SettingKind, TRIGGERS_MAX, Timestamp, Token, TokenId,
-    TriggerDeletion, Verdict,
+    LimitsPatch, Op, PluginVersion, SettingKind, TRIGGERS_MAX, TimerName, Timestamp, Token,
+    TokenId, TriggerDeletion, Verdict,
 };
 use serde_json::json;
 use std::cmp::Reverse;
@@ -183,6 +183,7 @@ pub async fn no_op_writes_no_audit_row(kit: Kit) {
         store.pause_trigger(id, name(), true, row).await;
         store.delete_trigger(id, name(), true, row).await.map(|done| done == TriggerDeletion::Deleted);
         store.discard_deliveries(id, DeliveryFilter::default(), 9, row).await.map(|count| count > 0);
+        store.run_timer(id, TimerName::stored("t".to_owned()), row).await;
         store.replay(id, DeadLetterFilter::default(), 9, row).await.map(|count| count > 0);
         store.discard(id, DeadLetterFilter::default(), 9, row).await.map(|count| count > 0);
         store.unset_setting(id, SettingKind::Secret, setting_name("n"), row).await;
@@ -231,6 +232,7 @@ pub async fn failed_operation_writes_no_audit_row(kit: Kit) {
         store.pause_trigger(never, trigger_name("t"), true, row).await;
         store.delete_trigger(never, trigger_name("t"), false, row).await.map(changed);
         store.discard_deliveries(never, DeliveryFilter::default(), 9, row).await.map(changed);
+        store.run_timer(never, TimerName::stored("t".to_owned()), row).await;
         store.replay(never, all(), 9, row).await.map(changed);
         store.discard(never, all(), 9, row).await.map(changed);
         store.set_setting(never, setting_name("n"), config("a"), row).await.map(changed);

@@ -241,7 +241,7 @@ pub async fn batched_operations_on_a_key_equal_single_writes(kit: Kit) {
                 let deletions = |all: &[Applied]| {
                     let pick = |applied: &Applied| match applied {
                         Applied::Deleted { existed } => Some(*existed),
-                        Applied::Set(_) | Applied::Incremented { .. } => None,
+                        _ => None,
                     };
                     all.iter().map(pick).collect::<Vec<_>>()
                 };

@@ -341,7 +341,7 @@ pub async fn racing_writes_are_delivered_in_commit_order(kit: Kit) {
             EventKind::Deleted { .. } => {
                 assert!(state.remove("k").is_some(), "a deletion of an absent entry");
             }
-            EventKind::Due => panic!("no schedule here"),
+            EventKind::Due | EventKind::Timer { .. } => panic!("no schedule here"),
         }
     }
     let entry = app

@@ -119,6 +119,7 @@ pub async fn increments_see_earlier_operations_of_their_batch(kit: Kit) {
             Applied::Incremented { value, .. } => *value,
             Applied::Set(_) => -1,
             Applied::Deleted { existed } => -2 - i64::from(*existed),
+            other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(values, [11, -1, 101, 3, -3, 4]);

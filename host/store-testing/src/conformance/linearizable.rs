@@ -179,6 +179,7 @@ impl Client {
             Applied::Set(version) => OpResult::Set(value, version),
             Applied::Deleted { existed } => OpResult::Delete(existed),
             Applied::Incremented { version, value } => OpResult::Add(delta, version, value),
+            other => panic!("{other:?}"),
         };
         (op, did)
     }
@@ -241,7 +242,7 @@ impl Client {
                     self.versions[0] = Some(version);
                     Observation::Wrote(checked, vec![(0, OpResult::Set(value, version))])
                 }
-                Applied::Incremented { .. } => panic!("no increment was sent"),
+                other => panic!("not sent: {other:?}"),
             },
             Err(StoreError::Conflict { failed }) => Observation::Refused(checked, failed),
             Err(error) => panic!("{error:?}"),

@@ -7,6 +7,7 @@
 //! Random choices come from the kit's seed. A failing test prints its seed;
 //! `KVASM_TEST_SEED=<seed>` repeats the choices.
 
+pub mod answers;
 pub mod app_deletion;
 pub mod app_settings;
 pub mod apps;
@@ -44,6 +45,8 @@ pub mod rng;
 pub mod schedules;
 pub mod settings;
 pub mod surveys;
+pub mod timer_runs;
+pub mod timers;
 pub mod tokens;
 pub mod traces;
 pub mod triggers;
@@ -411,6 +414,27 @@ macro_rules! conformance {
                 one_concurrent_tick_creates_the_run,
                 paused_schedule_is_not_due,
             }
+            timer_runs {
+                next_timer_is_the_first_one_after_a_time,
+                timer_can_be_run_now_unless_it_is_leased,
+                replayed_timer_is_no_longer_found_by_its_name,
+                deferred_delivery_waits_without_counting_an_attempt,
+                only_waits_longer_than_asked_for_are_repaired,
+                timer_keeps_the_trace_of_what_set_it,
+                concurrent_settings_of_a_name_leave_one_timer,
+            }
+            timers {
+                timer_is_claimed_at_its_time_and_not_before,
+                setting_a_name_again_replaces_its_timer,
+                replacing_or_cancelling_a_leased_timer_makes_its_commit_fail,
+                cancel_reports_whether_the_timer_was_set,
+                timers_are_all_or_nothing_with_the_writes_of_their_batch,
+                handler_of_a_timer_may_set_it_again,
+                timers_are_independent_of_each_other,
+                timers_of_other_apps_are_out_of_reach,
+                timers_are_listed_by_name_in_pages,
+                timers_count_as_deliveries_against_the_quota,
+            }
             traces {
                 every_write_stores_its_trace_with_its_deliveries,
                 stored_traces_count_against_the_quota,
@@ -447,6 +471,17 @@ macro_rules! conformance {
                 dead_letters_count_against_the_quota,
                 failed_discard_does_not_change_usage,
                 delivery_error_text_is_truncated,
+            }
+            answers {
+                answer_is_kept_with_its_commit,
+                second_commit_of_an_answer_writes_nothing,
+                failed_commit_keeps_no_answer,
+                one_concurrent_commit_of_an_answer_wins,
+                expired_answer_is_absent_and_replaced,
+                expired_answers_are_swept_in_steps,
+                answers_count_against_the_quota,
+                number_of_answers_is_bounded,
+                answers_of_a_deleted_app_are_absent_and_reaped,
             }
             expiry_sweep {
                 expired_entries_are_swept_in_steps,

@@ -8,12 +8,12 @@ use kvasm_core::store::{
     Upkeep,
 };
 use kvasm_core::{
-    App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed, DeadLetter,
-    DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule, Entry,
-    FailOutcome, FailedAttempt, Generation, Grant, Key, KeyId, LeaseToken, LimitsPatch, ListPage,
-    ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue, Resealed,
-    SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings, Timestamp,
-    Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
+    AnswerId, App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed,
+    DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Digest, DueSchedule,
+    Entry, FailOutcome, FailedAttempt, Generation, Grant, KeptAnswer, Key, KeyId, LeaseToken,
+    LimitsPatch, ListPage, ListQuery, NewPlugin, NewTrigger, PluginRecord, PluginVersion, Queue,
+    Resealed, SchedulePosition, ScheduleTick, SettingKind, SettingName, SettingValue, Settings,
+    TimerName, Timestamp, Token, TokenId, Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use uuid::Uuid;
 
@@ -82,6 +82,8 @@ operations! {
         List: list(app: AppId, query: &ListQuery, now: Timestamp) -> ListPage, of Some(app);
         Collections: collections(app: AppId, after: Option<&Collection>, limit: u32)
             -> Vec<Collection>, of Some(app);
+        Answer: answer(app: AppId, id: AnswerId, now: Timestamp)
+            -> Option<KeptAnswer>, of Some(app);
         Commit: commit(commit: Commit) -> Committed, of Some(commit.app_id);
         Ping: ping() -> (), of None;
     }
@@ -111,6 +113,7 @@ operations! {
         ) -> u64, of Some(app);
         PauseTrigger: pause_trigger(app: AppId, trigger: TriggerName, paused: bool, audit: Audit)
             -> bool, of Some(app);
+        RunTimer: run_timer(app: AppId, name: TimerName, audit: Audit) -> bool, of Some(app);
         Replay: replay(app: AppId, letters: DeadLetterFilter, limit: u32, audit: Audit)
             -> u64, of Some(app);
         Discard: discard(app: AppId, letters: DeadLetterFilter, limit: u32, audit: Audit)
@@ -150,6 +153,8 @@ operations! {
         Renew: renew(receipt: &LeaseToken, until: Timestamp) -> bool, of Some(receipt.app);
         Fail: fail(failed: &FailedAttempt) -> FailOutcome, of Some(failed.receipt.app);
         Release: release(receipt: &LeaseToken, at: Timestamp) -> bool, of Some(receipt.app);
+        Defer: defer(receipt: &LeaseToken, wait_ms: u64, now: Timestamp)
+            -> bool, of Some(receipt.app);
         Rescue: rescue(queue: &Queue, beyond: Timestamp, now: Timestamp, limit: u32)
             -> u64, of Some(queue.app);
         Outstanding: outstanding(
@@ -159,6 +164,10 @@ operations! {
             -> Vec<Delivery>, of Some(app);
         CountDeliveries: count_deliveries(app: AppId, which: &DeliveryFilter, limit: u32)
             -> u64, of Some(app);
+        Timer: timer(app: AppId, name: &TimerName) -> Option<Delivery>, of Some(app);
+        Timers: timers(app: AppId, after: Option<&TimerName>, limit: u32)
+            -> Vec<Delivery>, of Some(app);
+        NextTimer: next_timer(now: Timestamp) -> Option<Timestamp>, of None;
         Schedules: schedules(after: Option<&SchedulePosition>, now: Timestamp, limit: u32)
             -> Vec<DueSchedule>, of None;
         Tick: tick(tick: &ScheduleTick) -> bool, of Some(tick.queue.app);

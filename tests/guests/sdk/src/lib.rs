@@ -1,7 +1,7 @@
 //! A plugin written with the SDK, for tests and benchmarks.
 
 use kvasm_guest::http::{Request, Response};
-use kvasm_guest::{Error, Json, kv};
+use kvasm_guest::{Error, Json, config, kv};
 use std::hint::black_box;
 
 /// The number of entries that `set` writes.
@@ -38,6 +38,12 @@ fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
         accounts.set(&key, &(sum + by))?;
     }
     Ok(())
+}
+
+/// Reads two configuration values.
+#[kvasm_guest::function]
+fn settings() -> Result<Json<(Option<String>, Option<u32>)>, Error> {
+    Ok(Json((config::get("currency")?, config::get("retries")?)))
 }
 
 /// Computes for about 50 ms.

@@ -46,7 +46,7 @@ impl DeliveryLog {
             let (collection, key) = op.address();
             let version = match applied {
                 Applied::Set(version) | Applied::Incremented { version, .. } => version.0,
-                Applied::Deleted { .. } => continue,
+                _ => continue,
             };
             if collection.as_str() == "c" {
                 caused.push((key.as_str().to_owned(), version, false));
@@ -80,7 +80,7 @@ impl DeliveryLog {
         let (key, version, deleted) = match &event.kind {
             EventKind::Set { key, version, .. } => (key, version, false),
             EventKind::Deleted { key, version, .. } => (key, version, true),
-            EventKind::Due => panic!("no schedule is there"),
+            EventKind::Due | EventKind::Timer { .. } => panic!("no schedule is there"),
         };
         let mut done = self.done.lock().unwrap();
         done.push((key.as_str().to_owned(), version.0, deleted));

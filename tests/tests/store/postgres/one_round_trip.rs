@@ -77,7 +77,7 @@ impl BankClient {
                 Applied::Deleted { existed } => {
                     assert_eq!(existed, before != Some(Expect::Absent), "{key:?}");
                 }
-                Applied::Incremented { .. } => panic!("no increment was sent"),
+                other => panic!("not sent: {other:?}"),
             }
         }
         true
