@@ -218,7 +218,7 @@ fn token_that_only_deploys_cannot_grant_what_its_plugin_needs() {
     ];
     let made = ok(&home, &[&create[..], &["--json"]].concat());
     let made: Value = serde_json::from_str(&made).unwrap();
-    let secret = made["token"].as_str().unwrap();
+    let secret = made["secret"].as_str().unwrap();
     let as_ci = |words: &[&str]| home.run(&[words, &["--token", secret]].concat());
     let deploy = ["plugin", "deploy", "shop", &module];
     fails(
