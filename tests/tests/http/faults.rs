@@ -5,7 +5,7 @@ use crate::events::tenant;
 use crate::openapi::{Access, Operation as Route, document, operations};
 use kvasm::model::{
     App, Collection, DeadLetterFilter, DeadReason, DeliveryFilter, Key, NewTimer, Scope, TimerName,
-    TimerOp, TimerTime, Timestamp, Verdict,
+    TimerOp, TimerTime, Timestamp, TriggerName, Verdict,
 };
 use kvasm::store::{MemoryStore, Store, StoreError};
 use kvasm_store_testing::faulty::{Faults, FaultyStore, Operation, failed, full, unavailable};
@@ -68,6 +68,8 @@ impl Fixture {
             let set = api.bytes("PUT", &path, "text/plain", "old").await;
             set.expect(204);
         }
+        let granted = json!({ "grants": [{ "kind": "secret", "name": "n" }] });
+        api.json("POST", &path("grants"), granted).await.expect(200);
         let entry = path("kv/entry?collection=x&key=x");
         api.json("PUT", &entry, json!(1)).await.expect(200);
         let tenant = tenant(server, &app);
@@ -139,6 +141,7 @@ impl Fixture {
         let collection = Collection::parse("x").unwrap();
         let keys = ["x", "y"].map(|key| (collection.clone(), Key::parse(key).unwrap()));
         let entries = store.get_many(id, &keys, Timestamp::now(), 1_000).await;
+        let settings = store.settings(id).await.unwrap();
         format!(
             "{app:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {}",
             store.plugins(id, None, 10).await.unwrap(),
@@ -148,7 +151,7 @@ impl Fixture {
             store.tokens(Some(id), None, 10).await.unwrap(),
             store.tokens(None, None, 1_000).await.unwrap(),
             entries.unwrap(),
-            store.settings(id).await.unwrap().rows,
+            (settings.rows, settings.grants),
             store.apps(None, 1_000).await.unwrap().len(),
         )
     }
@@ -193,6 +196,10 @@ fn body(route: &Route, app: &str) -> Body {
         ("PUT", "triggers/{name}") => json!({ "collection": "z" }),
         ("POST", "deliveries/discard" | "dead-letters/replay" | "dead-letters/discard") => {
             json!({ "all": true })
+        }
+        ("POST", "grants") => json!({ "grants": [{ "kind": "timers" }] }),
+        ("POST", "grants/revoke") => {
+            json!({ "grants": [{ "kind": "secret", "name": "n" }] })
         }
         ("POST", "timers/cancel" | "timers/run") => json!({ "timer": "t" }),
         ("POST", "tokens") => json!({ "name": "ci", "scopes": ["app:read"] }),
@@ -333,7 +340,11 @@ async fn trigger_deletion_that_failed_to_discard_can_be_repeated() {
     let path = "/v1/apps/shop/triggers/n?deliveries=discard";
     let delete = async || fixture.server.root.send("DELETE", path).await;
     let left = async || {
-        let left = fixture.store.deliveries(shop.app.id, None, 10).await;
+        let trigger = TriggerName::parse("n").unwrap();
+        let left = fixture
+            .store
+            .deliveries(shop.app.id, Some(&trigger), 10)
+            .await;
         left.unwrap().len()
     };
     fixture
