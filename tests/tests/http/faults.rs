@@ -5,7 +5,7 @@ use crate::events::tenant;
 use crate::openapi::{Access, Operation as Route, document, operations};
 use kvasm::model::{
     App, Collection, DeadLetterFilter, DeadReason, DeliveryFilter, Key, NewTimer, Scope, TimerName,
-    TimerOp, TimerTime, Timestamp, Verdict,
+    TimerOp, TimerTime, Timestamp, TriggerName, Verdict,
 };
 use kvasm::store::{MemoryStore, Store, StoreError};
 use kvasm_store_testing::faulty::{Faults, FaultyStore, Operation, failed, full, unavailable};
@@ -338,7 +338,11 @@ async fn trigger_deletion_that_failed_to_discard_can_be_repeated() {
     let path = "/v1/apps/shop/triggers/n?deliveries=discard";
     let delete = async || fixture.server.root.send("DELETE", path).await;
     let left = async || {
-        let left = fixture.store.deliveries(shop.app.id, None, 10).await;
+        let trigger = TriggerName::parse("n").unwrap();
+        let left = fixture
+            .store
+            .deliveries(shop.app.id, Some(&trigger), 10)
+            .await;
         left.unwrap().len()
     };
     fixture
