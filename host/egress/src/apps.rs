@@ -50,9 +50,9 @@ impl AppRequests {
 
 /// The apps with recent requests.
 #[derive(Default)]
-pub(crate) struct Apps(Mutex<HashMap<AppId, Arc<AppRequests>>>);
+pub(crate) struct FetchingApps(Mutex<HashMap<AppId, Arc<AppRequests>>>);
 
-impl Apps {
+impl FetchingApps {
     /// Returns the requests of an app.
     pub(crate) fn of(&self, app: AppId, at_once: u32, now: Instant) -> Arc<AppRequests> {
         let mut apps = self.0.lock();
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn requests_are_limited_per_second_and_app() {
-        let (apps, start) = (Apps::default(), Instant::now());
+        let (apps, start) = (FetchingApps::default(), Instant::now());
         let sent = |app, now| {
             let requests = apps.of(app, 1, now);
             (0..100).filter(|_| requests.admit(10, now)).count()
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn idle_apps_are_removed() {
-        let (apps, start) = (Apps::default(), Instant::now());
+        let (apps, start) = (FetchingApps::default(), Instant::now());
         let held = apps.of(AppId::generate(), 1, start);
         for n in 0..5_000 {
             let now = start + Duration::from_millis(10 * n);

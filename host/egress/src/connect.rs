@@ -4,7 +4,7 @@
 use super::apps::AppRequests;
 use super::config::EgressConfig;
 use super::connection::Connection;
-use super::guard::{Guard, GuardRefusal};
+use super::guard::{AddressGuard, GuardRefusal};
 use super::resolver::Resolver;
 use hyper::Version;
 use kvasm_core::{HostName, HttpOrigin, Scheme, display_truncated};
@@ -41,22 +41,22 @@ impl From<OutboundError> for ConnectError {
     }
 }
 
-pub(crate) struct Connector {
-    guard: Guard,
+pub(crate) struct CheckedConnector {
+    guard: AddressGuard,
     resolver: Arc<dyn Resolver>,
     tls: TlsConnector,
     lookups: Arc<Semaphore>,
     metrics: Metrics,
 }
 
-impl Connector {
+impl CheckedConnector {
     pub(crate) fn new(
-        guard: Guard,
+        guard: AddressGuard,
         resolver: Arc<dyn Resolver>,
         tls: Arc<ClientConfig>,
         metrics: Metrics,
-    ) -> Connector {
-        Connector {
+    ) -> CheckedConnector {
+        CheckedConnector {
             guard,
             resolver,
             tls: tls.into(),

@@ -28,7 +28,7 @@ impl GuardRefusal {
 
 /// Decides about addresses and ports.
 #[derive(Debug, Clone, Default)]
-pub struct Guard {
+pub struct AddressGuard {
     /// Networks that are refused, also if they are allowed.
     pub deny: Vec<EgressNetwork>,
     /// Networks that are allowed although their class is refused. A metadata address is only
@@ -38,7 +38,7 @@ pub struct Guard {
     pub deny_ports: Vec<u16>,
 }
 
-impl Guard {
+impl AddressGuard {
     /// Checks an address. Returns the address to connect to, which is the same one, in IPv4 if it
     /// is an IPv4-mapped one.
     ///
@@ -92,16 +92,16 @@ impl Guard {
 mod tests {
     use super::*;
 
-    fn guard(deny: &[&str], allow: &[&str]) -> Guard {
+    fn guard(deny: &[&str], allow: &[&str]) -> AddressGuard {
         let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-        Guard {
+        AddressGuard {
             deny: networks(deny),
             allow: networks(allow),
             deny_ports: vec![25],
         }
     }
 
-    fn passes(guard: &Guard, address: &str) -> bool {
+    fn passes(guard: &AddressGuard, address: &str) -> bool {
         guard.check(address.parse().unwrap()).is_ok()
     }
 

@@ -3,7 +3,7 @@
 //! [`Egress::fetch`](Outbound::fetch) checks the request, asks for the app's permission, waits for
 //! its turn, and sends the request over an idle connection of the same app, or over a new one.
 //! `connect` is the only place that opens connections: it resolves the name, passes every address
-//! to the [`Guard`], and connects to one of these addresses. It follows no redirect, uses no proxy,
+//! to the [`AddressGuard`], and connects to one of these addresses. It follows no redirect, uses no proxy,
 //! keeps no cookies and decompresses nothing.
 #![deny(missing_docs)]
 
@@ -20,23 +20,23 @@ mod pool;
 mod resolver;
 mod tls;
 
-use apps::{AppRequests, Apps};
+use apps::{AppRequests, FetchingApps};
 use async_trait::async_trait;
-use connect::{ConnectError, Connector};
+use connect::{CheckedConnector, ConnectError};
 use kvasm_metrics::Metrics;
 use kvasm_service::{
     FairSemaphore, Outbound, OutboundCaller, OutboundError, OutboundRequest, OutboundResponse,
     Share, admit_app_line,
 };
 use outgoing::Outgoing;
-use pool::Pool;
+use pool::ConnectionPool;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use address::{AddressClass, address_class, embedded_v4};
 pub use config::EgressConfig;
-pub use guard::{Guard, GuardRefusal};
+pub use guard::{AddressGuard, GuardRefusal};
 pub use network::{EgressNetwork, EgressNetworkError};
 pub use resolver::{Resolver, SystemResolver};
 pub use tls::RootsError;
@@ -44,10 +44,10 @@ pub use tls::RootsError;
 /// The client. It needs a tokio runtime with its timer and I/O enabled.
 pub struct Egress {
     config: EgressConfig,
-    connector: Connector,
-    apps: Apps,
+    connector: CheckedConnector,
+    apps: FetchingApps,
     in_all: Arc<FairSemaphore>,
-    pool: Arc<Pool>,
+    pool: Arc<ConnectionPool>,
     metrics: Metrics,
 }
 
@@ -69,17 +69,17 @@ impl Egress {
         metrics: Metrics,
         resolver: Arc<dyn Resolver>,
     ) -> Result<Egress, RootsError> {
-        let guard = Guard {
+        let guard = AddressGuard {
             deny: config.deny.clone(),
             allow: config.allow_networks.clone(),
             deny_ports: config.deny_ports.clone(),
         };
         let tls = tls::client_config(config.roots_pem.as_deref())?;
         Ok(Egress {
-            connector: Connector::new(guard, resolver, tls, metrics.clone()),
-            apps: Apps::default(),
+            connector: CheckedConnector::new(guard, resolver, tls, metrics.clone()),
+            apps: FetchingApps::default(),
             in_all: FairSemaphore::new(config.at_once, Share::All),
-            pool: Pool::new(config.idle_per_app, config.idle, config.idle_timeout),
+            pool: ConnectionPool::new(config.idle_per_app, config.idle, config.idle_timeout),
             metrics,
             config,
         })
@@ -153,7 +153,7 @@ impl Egress {
 }
 
 /// Counts a request, also if it is dropped.
-struct Counting<'c> {
+struct FetchCounter<'c> {
     metrics: &'c Metrics,
     app_name: &'c str,
     began: Instant,
@@ -162,7 +162,7 @@ struct Counting<'c> {
     received: usize,
 }
 
-impl Drop for Counting<'_> {
+impl Drop for FetchCounter<'_> {
     fn drop(&mut self) {
         let took: Duration = self.began.elapsed();
         let (app, outcome) = (self.app_name, self.outcome);
@@ -179,7 +179,7 @@ impl Outbound for Egress {
         request: OutboundRequest,
     ) -> Result<OutboundResponse, OutboundError> {
         let began = Instant::now();
-        let mut counting = Counting {
+        let mut counting = FetchCounter {
             metrics: &self.metrics,
             app_name: caller.app_name,
             began,

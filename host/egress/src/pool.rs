@@ -24,16 +24,16 @@ struct PoolState {
 }
 
 /// Idle connections. No app uses a connection of another one.
-pub(crate) struct Pool {
+pub(crate) struct ConnectionPool {
     state: Mutex<PoolState>,
     per_app: usize,
     in_all: usize,
     timeout: Duration,
 }
 
-impl Pool {
-    pub(crate) fn new(per_app: usize, in_all: usize, timeout: Duration) -> Arc<Pool> {
-        Arc::new(Pool {
+impl ConnectionPool {
+    pub(crate) fn new(per_app: usize, in_all: usize, timeout: Duration) -> Arc<ConnectionPool> {
+        Arc::new(ConnectionPool {
             state: Mutex::default(),
             per_app,
             in_all,
@@ -54,7 +54,12 @@ impl Pool {
 
     /// Keeps a connection for later. Closes those that exceed a limit, the longest idle ones first:
     /// of the same app, or of the app with the most.
-    pub(crate) fn put(self: &Arc<Pool>, app: AppId, origin: HttpOrigin, connection: Connection) {
+    pub(crate) fn put(
+        self: &Arc<ConnectionPool>,
+        app: AppId,
+        origin: HttpOrigin,
+        connection: Connection,
+    ) {
         if self.per_app == 0 || self.in_all == 0 {
             return;
         }
@@ -116,7 +121,7 @@ impl PoolState {
 }
 
 /// Closes connections that have been idle for too long, while there are any.
-async fn sweep(pool: Weak<Pool>, timeout: Duration) {
+async fn sweep(pool: Weak<ConnectionPool>, timeout: Duration) {
     let interval = (timeout / 2).max(Duration::from_millis(10));
     loop {
         tokio::time::sleep(interval).await;

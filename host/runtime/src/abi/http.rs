@@ -22,7 +22,7 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RequestHead {
+struct FetchHead {
     method: String,
     url: String,
     #[serde(default)]
@@ -31,7 +31,7 @@ struct RequestHead {
 }
 
 #[derive(Serialize)]
-struct ResponseHead<'r> {
+struct FetchedHead<'r> {
     status: u16,
     headers: &'r [(String, String)],
 }
@@ -104,7 +104,7 @@ fn decode(frame: Vec<u8>) -> Result<OutboundRequest, Fault> {
     let frame = Bytes::from(frame);
     let (head, body) = http::split(&frame).map_err(|_| malformed(&"it ends within its head"))?;
     let body = frame.slice_ref(body);
-    let head: RequestHead = serde_json::from_slice(head).map_err(|error| malformed(&error))?;
+    let head: FetchHead = serde_json::from_slice(head).map_err(|error| malformed(&error))?;
     Ok(OutboundRequest {
         method: head.method,
         url: HttpUrl::parse(&head.url)?,
@@ -139,7 +139,7 @@ fn add_headers(state: &GuestState, headers: &mut Vec<(String, String)>) {
 
 /// Encodes the frame of a response.
 fn encode(response: &OutboundResponse) -> Result<Vec<u8>, Fault> {
-    let head = ResponseHead {
+    let head = FetchedHead {
         status: response.status,
         headers: &response.headers,
     };
