@@ -7,7 +7,7 @@ pub(super) fn egress_networks(text: &str) -> Result<Vec<EgressNetwork>, String> 
     list(text)
 }
 
-pub(super) fn show_egress_networks(networks: &Vec<EgressNetwork>) -> String {
+pub(super) fn show_egress_networks(networks: &[EgressNetwork]) -> String {
     show_list(networks)
 }
 
@@ -16,7 +16,7 @@ pub(super) fn ports(text: &str) -> Result<Vec<u16>, String> {
     list(text)
 }
 
-pub(super) fn show_ports(ports: &Vec<u16>) -> String {
+pub(super) fn show_ports(ports: &[u16]) -> String {
     show_list(ports)
 }
 

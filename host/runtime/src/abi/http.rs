@@ -189,14 +189,14 @@ mod tests {
     fn request_frame_is_decoded() {
         let head =
             r#"{"method":"PUT","url":"https://a.test/b?c","headers":[["x","1"]],"timeout_ms":5}"#;
-        let request = decode(frame(head, "body")).ok().expect("a request");
+        let request = decode(frame(head, "body")).unwrap();
         assert_eq!(request.method, "PUT");
         assert_eq!(request.url.to_string(), "https://a.test/b?c");
         assert_eq!(request.headers, [("x".to_owned(), "1".to_owned())]);
         assert_eq!(request.body, "body");
         assert_eq!(request.timeout, Some(Duration::from_millis(5)));
         let least = r#"{"method":"GET","url":"http://a.test"}"#;
-        let request = decode(frame(least, "")).ok().expect("a request");
+        let request = decode(frame(least, "")).unwrap();
         assert_eq!((request.headers.len(), request.timeout), (0, None));
     }
 
@@ -224,7 +224,7 @@ mod tests {
                 "",
             ),
         ] {
-            let fault = decode(frame.clone()).err().expect("a fault");
+            let fault = decode(frame.clone()).unwrap_err();
             assert!(
                 matches!(fault, Fault::Status(Status::Invalid, _)),
                 "{frame:?}"
@@ -239,7 +239,7 @@ mod tests {
             headers: vec![("a".to_owned(), "é\"".to_owned())],
             body: Bytes::from_static(b"\xff"),
         };
-        let frame = encode(&response).ok().expect("a frame");
+        let frame = encode(&response).unwrap();
         let (head, body) = http::split(&frame).unwrap();
         let expected = r#"{"status":404,"headers":[["a","é\""]]}"#;
         assert_eq!((head, body), (expected.as_bytes(), &b"\xff"[..]));
