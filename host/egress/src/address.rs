@@ -99,7 +99,7 @@ const V6: &[([u16; 8], u32, Option<AddressClass>)] = &[
     ([0, 0, 0, 0, 0, 0xffff, 0, 0], 96, Some(Translated)),
     ([0, 0, 0, 0, 0, 0, 0, 0], 96, Some(Translated)),
     ([0, 0, 0, 0, 0xffff, 0, 0, 0], 96, Some(Translated)),
-    // NAT64: how networks with IPv6 alone reach public addresses of IPv4, which are judged too.
+    // NAT64: how networks with IPv6 alone reach public addresses of IPv4, which are checked too.
     ([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96, None),
     ([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, Some(Translated)),
     // Teredo.
@@ -119,7 +119,7 @@ const V6: &[([u16; 8], u32, Option<AddressClass>)] = &[
 ];
 
 /// Returns the class of an address; none if it is public. Addresses of IPv4 within those of IPv6
-/// are not judged: [`embedded_v4`] returns them.
+/// are not classified: [`embedded_v4`] returns them.
 pub fn address_class(address: IpAddr) -> Option<AddressClass> {
     match address {
         IpAddr::V4(address) => class_of_v4(address),

@@ -46,12 +46,12 @@ impl AddressGuard {
     /// [`GuardRefusal`] if the address, or one of IPv4 within it, is refused.
     pub fn check(&self, address: IpAddr) -> Result<IpAddr, GuardRefusal> {
         let address = address.to_canonical();
-        self.judge(address)?;
+        self.check_one(address)?;
         if let IpAddr::V6(outer) = address {
             for inner in embedded_v4(outer) {
-                // `::` and `::1` were judged as addresses of IPv6.
+                // `::` and `::1` were checked as addresses of IPv6.
                 if !outer.is_loopback() && !outer.is_unspecified() {
-                    self.judge(IpAddr::V4(inner))?;
+                    self.check_one(IpAddr::V4(inner))?;
                 }
             }
         }
@@ -69,7 +69,7 @@ impl AddressGuard {
         }
     }
 
-    fn judge(&self, address: IpAddr) -> Result<(), GuardRefusal> {
+    fn check_one(&self, address: IpAddr) -> Result<(), GuardRefusal> {
         let mut denied = self.deny.iter();
         if denied.any(|network| network.contains(address)) {
             return Err(GuardRefusal::DeniedNetwork);

@@ -166,6 +166,11 @@ const TOKEN: &str = "^[0-9a-f]{32}$";
 /// 32 hexadecimal digits or a UUID, not all zeros.
 const TRACE_ID: &str =
     "^(?![0-]+$)([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$";
+/// A string of RFC 9651, or its characters alone.
+const IDEMPOTENCY_KEY: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#;
+/// Simpler than what is accepted, which also includes addresses.
+const ORIGIN: &str =
+    r"^https?://(\*\.)?([a-z][a-z0-9]{0,62}\.){1,3}[a-z]{2,63}(:[1-9][0-9]{0,3})?$";
 const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 const NO_NUL: &str = "^[^\\u0000]*$";
 
@@ -232,7 +237,7 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
         }),
         "DeliveriesRequest.trigger" => text(1, 64, TRIGGER),
         "DeliveriesRequest.limit" => number(1, 1_000),
-        "GrantView.origin" => text(1, 512, "^https?://[^/?#\\s]+$"),
+        "GrantView.origin" => json!({ "pattern": ORIGIN }),
         "GrantView.name" => text(1, 64, TRIGGER),
         "TriggerPut.attempts_max" => number(1, 100),
         "TriggerPut.age_max_ms" => number(1_000, 30 * 24 * 60 * 60 * 1_000),
@@ -245,6 +250,7 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
 /// The constraints of a parameter or field of this name, wherever it occurs.
 fn known_by_name(name: &str) -> Option<Value> {
     Some(match name {
+        "Idempotency-Key" => json!({ "pattern": IDEMPOTENCY_KEY }),
         "{app}" => text(1, 64, APP),
         "{name}" | "?trigger" => text(1, 64, TRIGGER),
         "{token}" => text(32, 32, TOKEN),
@@ -350,6 +356,12 @@ fn components(document: &mut Value) {
     for (name, schema) in schemas {
         members(name, schema);
         match name.as_str() {
+            "GrantView" => {
+                let variants = schema.get_mut("oneOf").and_then(Value::as_array_mut);
+                for variant in variants.into_iter().flatten() {
+                    merge(variant, json!({ "additionalProperties": false }));
+                }
+            }
             "LimitsChange" => merge(schema, json!({ "minProperties": 1 })),
             "CommitRequest" => merge(
                 schema,

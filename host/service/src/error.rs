@@ -107,7 +107,7 @@ pub enum ServiceError {
     #[error("plugin version {0} is active; activate another one first")]
     PluginActive(PluginVersion),
     /// The app does not meet needs of the version, which was not activated.
-    #[error("this plugin version needs what the app has not: {}", listed(.0))]
+    #[error("this plugin version needs what the app lacks: {}", listed(.0))]
     NeedsUnmet(Vec<Unmet>),
     /// The app has not granted what is to be revoked.
     #[error("the app has no such grant")]

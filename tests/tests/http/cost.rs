@@ -88,6 +88,7 @@ async fn responses_and_problems_have_the_cost_of_the_call() {
                 ("bytes_written", 4),
                 ("entries_read", 3),
                 ("entries_written", 2),
+                ("fetches", 0),
                 ("host_calls", calls),
                 ("memory_bytes", 65_536),
                 ("runs", 1),
