@@ -3,7 +3,7 @@
 /// A property missing from the macro would never run.
 #[test]
 fn every_property_is_listed_in_the_macro() {
-    let this = include_str!("mod.rs");
+    let this = include_str!("properties.rs");
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/conformance");
     let files = std::fs::read_dir(folder).unwrap();
     let sources = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
