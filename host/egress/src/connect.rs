@@ -28,7 +28,7 @@ const ADDRESSES_TRIED: usize = 8;
 /// How much of another's error an error shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 256;
 
-/// Why there is no connection. A refusal of the guard is logged, and told to the plugin without
+/// Why there is no connection. A refusal of the guard is logged, and reported to the plugin without
 /// its details.
 pub(crate) enum ConnectError {
     Refused(GuardRefusal, Option<IpAddr>),

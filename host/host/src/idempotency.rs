@@ -46,7 +46,7 @@ impl Drop for KeyTurn {
     fn drop(&mut self) {
         self.held = None;
         let mut turns = self.turns.0.lock();
-        // The map's and this one: nobody else waits, and others join only under the lock.
+        // The map's and this one: no other call waits, and others join only under the lock.
         if Arc::strong_count(&self.queue) == 2 {
             turns.remove(&self.id);
         }
