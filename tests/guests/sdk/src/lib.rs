@@ -40,9 +40,12 @@ fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
     Ok(())
 }
 
+/// A currency and a number of retries.
+type Settings = (Option<String>, Option<u32>);
+
 /// Reads two configuration values.
 #[kvasm_guest::function]
-fn settings() -> Result<Json<(Option<String>, Option<u32>)>, Error> {
+fn settings() -> Result<Json<Settings>, Error> {
     Ok(Json((config::get("currency")?, config::get("retries")?)))
 }
 
