@@ -210,6 +210,12 @@ mod tests {
     }
 
     #[test]
+    fn handler_of_timers_needs_timers() {
+        let found = needs(r#"{"kind":"on_timer","name":"on_timer"}"#).unwrap();
+        assert_eq!(found.grants(), [kvasm_core::Grant::Timers]);
+    }
+
+    #[test]
     fn default_must_be_of_the_declared_type() {
         for (kind, good, text) in [
             ("string", r#""""#, ""),

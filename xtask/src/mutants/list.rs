@@ -192,10 +192,14 @@ mod tests {
                     None => format!("tests/tests/{program}/{}", module.replace("::", "/")),
                 };
                 let base = workspace().join(&file);
+                // A property of the conformance suite, which each store runs.
+                let properties = module.rsplit("::").next().unwrap();
+                let suite = workspace().join("host/store-testing/src/conformance");
                 let files = [
                     base.with_extension("rs"),
                     base.join("mod.rs"),
                     base.join("tests.rs"),
+                    suite.join(properties).with_extension("rs"),
                 ];
                 let has = |file: &std::path::PathBuf| {
                     let text = fs::read_to_string(file).unwrap_or_default();
