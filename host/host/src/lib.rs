@@ -178,11 +178,7 @@ impl Host {
     ) -> Result<Option<Arc<App>>, CallFailure> {
         let mut seen = SeenGeneration::default();
         let read = self.0.access.app_by_id(&mut seen, plugin.app.id);
-        let failed = |error| CallFailure::before_the_run(error, context.request_id);
-        match context.deadline.within(Stage::Loading, read).await {
-            Ok(app) => app.map_err(|error| failed(CallError::Settings(error.into()))),
-            Err(timeout) => Err(failed(timeout.into())),
-        }
+        read_settings(context, read).await
     }
 
     /// Returns what a run of a plugin may read of its app's settings.
@@ -195,18 +191,8 @@ impl Host {
         if !plugin.compiled.reads_settings() {
             return Ok(SettingsSnapshot::default());
         }
-        let failed = |error| CallFailure::before_the_run(error, context.request_id);
-        match context
-            .deadline
-            .within(
-                Stage::Loading,
-                self.0.settings.of(app, plugin.compiled.needs()),
-            )
-            .await
-        {
-            Ok(settings) => settings.map_err(|error| failed(CallError::Settings(error.into()))),
-            Err(timeout) => Err(failed(timeout.into())),
-        }
+        let read = self.0.settings.of(app, plugin.compiled.needs());
+        read_settings(context, read).await
     }
 
     /// Creates the context of a call, whose deadline starts now.
@@ -262,6 +248,18 @@ impl Host {
                     .await
             }
         }
+    }
+}
+
+/// Waits for a read that a run needs before it starts, until the call's deadline.
+async fn read_settings<T>(
+    context: &CallContext,
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, CallFailure> {
+    let failed = |error| CallFailure::before_the_run(error, context.request_id);
+    match context.deadline.within(Stage::Loading, read).await {
+        Ok(read) => read.map_err(|error| failed(CallError::Settings(error.into()))),
+        Err(timeout) => Err(failed(timeout.into())),
     }
 }
 

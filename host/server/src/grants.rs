@@ -65,14 +65,9 @@ pub(super) async fn revoke(
 }
 
 fn parse(list: &GrantList) -> Result<Vec<Grant>, Invalid> {
-    let found = list.grants.len() as u64;
-    match found {
-        0 => Err(Invalid::Empty(Subject::Grants)),
-        _ if found > GRANTS_MAX => Err(Invalid::TooMany {
-            subject: Subject::Grants,
-            found,
-            limit: GRANTS_MAX,
-        }),
-        _ => list.grants.iter().map(Grant::try_from).collect(),
+    if list.grants.is_empty() {
+        return Err(Invalid::Empty(Subject::Grants));
     }
+    Invalid::check_count(Subject::Grants, list.grants.len(), GRANTS_MAX as usize)?;
+    list.grants.iter().map(Grant::try_from).collect()
 }

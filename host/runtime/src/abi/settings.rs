@@ -62,7 +62,8 @@ async fn secret_get<T: GuestView>(
     let name = guest.setting_name(name.cast_unsigned(), len.cast_unsigned())?;
     let state = guest.state();
     let settings = state.settings.clone();
-    let secret = settings.secret(&state.context.caller, &name).await?;
+    let secret = settings.secret(&state.context.caller, &name);
+    let secret = state.meter.exclude(secret).await?;
     let secret = secret.ok_or_else(|| not_found("secret", &name))?;
     let (buffer, state) = guest.bytes_and_state("out", out)?;
     let len = secret.bytes().len();
