@@ -392,7 +392,15 @@ async fn repeat_during_the_run_waits_for_its_answer() {
             runs.load(Ordering::SeqCst) == before + 2
         })
         .await;
-        gate.add_permits(2);
+        // One after the other: transactions that meet would run again, and wait once more.
+        let done = effects(&server, "shop").await;
+        for n in 1..=2 {
+            gate.add_permits(1);
+            eventually("one has its effect", async || {
+                effects(&server, "shop").await == done + n
+            })
+            .await;
+        }
         let mut replayed = 0;
         let mut sums = std::collections::BTreeSet::new();
         for call in calls {
