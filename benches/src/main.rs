@@ -7,6 +7,7 @@ mod calls;
 mod cold_start;
 mod deadlines;
 mod events;
+mod fetches;
 mod folders;
 mod http;
 mod large;
@@ -138,6 +139,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("get", reads::measure),
     ("set", writes::measure),
     ("config", settings::measure),
+    ("fetch", fetches::measure),
     ("deadline", deadlines::measure),
     ("cold", reads::cold),
     ("cold-start", cold_start::measure),
@@ -167,6 +169,10 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     }),
     ("delivery-postgres", |r, e| {
         events::deliveries(r, e, Engine::Postgres)
+    }),
+    ("timer-sqlite", |r, e| events::timers(r, e, Engine::Sqlite)),
+    ("timer-postgres", |r, e| {
+        events::timers(r, e, Engine::Postgres)
     }),
     ("soak", pressure::soak),
     ("claim-sqlite", |r, e| events::claims(r, e, Engine::Sqlite)),

@@ -6,6 +6,7 @@ pub mod fuzz;
 pub mod guests;
 pub mod postgres;
 pub mod program;
+pub mod receiver;
 pub mod remote;
 pub mod server;
 pub mod slow_modules;

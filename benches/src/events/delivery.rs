@@ -99,20 +99,20 @@ impl Watched {
 }
 
 /// A dispatcher with the default options.
-struct Running {
+pub(super) struct Running {
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(stage: &BenchHost) -> Running {
+    pub(super) fn start(stage: &BenchHost) -> Running {
         let (stop, stopped) = oneshot::channel::<()>();
         let dispatcher = Dispatcher::new(stage.host.clone(), DispatchOptions::default());
         let task = tokio::spawn(dispatcher.run(async { drop(stopped.await) }));
         Running { stop, task }
     }
 
-    async fn stop(self) -> Result<()> {
+    pub(super) async fn stop(self) -> Result<()> {
         drop(self.stop);
         Ok(self.task.await?)
     }

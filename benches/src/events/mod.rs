@@ -4,6 +4,7 @@ mod batch;
 mod claim;
 mod delivery;
 mod stage;
+mod timers;
 mod transaction;
 mod trigger;
 
@@ -11,5 +12,6 @@ pub use batch::measure as batches;
 pub use claim::measure as claims;
 pub use delivery::measure as deliveries;
 pub use stage::{Engine, database, manifest};
+pub use timers::measure as timers;
 pub use transaction::measure as transactions;
 pub use trigger::measure as triggers;

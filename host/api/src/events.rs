@@ -4,8 +4,8 @@ use super::batch::present;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kvasm_core::{
-    Changes, DeadLetter, DeclaredTrigger, Delivery, Event, EventKind, Origin, Pause, Policy,
-    TraceContext, Trigger, Value, Watch,
+    Changes, DeadLetter, DeclaredTrigger, Delivery, DeliveryTarget, Event, EventKind, Origin,
+    Pause, Policy, TraceContext, Trigger, Value, Watch,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,8 +19,14 @@ pub struct TriggerView {
     pub name: String,
     /// Who created it: `plugin` or `operator`.
     pub origin: String,
-    /// Name of the function that it calls.
-    pub function: String,
+    /// Name of the function that it calls; `null` for a webhook.
+    pub function: Option<String>,
+    /// For webhooks: the URL that its events are sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// For webhooks: the name of the secret that signs the requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
     /// For changes: the collection.
     pub collection: Option<String>,
     /// For changes: the prefix of the keys; empty for all keys.
@@ -56,6 +62,7 @@ impl From<&Trigger> for TriggerView {
             on,
             schedule,
         } = DeclaredView::new(trigger.name.to_string(), &trigger.watch);
+        let webhook = trigger.target.webhook();
         TriggerView {
             name,
             origin: match trigger.origin {
@@ -63,7 +70,9 @@ impl From<&Trigger> for TriggerView {
                 Origin::Operator => "operator",
             }
             .to_owned(),
-            function: trigger.function.clone(),
+            function: function(&trigger.target.of_delivery()),
+            url: webhook.map(|webhook| webhook.url.to_string()),
+            secret: webhook.map(|webhook| webhook.secret.to_string()),
             collection,
             prefix,
             on,
@@ -83,6 +92,10 @@ impl From<&Trigger> for TriggerView {
             created_at: trigger.created_at.0,
         }
     }
+}
+
+fn function(target: &DeliveryTarget) -> Option<String> {
+    target.function().map(str::to_owned)
 }
 
 fn age_ms(policy: Policy) -> u64 {
@@ -149,6 +162,13 @@ pub struct TriggerPut {
     /// Name of the function to call; the trigger's name by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<String>,
+    /// Send the events to this URL instead; requires `secret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Name of the app's secret that signs the requests. It must be set: lines of `whsec_` and 24
+    /// to 64 bytes in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
     /// Watch changes of this collection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collection: Option<String>,
@@ -254,8 +274,8 @@ impl EventView {
 pub struct DeliveryView {
     /// Name of the trigger.
     pub trigger: String,
-    /// Name of the function that is called.
-    pub function: String,
+    /// Name of the function that is called; `null` for a webhook.
+    pub function: Option<String>,
     /// `waiting` behind an earlier delivery of the same key, `pending` until its next attempt, or
     /// `leased` while a handler runs.
     pub state: String,
@@ -283,7 +303,7 @@ impl DeliveryView {
     pub fn new(delivery: &Delivery) -> Result<DeliveryView, serde_json::Error> {
         Ok(DeliveryView {
             trigger: delivery.place.trigger.to_string(),
-            function: delivery.function.clone(),
+            function: function(&delivery.target),
             state: delivery.state().as_str().to_owned(),
             attempts: delivery.attempts,
             attempts_max: delivery.policy.attempts_max,
@@ -353,8 +373,8 @@ pub struct DeadLetterView {
     pub id: String,
     /// Name of the trigger.
     pub trigger: String,
-    /// Name of the function that was called.
-    pub function: String,
+    /// Name of the function that was called; `null` for a webhook.
+    pub function: Option<String>,
     /// Why it became a dead letter: `attempts`, `age`, `deterministic` or `depth`.
     pub reason: String,
     /// Error of the last attempt.
@@ -384,7 +404,7 @@ impl DeadLetterView {
         Ok(DeadLetterView {
             id: letter.id.to_string(),
             trigger: letter.trigger.to_string(),
-            function: letter.function.clone(),
+            function: function(&letter.target),
             reason: letter.reason.to_string(),
             error: letter.error.clone(),
             trace: letter.trace.clone(),

@@ -217,7 +217,7 @@ fn print(letter: &DeadLetterView) -> Result<(), Failure> {
     let rows = [
         ("id", letter.id.clone()),
         ("trigger", letter.trigger.clone()),
-        ("function", letter.function.clone()),
+        ("function", letter.function.clone().unwrap_or_default()),
         ("reason", letter.reason.clone()),
         ("error", letter.error.clone()),
         ("dead since", output::time(letter.dead_at)),

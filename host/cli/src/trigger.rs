@@ -21,7 +21,8 @@ pub(super) enum TriggerCommand {
     /// Create or replace a trigger; it is not paused afterwards
     #[command(
         after_help = "Examples:\n  kvasm trigger set shop index --collection orders --prefix eu/ --on set\n  \
-        kvasm trigger set shop nightly --function tidy --schedule '0 3 * * *'"
+        kvasm trigger set shop nightly --function tidy --schedule '0 3 * * *'\n  \
+        kvasm trigger set shop hook --collection orders --url https://example.com/hook --secret hook-key"
     )]
     Set(Set),
     /// Delete a trigger. One that the plugin declares is created again at the next activation:
@@ -74,8 +75,15 @@ pub(super) struct Set {
     #[command(flatten)]
     named: TriggerArgs,
     /// The plugin's function to call [default: the trigger's name]
-    #[arg(long)]
+    #[arg(long, conflicts_with = "url")]
     function: Option<String>,
+    /// Send the events to this URL instead, as CloudEvents, signed as Standard Webhooks say
+    #[arg(long, requires = "secret")]
+    url: Option<String>,
+    /// Name of the app's secret that signs the requests to the URL: whsec_ and 24 to 64 bytes in
+    /// base64
+    #[arg(long, value_name = "NAME", requires = "url")]
+    secret: Option<String>,
     #[command(flatten)]
     watch: WatchArgs,
     /// Only keys with this prefix
@@ -214,6 +222,8 @@ async fn set(global: &Global, client: &Client, arguments: Set) -> Result<(), Fai
     let age_max = arguments.max_age.map(|age| age.as_millis());
     let put = TriggerPut {
         function: arguments.function,
+        url: arguments.url,
+        secret: arguments.secret,
         collection: arguments.watch.collection.map(String::from),
         prefix: arguments.prefix,
         on: (!on.is_empty()).then_some(on),
@@ -224,15 +234,22 @@ async fn set(global: &Global, client: &Client, arguments: Set) -> Result<(), Fai
     let path = arguments.named.path(&[]);
     let trigger: TriggerView = client.post("PUT", &path, &put).await?;
     output::object(global.json, &json!(trigger), || {
-        let (name, function) = (&trigger.name, &trigger.function);
-        let app = &arguments.named.app;
+        let (name, app) = (&trigger.name, &arguments.named.app);
+        let (target, on) = (target(&trigger), watches(&trigger));
         format!(
-            "Trigger {name} of {app} calls {function}: {}.",
-            output::escape_line(&watches(&trigger))
+            "Trigger {name} of {app} calls {}: {}.",
+            output::escape_line(target),
+            output::escape_line(&on)
         )
     })?;
     note_delivery(global, client);
     Ok(())
+}
+
+/// The function or the URL that a trigger calls.
+fn target(trigger: &TriggerView) -> &str {
+    let target = trigger.function.as_ref().or(trigger.url.as_ref());
+    target.map_or("", String::as_str)
 }
 
 /// What a trigger watches.
@@ -273,7 +290,7 @@ async fn list(global: &Global, client: &Client, app: &AppName) -> Result<(), Fai
     let rows = page.triggers.iter().map(|trigger| {
         [
             trigger.name.clone(),
-            trigger.function.clone(),
+            target(trigger).to_owned(),
             watches(trigger),
             state(trigger),
             trigger.failures.to_string(),
@@ -282,7 +299,7 @@ async fn list(global: &Global, client: &Client, app: &AppName) -> Result<(), Fai
         ]
     });
     output::table(
-        ["NAME", "FUNCTION", "ON", "STATE", "FAILURES", "NEXT", "BY"],
+        ["NAME", "CALLS", "ON", "STATE", "FAILURES", "NEXT", "BY"],
         rows,
     )
 }

@@ -1,4 +1,4 @@
-//! Deliveries: an event that is to be delivered to one trigger's function.
+//! Deliveries: an event that is to be delivered to the target of one trigger.
 //!
 //! A delivery is one row. It is written in the transaction of the change, holds the whole event,
 //! and is deleted in the commit of its handler. A change with two triggers has two independent
@@ -6,8 +6,8 @@
 
 use super::Version;
 use super::{
-    AppId, Collection, DELIVERY_BYTES, DeliveryState, Digest, Key, PluginVersion, Policy,
-    ProbeDelay, TimerName, Timestamp, TraceContext, TraceId, TriggerName, Value,
+    AppId, Collection, DELIVERY_BYTES, DeliveryState, DeliveryTarget, Digest, Key, PluginVersion,
+    Policy, ProbeDelay, TimerName, Timestamp, TraceContext, TraceId, TriggerName, Value,
     timer_ordering_key,
 };
 use std::fmt;
@@ -217,8 +217,8 @@ pub struct Delivery {
     pub place: DeliveryKey,
     /// The event.
     pub event: Event,
-    /// The function to call.
-    pub function: String,
+    /// Where it goes.
+    pub target: DeliveryTarget,
     /// Its retry policy.
     pub policy: Policy,
     /// The number of attempts, including a running one. An attempt counts even if its host dies.
@@ -374,8 +374,8 @@ pub struct DeadLetter {
     pub event: Event,
     /// The trigger.
     pub trigger: TriggerName,
-    /// The function that was called.
-    pub function: String,
+    /// Where it went.
+    pub target: DeliveryTarget,
     /// Why it was given up.
     pub reason: DeadReason,
     /// The error of the last attempt.

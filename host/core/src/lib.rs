@@ -29,6 +29,7 @@ mod records;
 mod schedule;
 mod settings;
 pub mod store;
+mod target;
 mod text;
 mod timer;
 mod token;
@@ -83,6 +84,7 @@ pub use settings::{
     ConfigValue, KeyId, Resealed, SETTING_BYTES_MAX, SETTINGS_BYTES_MAX, SETTINGS_MAX,
     SealedSecret, Setting, SettingKind, SettingName, SettingValue, Settings,
 };
+pub use target::{DeliveryTarget, Target, Webhook};
 pub use text::{display_truncated, truncate};
 pub use timer::{
     NewTimer, TIMER_BYTES_MAX, TIMER_TRIGGER, TimerName, TimerOp, TimerTime, is_unexpected,

@@ -1,6 +1,6 @@
-//! Triggers: which changes or times call which function of a plugin.
+//! Triggers: which changes or times call which function of a plugin, or which URL.
 
-use super::{Collection, Invalid, Key, Queue, Schedule, Subject, Timestamp, TriggerHealth};
+use super::{Collection, Invalid, Key, Queue, Schedule, Subject, Target, Timestamp, TriggerHealth};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -169,8 +169,8 @@ pub struct Trigger {
     pub origin: Origin,
     /// What it reacts to.
     pub watch: Watch,
-    /// The function of the active plugin that it calls.
-    pub function: String,
+    /// Where its events go.
+    pub target: Target,
     /// Its retry policy.
     pub policy: Policy,
     /// Its failures and its pause.
@@ -188,8 +188,8 @@ pub struct NewTrigger {
     pub name: TriggerName,
     /// What it reacts to.
     pub watch: Watch,
-    /// The function of the active plugin that it calls.
-    pub function: String,
+    /// Where its events go.
+    pub target: Target,
     /// Its retry policy.
     pub policy: Policy,
 }
@@ -204,7 +204,7 @@ impl NewTrigger {
         Trigger {
             name: self.name,
             origin: Origin::Operator,
-            function: self.function,
+            target: self.target,
             policy: self.policy,
             standing: TriggerHealth {
                 series: before.map_or(0, |before| before.standing.series.saturating_add(1)),
@@ -224,7 +224,7 @@ impl Trigger {
             name: declaration.name.clone(),
             origin: Origin::Plugin,
             watch: declaration.watch.clone(),
-            function: declaration.name.as_str().to_owned(),
+            target: Target::function(declaration.name.as_str()),
             policy: Policy::default(),
             standing: TriggerHealth::default(),
             next_at: None,

@@ -2,7 +2,7 @@
 //! log and the metrics.
 
 use super::DispatchContext;
-use kvasm_core::{App, Delivery, FailOutcome, Level, Timestamp};
+use kvasm_core::{App, Delivery, DeliveryTarget, FailOutcome, Level, Timestamp};
 use kvasm_service::{LogRecord, LogSource};
 use uuid::Uuid;
 
@@ -70,7 +70,11 @@ fn log(
         at: Timestamp::now(),
         level,
         source: LogSource::Host,
-        function: delivery.function.as_str().into(),
+        function: match &delivery.target {
+            DeliveryTarget::Function(name) => name.as_str(),
+            DeliveryTarget::Webhook => delivery.place.trigger.as_str(),
+        }
+        .into(),
         request_id,
         trace_id: delivery.event.trace_id(),
         message,

@@ -38,14 +38,14 @@ pub enum FailureKind {
 /// - `attempts`: the number of attempts so far, from 1.
 /// - `queued_at`: the time of the event, or of the last replay.
 /// - `failure`: what the attempt says about the next one.
-/// - `spread`: a random number from 0 to 1.
+/// - `wait`: the wait before the next attempt, such as [`backoff`].
 pub fn verdict(
     policy: Policy,
     attempts: u32,
     queued_at: Timestamp,
     now: Timestamp,
     failure: FailureKind,
-    spread: f64,
+    wait: Duration,
 ) -> Verdict {
     let is_hopeless = match failure {
         FailureKind::Transient => false,
@@ -60,7 +60,7 @@ pub fn verdict(
     if attempts >= policy.attempts_max {
         return Verdict::DeadLetter(DeadReason::Attempts);
     }
-    let at = now.plus_ms(super::millis(backoff(attempts, spread)));
+    let at = now.plus_ms(super::millis(wait));
     if at > queued_at.plus_ms(super::millis(policy.age_max)) {
         return Verdict::DeadLetter(DeadReason::Age);
     }

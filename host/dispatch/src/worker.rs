@@ -31,7 +31,7 @@ enum AttemptOutcome {
     Done,
     /// Another host has the delivery, or it was deleted.
     Lost,
-    /// Its handler asks to be run again after this time, in milliseconds.
+    /// It is to be run again after this time, in milliseconds.
     Deferred(u64),
     Failed(Box<DeliverError>),
 }
@@ -132,7 +132,7 @@ async fn attempt(
     match while_leased(handler, shared.lease() / 3, renew).await {
         Some(Ok(_cost)) => AttemptOutcome::Done,
         Some(Err(error)) if error.error.is_lease_lost() => AttemptOutcome::Lost,
-        Some(Err(error)) => match error.error.retry_after_ms() {
+        Some(Err(error)) => match error.error.deferral_ms() {
             Some(wait_ms) => AttemptOutcome::Deferred(wait_ms),
             None => AttemptOutcome::Failed(Box::new(error)),
         },
@@ -202,7 +202,7 @@ fn classify(
         },
         now,
         failure_kind,
-        jitter(),
+        retry::backoff(delivery.attempts, jitter()).max(error.error.retry_wait_min()),
     );
     FailedAttempt {
         deterministic,

@@ -5,13 +5,15 @@ use super::{Host, InvokeError};
 use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
 use kvasm_core::{
-    App, Cost, Delivery, Digest, EventKind, LeaseToken, Pieces, PluginVersion, Value,
+    App, Cost, Delivery, DeliveryTarget, Digest, EventKind, LeaseToken, Pieces, PluginVersion,
+    Value,
 };
 use kvasm_runtime::DeliveryContext;
-use kvasm_runtime::{Blame, CallError, InvocationTarget};
-use kvasm_service::{CallContext, Caller, Deadline, ServiceError};
+use kvasm_runtime::{Blame, CallError, CallFailure, InvocationTarget};
+use kvasm_service::{CallContext, Caller, Deadline, ServiceError, WebhookError};
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -25,81 +27,121 @@ const WAIT_FACTOR: u32 = 10;
 pub struct DeliverError {
     /// The cause.
     #[source]
-    pub error: InvokeError,
+    pub error: DeliverFailure,
     /// The plugin that was to run, if known.
     pub plugin: Option<(PluginVersion, Digest)>,
 }
 
-impl InvokeError {
+/// Why a delivery failed.
+#[derive(Debug, Error)]
+pub enum DeliverFailure {
+    /// The handler failed, or could not be run.
+    #[error(transparent)]
+    Handler(#[from] InvokeError),
+    /// The webhook was not sent, or not accepted.
+    #[error(transparent)]
+    Webhook(WebhookError),
+}
+
+impl DeliverFailure {
     /// Whether a retry of the delivery would fail the same way.
     pub fn is_deterministic(&self) -> bool {
         match self {
-            InvokeError::Call(failure) => failure.error.is_deterministic(),
-            InvokeError::Service(ServiceError::NoActivePlugin) => true,
-            InvokeError::Load(error) => error.blame() != Blame::Host,
-            InvokeError::Service(_) | InvokeError::Refused(_) | InvokeError::Timeout(_) => false,
+            DeliverFailure::Webhook(error) => error.is_deterministic(),
+            DeliverFailure::Handler(error) => match error {
+                InvokeError::Call(failure) => failure.error.is_deterministic(),
+                InvokeError::Service(ServiceError::NoActivePlugin) => true,
+                InvokeError::Load(error) => error.blame() != Blame::Host,
+                InvokeError::Service(_) | InvokeError::Refused(_) | InvokeError::Timeout(_) => {
+                    false
+                }
+            },
         }
     }
 
-    /// Whether the handler reported that a retry would fail too.
-    pub fn is_permanent(&self) -> bool {
-        matches!(self, InvokeError::Call(failure) if failure.error.is_permanent())
-    }
-
-    /// Returns the wait in milliseconds after which the handler asks to be run again, if it does.
-    /// That is no failure: see [`Outbox::defer`](kvasm_core::store::Outbox::defer).
-    pub fn retry_after_ms(&self) -> Option<u64> {
+    fn call(&self) -> Option<&CallFailure> {
         match self {
-            InvokeError::Call(failure) => failure.error.retry_after_ms(),
+            DeliverFailure::Handler(InvokeError::Call(failure)) => Some(failure),
             _ => None,
         }
+    }
+
+    /// Whether the handler, or the receiver of a webhook, reported that a retry would fail too.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            DeliverFailure::Webhook(error) => error.is_permanent(),
+            DeliverFailure::Handler(_) => self
+                .call()
+                .is_some_and(|failure| failure.error.is_permanent()),
+        }
+    }
+
+    /// Returns the wait in milliseconds after which to run the delivery again, if that was no
+    /// failure: see [`Outbox::defer`](kvasm_core::store::Outbox::defer).
+    pub fn deferral_ms(&self) -> Option<u64> {
+        match self {
+            DeliverFailure::Webhook(error) => {
+                let wait = error.deferral()?.as_millis();
+                Some(u64::try_from(wait).unwrap_or(u64::MAX))
+            }
+            DeliverFailure::Handler(_) => self.call()?.error.retry_after_ms(),
+        }
+    }
+
+    /// Returns the minimum wait before the next attempt.
+    pub fn retry_wait_min(&self) -> Duration {
+        let wait = match self {
+            DeliverFailure::Webhook(error) => error.retry_after(),
+            DeliverFailure::Handler(_) => None,
+        };
+        wait.unwrap_or_default()
     }
 
     /// Whether the delivery now belongs to another host or is deleted, so that its outcome must
     /// not be recorded.
     pub fn is_lease_lost(&self) -> bool {
-        let InvokeError::Call(failure) = self else {
-            return false;
-        };
-        matches!(
-            failure.error,
-            CallError::Commit(ServiceError::LeaseLost | ServiceError::AppNotFound)
-        )
+        match self {
+            DeliverFailure::Webhook(WebhookError::Service(error)) => is_lease_lost(error),
+            DeliverFailure::Webhook(_) => false,
+            DeliverFailure::Handler(_) => match self.call().map(|failure| &failure.error) {
+                Some(CallError::Commit(error)) => is_lease_lost(error),
+                _ => false,
+            },
+        }
     }
 
     /// Returns the request id of a call that failed.
     pub fn request_id(&self) -> Option<Uuid> {
-        match self {
-            InvokeError::Call(failure) => Some(failure.request_id),
-            _ => None,
-        }
+        Some(self.call()?.request_id)
     }
 
     /// Returns the guest's backtrace, if known.
     pub fn trace(&self) -> Option<&str> {
-        match self {
-            InvokeError::Call(failure) => failure.error.trace(),
-            _ => None,
-        }
+        self.call()?.error.trace()
     }
 
     /// Returns the error without its backtrace. If the plugin logged a panic, returns the
     /// panic's message and location.
     pub fn summary(&self) -> String {
-        match self {
-            InvokeError::Call(failure) => match (&failure.error, failure.log.panic()) {
+        match self.call() {
+            Some(failure) => match (&failure.error, failure.log.panic()) {
                 (CallError::Trap { .. }, Some(panic)) => format!("the plugin {panic}"),
                 (error, _) => error.summary(),
             },
-            other => other.to_string(),
+            None => self.to_string(),
         }
     }
+}
+
+/// Whether a commit failed because the delivery now belongs to another host or is deleted.
+fn is_lease_lost(error: &ServiceError) -> bool {
+    matches!(error, ServiceError::LeaseLost | ServiceError::AppNotFound)
 }
 
 impl Host {
     /// Runs the handler of a delivery on the app's active plugin, as a transaction whose commit
     /// also acknowledges the delivery. If the lease of `receipt` is no longer held by then,
-    /// nothing takes effect.
+    /// nothing takes effect. A delivery to a URL is sent, and acknowledged once it is accepted.
     ///
     /// The app's call limits do not apply: the caller bounds the number of concurrent
     /// deliveries. Returns what the run used, as a failure does by [`InvokeError::cost`].
@@ -114,8 +156,34 @@ impl Host {
         delivery: &Arc<Delivery>,
         receipt: LeaseToken,
     ) -> Result<Cost, DeliverError> {
+        match &delivery.target {
+            DeliveryTarget::Function(name) => {
+                let name = name.as_str().into();
+                self.run_handler(app, delivery, receipt, name).await
+            }
+            DeliveryTarget::Webhook => {
+                let sent = self.send_webhook(app, delivery, receipt).await;
+                sent.map(|()| Cost::default())
+                    .map_err(|error| DeliverError {
+                        error: DeliverFailure::Webhook(error),
+                        plugin: None,
+                    })
+            }
+        }
+    }
+
+    async fn run_handler(
+        &self,
+        app: &App,
+        delivery: &Arc<Delivery>,
+        receipt: LeaseToken,
+        name: Arc<str>,
+    ) -> Result<Cost, DeliverError> {
         let plugin = app.active.map(|active| (active.version, active.digest));
-        let failed = |error| DeliverError { error, plugin };
+        let failed = |error: InvokeError| DeliverError {
+            error: error.into(),
+            plugin,
+        };
         let Some((_, digest)) = plugin else {
             return Err(failed(ServiceError::NoActivePlugin.into()));
         };
@@ -131,7 +199,6 @@ impl Host {
         };
         let loaded = self.plugin_of(Arc::new(app.clone()), digest, &context.deadline);
         let plugin = loaded.await.map_err(failed)?;
-        let name: Arc<str> = delivery.function.as_str().into();
         let input = input(delivery);
         let target = InvocationTarget::Handler(Arc::clone(&name));
         let delivered = DeliveryContext {

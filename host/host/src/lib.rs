@@ -8,6 +8,7 @@ mod deliver;
 mod idempotency;
 mod request_hash;
 mod transaction;
+mod webhook;
 
 use idempotency::{AnswerClaim, KeyTurns, KeyedCall, is_preceded};
 use kvasm_core::store::{Store, StoreError};
@@ -27,7 +28,7 @@ use uuid::Uuid;
 pub use admitted::AdmittedCall;
 pub use builder::HostBuilder;
 pub use call::{Call, DeployError, InvokeError};
-pub use deliver::DeliverError;
+pub use deliver::{DeliverError, DeliverFailure};
 
 /// A plugin host: apps, their plugins and their entries. Cheap to clone.
 #[derive(Clone)]

@@ -85,7 +85,8 @@ pub mod store {
 
 pub use kvasm_core::{AnswerScope, IdempotencyKey, Level};
 pub use kvasm_host::{
-    AdmittedCall, Call, DeliverError, DeployError, Host, HostBuilder, InvokeError, Plugin,
+    AdmittedCall, Call, DeliverError, DeliverFailure, DeployError, Host, HostBuilder, InvokeError,
+    Plugin,
 };
 pub use kvasm_runtime::{
     BadPointer, Blame, CacheLimits, CallError, CallFailure, Compiler, DeliveryContext, GuestLog,

@@ -323,6 +323,7 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
         | ServiceError::TokenNotFound
         | ServiceError::LastAdmin
         | ServiceError::SettingNotFound(_)
+        | ServiceError::SigningKey { .. }
         | ServiceError::Secrets(_)
         | ServiceError::LifetimeExceeded(_)
         | ServiceError::ScopeExceeded(_) => Blame::Host,

@@ -306,6 +306,7 @@ impl From<ServiceError> for Problem {
             ServiceError::LastAdmin => Kind::LastAdminToken,
             ServiceError::SettingNotFound(SettingKind::Config) => Kind::ConfigNotFound,
             ServiceError::SettingNotFound(SettingKind::Secret) => Kind::SecretNotFound,
+            ServiceError::SigningKey { .. } => Kind::InvalidArgument,
             ServiceError::Secrets(ref error) => {
                 log_cause(error);
                 Kind::SecretsUnavailable

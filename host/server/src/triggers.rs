@@ -11,7 +11,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use kvasm_api::{TriggerPage, TriggerPut, TriggerView};
 use kvasm_core::{
-    Capability, Changes, Collection, NewTrigger, Policy, Schedule, TriggerName, Watch,
+    Capability, Changes, Collection, HttpUrl, NewTrigger, Policy, Schedule, SettingName, Target,
+    TriggerName, Watch, Webhook,
 };
 use kvasm_service::{Actor, OnTriggerDelete, SeenGeneration};
 use serde::Deserialize;
@@ -65,7 +66,7 @@ fn parse_trigger(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Probl
             .age_max_ms
             .map_or(default.age_max, Duration::from_millis),
     };
-    let function = put.function.unwrap_or_else(|| name.to_string());
+    let target = target(&name, put.function, put.url, put.secret)?;
     let watch = match (put.collection, put.schedule) {
         (Some(collection), None) => changes(collection, put.prefix, put.on)?,
         (None, Some(schedule)) => {
@@ -83,9 +84,31 @@ fn parse_trigger(name: TriggerName, put: TriggerPut) -> Result<NewTrigger, Probl
     Ok(NewTrigger {
         name,
         watch,
-        function,
+        target,
         policy,
     })
+}
+
+/// Validates where the events of a trigger go.
+fn target(
+    name: &TriggerName,
+    function: Option<String>,
+    url: Option<String>,
+    secret: Option<String>,
+) -> Result<Target, Problem> {
+    match (function, url, secret) {
+        (function, None, None) => Ok(Target::Function(
+            function.unwrap_or_else(|| name.to_string()),
+        )),
+        (None, Some(url), Some(secret)) => Ok(Target::Webhook(Webhook {
+            url: HttpUrl::parse(&url)?,
+            secret: SettingName::parse(&secret)?,
+        })),
+        (Some(_), _, _) => Err(refused("a trigger calls a `function` or a `url`, not both")),
+        (None, Some(_), None) | (None, None, Some(_)) => Err(refused(
+            "a webhook needs both `url` and `secret`, the name of the secret that signs its requests",
+        )),
+    }
 }
 
 fn changes(

@@ -1,10 +1,10 @@
 //! Errors of services, classified by blame.
 
-use super::SecretsError;
+use super::{SecretsError, SigningKeyError};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppName, Capability, IncrementError, Invalid, NotPermitted, PluginVersion, Resource, Scope,
-    SettingKind, Subject, TRIGGERS_MAX, Timestamp, Unmet,
+    SettingKind, SettingName, Subject, TRIGGERS_MAX, Timestamp, Unmet,
 };
 use thiserror::Error;
 
@@ -136,6 +136,17 @@ pub enum ServiceError {
     /// The app has no configuration value, or no secret, of this name.
     #[error("the app has no such {}", kind_of(*.0))]
     SettingNotFound(SettingKind),
+    /// The caller's fault: the secret that a webhook names is not set, or is no signing key.
+    #[error(
+        "the secret {name} cannot sign a webhook: {error}; a signing key is whsec_ and 24 to 64 \
+         bytes in base64 (kvasm secret set APP {name})"
+    )]
+    SigningKey {
+        /// The name of the secret.
+        name: SettingName,
+        /// What is wrong with it.
+        error: SigningKeyError,
+    },
     /// A secret cannot be sealed or opened.
     #[error(transparent)]
     Secrets(#[from] SecretsError),

@@ -1,6 +1,6 @@
 //! The settings of an app as a run of its plugin sees them.
 
-use super::{AppTokenCache, Caller, Keyring, OpenedSecret, ServiceError};
+use super::{AppTokenCache, Caller, Keyring, OpenedSecret, SecretsError, ServiceError};
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
     App, AppId, Capability, ConfigValue, Generation, Needs, SettingKind, SettingName, SettingValue,
@@ -68,18 +68,32 @@ impl SettingsSnapshot {
         caller.check_access(Capability::AppKvRead(caller.app()))?;
         let permissions = self.current_permissions().await?;
         permissions.allows_secret(name.as_str())?;
-        let found = self.settings.find(SettingKind::Secret, name.as_str());
-        let (Some(found), Some((app, source))) = (found, &self.source) else {
-            return Ok(None);
-        };
-        match &found.value {
-            SettingValue::Config(_) => Ok(None),
-            SettingValue::Secret(sealed) => match source.keyring.open(*app, name, sealed) {
-                Ok(secret) => Ok(Some(secret)),
-                Err(error) => Err(ServiceError::Internal(StoreError::Failed(error.into()))),
-            },
+        match &self.source {
+            Some((app, source)) => {
+                open(&source.keyring, *app, &self.settings, name).map_err(unopened)
+            }
+            None => Ok(None),
         }
     }
+}
+
+/// Opens a secret of an app, if it is set.
+pub(super) fn open(
+    keyring: &Keyring,
+    app: AppId,
+    settings: &Settings,
+    name: &SettingName,
+) -> Result<Option<OpenedSecret>, SecretsError> {
+    let found = settings.find(SettingKind::Secret, name.as_str());
+    match found.map(|found| &found.value) {
+        None | Some(SettingValue::Config(_)) => Ok(None),
+        Some(SettingValue::Secret(sealed)) => keyring.open(app, name, sealed).map(Some),
+    }
+}
+
+/// The reason is for the operator, not for the guest.
+fn unopened(error: SecretsError) -> ServiceError {
+    ServiceError::Internal(StoreError::Failed(error.into()))
 }
 
 /// A bounded cache of the settings of apps.
@@ -129,6 +143,19 @@ impl SettingsCache {
             needs: Arc::clone(needs),
             source: Some((app.id, Arc::clone(&self.0))),
         })
+    }
+
+    /// Opens a secret of an app for the host itself, if it is set, as of the app's row or later.
+    ///
+    /// # Errors
+    /// [`ServiceError::Internal`] if this host cannot open it; a store error.
+    pub async fn secret(
+        &self,
+        app: &App,
+        name: &SettingName,
+    ) -> Result<Option<OpenedSecret>, ServiceError> {
+        let settings = self.0.settings(app).await?;
+        open(&self.0.keyring, app.id, &settings, name).map_err(unopened)
     }
 }
 

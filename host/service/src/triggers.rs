@@ -1,10 +1,11 @@
 //! Administration of triggers.
 
 use super::dead_letters::DEAD_LETTERS_MAX;
-use super::{Actor, Admin, ServiceError};
+use super::webhook::SigningKeys;
+use super::{Actor, Admin, ServiceError, snapshot};
 use kvasm_core::{
-    App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, Subject, TIMER_TRIGGER,
-    Timestamp, Trigger, TriggerDeletion, TriggerName, Watch,
+    App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, SettingName, Subject,
+    TIMER_TRIGGER, Target, Timestamp, Trigger, TriggerDeletion, TriggerName, Watch,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -29,7 +30,8 @@ impl Admin {
     /// # Errors
     /// [`ServiceError::Denied`] without `app:admin` of the app,
     /// [`ServiceError::Invalid`] for a trigger that could never fire, and above the app's limit
-    /// of triggers; [`ServiceError::AppNotFound`].
+    /// of triggers; [`ServiceError::SigningKey`] for a webhook whose secret is not set or cannot
+    /// sign, [`ServiceError::Secrets`] if this host cannot open it; [`ServiceError::AppNotFound`].
     pub async fn set_trigger(
         &self,
         actor: &Actor,
@@ -38,6 +40,9 @@ impl Admin {
     ) -> Result<Trigger, ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
         check(&trigger)?;
+        if let Target::Webhook(webhook) = &trigger.target {
+            self.check_signing_key(app, &webhook.secret).await?;
+        }
         let audit = actor.audit(
             "trigger.set",
             Some(app),
@@ -45,6 +50,17 @@ impl Admin {
             audit_detail(&trigger),
         );
         Ok(self.store.set_trigger(app.id, trigger, audit).await?)
+    }
+
+    /// Checks that a secret can sign webhooks now. It may change later, so each attempt checks again.
+    async fn check_signing_key(&self, app: &App, name: &SettingName) -> Result<(), ServiceError> {
+        let settings = self.store.settings(app.id).await?;
+        let secret = snapshot::open(&self.keyring, app.id, &settings, name)?;
+        let checked = SigningKeys::of(secret.as_ref()).map(drop);
+        checked.map_err(|error| ServiceError::SigningKey {
+            name: name.clone(),
+            error,
+        })
     }
 
     /// Deletes a trigger, and handles its outstanding deliveries according to `fate`. Returns
@@ -190,8 +206,10 @@ fn found(is_there: bool) -> Result<(), ServiceError> {
 
 /// Returns an error for a trigger that could never fire.
 fn check(trigger: &NewTrigger) -> Result<(), Invalid> {
-    // Function names follow the rules of trigger names.
-    TriggerName::parse(&trigger.function).map_err(of_function)?;
+    if let Target::Function(name) = &trigger.target {
+        // Function names follow the rules of trigger names.
+        TriggerName::parse(name).map_err(of_function)?;
+    }
     if trigger.name.as_str() == TIMER_TRIGGER {
         return Err(Invalid::Malformed {
             subject: Subject::Trigger,
@@ -257,7 +275,7 @@ fn of_function(error: Invalid) -> Invalid {
 fn audit_detail(trigger: &NewTrigger) -> Value {
     json!({
         "trigger": trigger.name,
-        "function": trigger.function,
+        "target": trigger.target,
         "watch": trigger.watch,
         "attempts_max": trigger.policy.attempts_max,
         "age_max_ms": ms(trigger.policy.age_max),
@@ -278,7 +296,7 @@ mod tests {
                 set: true,
                 delete: false,
             }),
-            function: "f".to_owned(),
+            target: Target::function("f"),
             policy: Policy::default(),
         }
     }
@@ -301,7 +319,7 @@ mod tests {
         };
         assert_eq!(check(&scheduled), Ok(()));
         let function = |name: &str| NewTrigger {
-            function: name.to_owned(),
+            target: Target::function(name),
             ..trigger()
         };
         let named = |name: &str| NewTrigger {

@@ -7,8 +7,8 @@ use super::{AppData, Collections, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
-    Applied, Check, Collection, Commit, Committed, DeliveryKey, Entry, Event, EventKind, JsonText,
-    Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, share,
+    Applied, Check, Collection, Commit, Committed, DeliveryKey, DeliveryTarget, Entry, Event,
+    EventKind, JsonText, Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, share,
 };
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -58,10 +58,10 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     let mut committed = Committed::default();
     for change in changes {
         committed.deliveries += change.deliveries.len() as u64;
-        for (trigger, function, event) in change.deliveries {
+        for (trigger, target, event) in change.deliveries {
             *version += 1;
             let seq = version.cast_signed();
-            tenant.enqueue(trigger, function, event, seq, commit.now, 0);
+            tenant.enqueue(trigger, target, event, seq, commit.now, 0);
         }
         committed.applied.push(change.applied);
         apply(
@@ -81,7 +81,7 @@ pub(super) struct EntryChange {
     pub(super) key: Key,
     pub(super) after: Option<Entry>,
     pub(super) applied: Applied,
-    pub(super) deliveries: Vec<(TriggerName, String, Event)>,
+    pub(super) deliveries: Vec<(TriggerName, DeliveryTarget, Event)>,
 }
 
 /// Computes the effect of each operation, and the last assigned version.
@@ -201,7 +201,7 @@ fn event_kind(
 
 impl AppData {
     /// Returns the deliveries of a change.
-    fn fired(&self, commit: &Commit, what: EventKind) -> Vec<(TriggerName, String, Event)> {
+    fn fired(&self, commit: &Commit, what: EventKind) -> Vec<(TriggerName, DeliveryTarget, Event)> {
         let event = Event {
             id: Uuid::now_v7(),
             depth: commit.depth + 1,
@@ -228,7 +228,7 @@ impl AppData {
         };
         let fired = self.triggers.values().filter(|t| meant(&t.watch));
         fired
-            .map(|t| (t.name.clone(), t.function.clone(), event.clone()))
+            .map(|t| (t.name.clone(), t.target.of_delivery(), event.clone()))
             .collect()
     }
 
@@ -263,7 +263,7 @@ impl AppData {
     pub(super) fn enqueue(
         &mut self,
         trigger: TriggerName,
-        function: String,
+        target: DeliveryTarget,
         event: Event,
         seq: i64,
         now: Timestamp,
@@ -275,7 +275,7 @@ impl AppData {
         let waits = self.deliveries.range(first..=last).next().is_some();
         let row = QueuedDelivery {
             event,
-            function,
+            target,
             attempts: 0,
             replays,
             queued_at: now,

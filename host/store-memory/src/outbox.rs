@@ -164,7 +164,7 @@ impl Outbox for MemoryStore {
                     id: Uuid::now_v7(),
                     event: row.event,
                     trigger: place.trigger.clone(),
-                    function: row.function,
+                    target: row.target,
                     reason,
                     error: failed.error.clone(),
                     trace: failed.trace.clone(),
@@ -323,7 +323,7 @@ impl Outbox for MemoryStore {
             return Ok(false);
         }
         trigger.next_at = tick.next;
-        let (name, function) = (trigger.name.clone(), trigger.function.clone());
+        let (name, target) = (trigger.name.clone(), trigger.target.of_delivery());
         let chain = ordering_key_of("");
         let mut outstanding = tenant.deliveries.keys();
         let outstanding = outstanding.any(|key| key.0 == name && key.1 == chain);
@@ -338,7 +338,7 @@ impl Outbox for MemoryStore {
             trace: None,
             kind: EventKind::Due,
         };
-        tenant.enqueue(name, function, event, seq, tick.now, 0);
+        tenant.enqueue(name, target, event, seq, tick.now, 0);
         state.version += 1;
         Ok(true)
     }

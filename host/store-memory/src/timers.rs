@@ -6,9 +6,9 @@ use super::usage::{count_delivery, uncount_delivery};
 use super::{AppData, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Applied, Commit, Delivery, Event, EventKind, LeaseToken, NewTimer, TIMER_TRIGGER,
-    TRIGGERED_DELIVERIES_MAX, TimerName, TimerOp, Timestamp, TriggerName, is_unexpected,
-    timer_trigger,
+    AppId, Applied, Commit, Delivery, DeliveryTarget, Event, EventKind, LeaseToken, NewTimer,
+    TIMER_TRIGGER, TRIGGERED_DELIVERIES_MAX, TimerName, TimerOp, Timestamp, TriggerName,
+    is_unexpected, timer_trigger,
 };
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -185,7 +185,7 @@ fn row(commit: &Commit, timer: &NewTimer) -> QueuedDelivery {
                 payload: timer.payload.clone(),
             },
         },
-        function: TIMER_TRIGGER.to_owned(),
+        target: DeliveryTarget::Function(TIMER_TRIGGER.to_owned()),
         attempts: 0,
         replays: 0,
         queued_at: due_at,

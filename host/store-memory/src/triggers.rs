@@ -5,8 +5,9 @@ use super::{AppData, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
-    AppId, Claimable, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, Event, Exports,
-    LeaseToken, NewTrigger, Origin, Timestamp, Trigger, TriggerDeletion, TriggerName,
+    AppId, Claimable, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DeliveryTarget,
+    Event, Exports, LeaseToken, NewTrigger, Origin, Timestamp, Trigger, TriggerDeletion,
+    TriggerName,
 };
 use std::collections::BTreeSet;
 use uuid::Uuid;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub(super) struct QueuedDelivery {
     pub(super) event: Event,
-    pub(super) function: String,
+    pub(super) target: DeliveryTarget,
     pub(super) attempts: u32,
     pub(super) replays: u32,
     pub(super) queued_at: Timestamp,
@@ -56,7 +57,7 @@ impl AppData {
                 seq: *seq,
             },
             event: row.event.clone(),
-            function: row.function.clone(),
+            target: row.target.clone(),
             policy: policy.unwrap_or_default(),
             attempts: row.attempts,
             replays: row.replays,
@@ -204,9 +205,9 @@ impl MemoryState {
             tenant.usage.bytes -= letter.bytes();
             count_delivery(&mut tenant.usage, &letter.event);
             let replays = letter.replays + 1;
-            let (trigger, function) = (letter.trigger, letter.function);
+            let (trigger, target) = (letter.trigger, letter.target);
             let seq = version.cast_signed();
-            tenant.enqueue(trigger, function, letter.event, seq, at, replays);
+            tenant.enqueue(trigger, target, letter.event, seq, at, replays);
         }
         self.version = version;
         Ok(ids.len() as u64)

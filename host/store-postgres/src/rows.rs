@@ -3,9 +3,10 @@
 use super::entries;
 use super::registry::{damaged, narrow, optional_version};
 use kvasm_core::{
-    AppId, Changes, Collection, DeadLetter, Delivery, DeliveryKey, Digest, DueSchedule, Event,
-    EventKind, JsonText, Key, Origin, Pause, Policy, Queue, Schedule, SchedulePosition, TimerName,
-    Timestamp, TraceContext, Trigger, TriggerHealth, TriggerName, Value, Watch,
+    AppId, Changes, Collection, DeadLetter, Delivery, DeliveryKey, DeliveryTarget, Digest,
+    DueSchedule, Event, EventKind, HttpUrl, JsonText, Key, Origin, Pause, Policy, Queue, Schedule,
+    SchedulePosition, SettingName, Target, TimerName, Timestamp, TraceContext, Trigger,
+    TriggerHealth, TriggerName, Value, Watch, Webhook,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
@@ -67,13 +68,27 @@ pub(super) fn trigger(row: &PgRow, first: usize) -> Result<Trigger, Error> {
             .into_iter()
             .find(|o| origin_word(*o) == origin)
             .ok_or_else(|| damaged("unknown trigger origin"))?,
-        function: row.try_get(first + 2)?,
+        target: target(row, first)?,
         watch: watch(row, first + 3)?,
         next_at: optional_time(row, first + 8)?,
         policy: policy(row, first + 9)?,
         created_at: time(row, first + 11)?,
         standing: standing(row, first + 12)?,
     })
+}
+
+/// Decodes where the events of a trigger go, from the columns of `trigger_columns!`, starting at
+/// `first`.
+fn target(row: &PgRow, first: usize) -> Result<Target, Error> {
+    let url: Option<&str> = row.try_get(first + 18)?;
+    let secret: Option<&str> = row.try_get(first + 19)?;
+    let Some((url, secret)) = url.zip(secret) else {
+        return Ok(Target::Function(row.try_get(first + 2)?));
+    };
+    Ok(Target::Webhook(Webhook {
+        url: HttpUrl::parse(url).map_err(|e| damaged(Box::new(e)))?,
+        secret: SettingName::parse(secret).map_err(|e| damaged(Box::new(e)))?,
+    }))
 }
 
 /// Decodes the health of a trigger, starting at `first`.
@@ -188,7 +203,7 @@ pub(super) fn delivery(row: &PgRow) -> Result<Delivery, Error> {
         attempts: number(row, 5)?,
         replays: number(row, 6)?,
         queued_at: time(row, 7)?,
-        function: row.try_get(8)?,
+        target: DeliveryTarget::stored(row.try_get(8)?),
         error: row.try_get(9)?,
         event: event(row, 10)?,
         policy: policy(row, 21)?,
@@ -204,7 +219,7 @@ pub(super) fn letter(row: &PgRow) -> Result<DeadLetter, Error> {
     Ok(DeadLetter {
         id: row.try_get(0)?,
         trigger: name(row, 1)?,
-        function: row.try_get(2)?,
+        target: DeliveryTarget::stored(row.try_get(2)?),
         reason: reason.parse().map_err(|()| damaged("unknown reason"))?,
         error: row.try_get(4)?,
         trace: row.try_get(5)?,

@@ -92,7 +92,7 @@ async fn write(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<(), E
         .bind(app.uuid())
         .bind(trigger.name.as_str())
         .bind(origin_word(trigger.origin))
-        .bind(&trigger.function)
+        .bind(trigger.target.of_delivery().column().to_owned())
         .bind(watch.collection)
         .bind(watch.prefix)
         .bind(watch.on_set)
@@ -102,7 +102,10 @@ async fn write(lease: &mut Lease, app: AppId, trigger: &Trigger) -> Result<(), E
         .bind(i64::from(trigger.policy.attempts_max))
         .bind(age_ms(trigger.policy))
         .bind(trigger.created_at.0);
-    let statement = bind_standing(statement, &trigger.standing);
+    let webhook = trigger.target.webhook();
+    let statement = bind_standing(statement, &trigger.standing)
+        .bind(webhook.map(|webhook| webhook.url.to_string()))
+        .bind(webhook.map(|webhook| webhook.secret.as_str()));
     lease.run(statement).await.map(drop)
 }
 

@@ -413,3 +413,49 @@ fn outstanding_deliveries_are_listed_and_discarded() {
     let left = user.json(&["delivery", "list", "demo"]);
     assert_eq!(left["deliveries"], json!([]));
 }
+
+#[test]
+fn webhook_is_created_with_a_url_and_a_secret() {
+    let user = User::with_app();
+    let url = "https://example.com/hook";
+    let webhook = [
+        "trigger",
+        "set",
+        "demo",
+        "hook",
+        "--collection",
+        "orders",
+        "--url",
+        url,
+        "--secret",
+        "hook-key",
+    ];
+    user.fails(&webhook, 2, "kvasm secret set APP hook-key");
+    let key = b"whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n";
+    let set = user.run_with(&["secret", "set", "demo", "hook-key"], key);
+    assert_eq!(set.code, 0, "{}", set.stderr);
+    let made = user.run(&webhook);
+    assert_eq!(
+        made.stdout,
+        "Trigger hook of demo calls https://example.com/hook: set, delete of orders.\n",
+        "{}",
+        made.stderr
+    );
+    let list = user.ok(&["trigger", "list", "demo"]);
+    assert!(list.contains(url), "{list}");
+    let shown = &user.json(&["trigger", "list", "demo"])[0];
+    assert_eq!(
+        (&shown["url"], &shown["secret"], &shown["function"]),
+        (&json!(url), &json!("hook-key"), &Value::Null)
+    );
+    let rest: [&[&str]; 3] = [
+        &["--url", url],
+        &["--secret", "hook-key"],
+        &["--url", url, "--secret", "hook-key", "--function", "f"],
+    ];
+    for rest in rest {
+        let set = ["trigger", "set", "demo", "hook", "--collection", "c"];
+        let bad = user.run(&[&set, rest].concat());
+        assert_eq!(bad.code, 2, "{}", bad.stdout);
+    }
+}

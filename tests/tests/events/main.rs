@@ -21,3 +21,4 @@ mod traces;
 mod transactions;
 mod ttl;
 mod upkeep;
+mod webhooks;

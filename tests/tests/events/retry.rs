@@ -62,7 +62,7 @@ proptest! {
         let queued = Timestamp(start);
         let (mut now, mut attempts) = (queued, 1);
         let reason = loop {
-            match verdict(policy, attempts, queued, now, failure, spread) {
+            match verdict(policy, attempts, queued, now, failure, backoff(attempts, spread)) {
                 Verdict::RetryAt(at) => {
                     prop_assert!(at > now);
                     prop_assert!(at.0 - queued.0 <= policy.age_max.as_millis() as i64);
@@ -96,7 +96,7 @@ proptest! {
         now in i64::MIN..i64::MAX - 10_000_000,
         attempts in 1u32..50,
     ) {
-        let verdict = verdict(policy, attempts, Timestamp(queued), Timestamp(now), FailureKind::Transient, 0.3);
+        let verdict = verdict(policy, attempts, Timestamp(queued), Timestamp(now), FailureKind::Transient, backoff(attempts, 0.3));
         if let Verdict::RetryAt(at) = verdict {
             prop_assert!(at.0 > now);
         }

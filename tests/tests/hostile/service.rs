@@ -4,7 +4,7 @@
 use kvasm::metrics::Metrics;
 use kvasm::model::{
     AppId, Batch, Capability, Changes, Check, Collection, Expect, Key, Limits, NewTrigger, Op,
-    Policy, Principal, Scope, TriggerName, Value, Watch,
+    Policy, Principal, Scope, Target, TriggerName, Value, Watch,
 };
 use kvasm::service::{Caller, CommitListener, Kv, KvService, List, ServiceError, Transaction};
 use kvasm_tests::guests::TestHost;
@@ -172,7 +172,7 @@ async fn only_writes_that_fire_triggers_notify_the_dispatcher() {
             set: true,
             delete: true,
         }),
-        function: "run".to_owned(),
+        target: Target::function("run"),
         policy: Policy::default(),
     };
     let actor = bench.host.operator("a test");

@@ -24,3 +24,4 @@ mod timers;
 mod tokens;
 mod trace;
 mod triggers;
+mod webhooks;

@@ -16,3 +16,4 @@ mod stop;
 mod stores;
 mod timers;
 mod upgrade;
+mod webhooks;

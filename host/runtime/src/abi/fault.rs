@@ -102,6 +102,7 @@ impl From<ServiceError> for Fault {
             | ServiceError::LifetimeExceeded(_)
             | ServiceError::LastAdmin
             | ServiceError::SettingNotFound(_)
+            | ServiceError::SigningKey { .. }
             | ServiceError::Secrets(_) => Status::Internal,
         };
         match status {

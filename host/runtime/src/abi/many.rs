@@ -376,7 +376,7 @@ fn letter(letter: &DeadLetter) -> serde_json::Value {
         "id": letter.id,
         "event_id": letter.event.id,
         "trigger": letter.trigger,
-        "function": letter.function,
+        "function": letter.target.column(),
         "kind": letter.event.kind.kind(),
         "collection": entry.map(|(collection, _)| collection),
         "key": entry.map(|(_, key)| key),

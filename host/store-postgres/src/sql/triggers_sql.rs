@@ -4,7 +4,7 @@ macro_rules! trigger_columns {
     () => {
         "t.name, t.origin, t.function, t.collection, t.prefix, t.on_set, t.on_delete, \
          t.schedule, t.next_at, t.attempts_max, t.age_max_ms, t.created_at, \
-         t.paused, t.failures, t.series, t.probe_at, t.probe, t.probes_failed \
+         t.paused, t.failures, t.series, t.probe_at, t.probe, t.probes_failed, t.url, t.secret \
          FROM triggers AS t WHERE "
     };
 }
@@ -13,7 +13,7 @@ macro_rules! insert_trigger {
     () => {
         "INSERT INTO triggers AS t (app_id, name, origin, function, collection, prefix, on_set, \
          on_delete, schedule, next_at, attempts_max, age_max_ms, created_at, paused, failures, \
-         series, probe_at, probe, probes_failed) "
+         series, probe_at, probe, probes_failed, url, secret) "
     };
 }
 
@@ -28,7 +28,7 @@ statements! {
     SET_TRIGGER = concat!(
         insert_trigger!(),
         "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
-         $16, $17, $18, $19) \
+         $16, $17, $18, $19, $20, $21) \
          ON CONFLICT (app_id, name) DO UPDATE SET origin = excluded.origin, \
          function = excluded.function, collection = excluded.collection, \
          prefix = excluded.prefix, on_set = excluded.on_set, on_delete = excluded.on_delete, \
@@ -36,7 +36,8 @@ statements! {
          attempts_max = excluded.attempts_max, age_max_ms = excluded.age_max_ms, \
          created_at = excluded.created_at, paused = excluded.paused, \
          failures = excluded.failures, series = excluded.series, probe_at = excluded.probe_at, \
-         probe = excluded.probe, probes_failed = excluded.probes_failed"
+         probe = excluded.probe, probes_failed = excluded.probes_failed, \
+         url = excluded.url, secret = excluded.secret"
     );
     /// App, trigger.
     DELETE_TRIGGER = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.name = $2 RETURNING t.name";
@@ -71,7 +72,7 @@ statements! {
     DECLARE = concat!(
         insert_trigger!(),
         "SELECT $1, n.name, 'plugin', n.name, n.collection, n.prefix, n.on_set, n.on_delete, \
-         n.schedule, NULL, $8, $9, $10, NULL, 0, 0, NULL, NULL, 0 FROM unnest($2::text[], $3::text[], $4::text[], \
+         n.schedule, NULL, $8, $9, $10, NULL, 0, 0, NULL, NULL, 0, NULL, NULL FROM unnest($2::text[], $3::text[], $4::text[], \
          $5::boolean[], $6::boolean[], $7::text[]) \
          AS n (name, collection, prefix, on_set, on_delete, schedule) \
          ORDER BY n.name COLLATE \"C\" \

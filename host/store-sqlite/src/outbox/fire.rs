@@ -7,8 +7,8 @@ use super::super::writer::WriteTransaction;
 use super::triggers::triggers;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, Changes, Collection, Commit, DELIVERY_BYTES, Key, Op, TraceContext, TriggerName, Value,
-    Version, Watch, ordering_key_of, share,
+    AppId, Changes, Collection, Commit, DELIVERY_BYTES, DeliveryTarget, Key, Op, TraceContext,
+    TriggerName, Value, Version, Watch, ordering_key_of, share,
 };
 use rusqlite::types::ToSqlOutput;
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ const APPS_MAX: usize = 1_024;
 /// A trigger that watches the changes of an app.
 struct Watcher {
     trigger: TriggerName,
-    function: String,
+    target: DeliveryTarget,
     changes: Changes,
 }
 
@@ -111,7 +111,7 @@ impl WriteTransaction<'_> {
         let watchers = all.into_iter().filter_map(|trigger| match trigger.watch {
             Watch::Changes(changes) => Some(Watcher {
                 trigger: trigger.name,
-                function: trigger.function,
+                target: trigger.target.of_delivery(),
                 changes,
             }),
             Watch::Schedule(_) | Watch::Timers => None,
@@ -217,7 +217,7 @@ impl WriteTransaction<'_> {
             place.chain,
             place.seq,
             commit.now.0,
-            watcher.function,
+            watcher.target.column(),
             event.id.as_bytes(),
             commit.depth.saturating_add(1),
             kind,

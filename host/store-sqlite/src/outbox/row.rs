@@ -2,8 +2,8 @@
 
 use super::super::entries::{damaged, uuid_of, value};
 use kvasm_core::{
-    Collection, DeadLetter, Delivery, DeliveryKey, Digest, Event, EventKind, Key, PluginVersion,
-    Policy, TimerName, Timestamp, TraceContext, TriggerName, Version,
+    Collection, DeadLetter, Delivery, DeliveryKey, DeliveryTarget, Digest, Event, EventKind, Key,
+    PluginVersion, Policy, TimerName, Timestamp, TraceContext, TriggerName, Version,
 };
 use rusqlite::Row;
 use std::time::Duration;
@@ -88,7 +88,7 @@ pub(super) fn delivery(row: &Row<'_>) -> rusqlite::Result<Delivery> {
         attempts: row.get(5)?,
         replays: row.get(6)?,
         queued_at: Timestamp(row.get(7)?),
-        function: row.get(8)?,
+        target: DeliveryTarget::stored(row.get(8)?),
         error: row.get(9)?,
         policy: policy.unwrap_or_default(),
         event: event(row, 12)?,
@@ -110,7 +110,7 @@ pub(super) fn dead_letter(row: &Row<'_>) -> rusqlite::Result<DeadLetter> {
     Ok(DeadLetter {
         id: uuid_of(row, 0)?,
         trigger: TriggerName::stored(row.get(1)?),
-        function: row.get(2)?,
+        target: DeliveryTarget::stored(row.get(2)?),
         reason: reason
             .parse()
             .map_err(|()| damaged(3, "unknown reason".to_owned()))?,

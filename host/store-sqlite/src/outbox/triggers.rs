@@ -6,8 +6,8 @@ use super::trigger_health::{self, pause_word, standing};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
-    AppId, Changes, Collection, Exports, NewTrigger, Origin, Policy, Schedule, Timestamp, Trigger,
-    TriggerDeletion, TriggerName, Watch,
+    AppId, Changes, Collection, Exports, HttpUrl, NewTrigger, Origin, Policy, Schedule,
+    SettingName, Target, Timestamp, Trigger, TriggerDeletion, TriggerName, Watch, Webhook,
 };
 use rusqlite::{Connection, Row, params};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// The columns that `trigger` reads.
 pub(super) const TRIGGER: &str = "name, origin, function, collection, prefix, on_set, on_delete,
    schedule, next_at, attempts_max, age_max_ms, created_at,
-   paused, failures, series, probe_at, probe, probes_failed";
+   paused, failures, series, probe_at, probe, probes_failed, url, secret";
 
 pub(super) fn trigger(row: &Row<'_>) -> rusqlite::Result<Trigger> {
     let origin: String = row.get(1)?;
@@ -29,7 +29,7 @@ pub(super) fn trigger(row: &Row<'_>) -> rusqlite::Result<Trigger> {
             _ => Origin::Operator,
         },
         watch: watch(row)?,
-        function: row.get(2)?,
+        target: target(row)?,
         policy: Policy {
             attempts_max: row.get(9)?,
             age_max: Duration::from_millis(age_max.unsigned_abs()),
@@ -38,6 +38,18 @@ pub(super) fn trigger(row: &Row<'_>) -> rusqlite::Result<Trigger> {
         next_at: next_at.map(Timestamp),
         created_at: Timestamp(row.get(11)?),
     })
+}
+
+fn target(row: &Row<'_>) -> rusqlite::Result<Target> {
+    let url: Option<String> = row.get(18)?;
+    let secret: Option<String> = row.get(19)?;
+    let Some((url, secret)) = url.zip(secret) else {
+        return Ok(Target::Function(row.get(2)?));
+    };
+    Ok(Target::Webhook(Webhook {
+        url: HttpUrl::parse(&url).map_err(|e| damaged(18, e.to_string()))?,
+        secret: SettingName::parse(&secret).map_err(|e| damaged(19, e.to_string()))?,
+    }))
 }
 
 fn watch(row: &Row<'_>) -> rusqlite::Result<Watch> {
@@ -105,14 +117,15 @@ fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Re
         Watch::Schedule(schedule) => (None, Some(schedule.as_str())),
         Watch::Timers => (None, None),
     };
+    let webhook = trigger.target.webhook();
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO triggers
                (app_id, name, origin, function, collection, prefix, on_set, on_delete, schedule,
                 next_at, attempts_max, age_max_ms, created_at, paused, failures, series,
-                probe_at, probe, probes_failed)
+                probe_at, probe, probes_failed, url, secret)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                ?18, ?19)",
+                ?18, ?19, ?20, ?21)",
         )?
         .execute(params![
             app.uuid().as_bytes(),
@@ -121,7 +134,7 @@ fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Re
                 Origin::Plugin => "plugin",
                 Origin::Operator => "operator",
             },
-            trigger.function,
+            trigger.target.of_delivery().column(),
             changes.map(|changes| changes.collection.as_str()),
             changes.map_or("", |changes| &changes.prefix),
             changes.is_some_and(|changes| changes.set),
@@ -136,7 +149,9 @@ fn write(connection: &Connection, app: AppId, trigger: &Trigger) -> rusqlite::Re
             trigger.standing.series,
             trigger.standing.probe_at.map(|at| at.0),
             trigger.standing.probe.map(Uuid::into_bytes),
-            trigger.standing.probes_failed
+            trigger.standing.probes_failed,
+            webhook.map(|webhook| webhook.url.to_string()),
+            webhook.map(|webhook| webhook.secret.as_str())
         ])
         .map(drop)
 }

@@ -6,7 +6,8 @@ use super::kit::{NOW, Tenant, bytes, cost, json};
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    DeadLetter, DeadLetterFilter, DeadReason, Delivery, Digest, PluginVersion, Verdict,
+    DeadLetter, DeadLetterFilter, DeadReason, Delivery, DeliveryTarget, Digest, PluginVersion,
+    Verdict,
 };
 use uuid::Uuid;
 
@@ -63,7 +64,7 @@ pub async fn dead_letter_keeps_all_delivery_fields(kit: Kit) {
         id: letter.id,
         event: delivery.event,
         trigger: trigger_name("t"),
-        function: "t".to_owned(),
+        target: DeliveryTarget::Function("t".to_owned()),
         reason: DeadReason::Deterministic,
         error: "it failed".to_owned(),
         trace: Some("at here".to_owned()),

@@ -4,8 +4,8 @@ use super::kit::{Tenant, collection, key};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppId, Changes, Claim, DeadLetter, DeadLetterFilter, Delivery, Digest, FailOutcome,
-    FailedAttempt, LeaseToken, NewTrigger, Op, PluginVersion, Policy, ProbeDelay, Queue, Trigger,
-    TriggerDeletion, TriggerName, Verdict, Watch,
+    FailedAttempt, LeaseToken, NewTrigger, Op, PluginVersion, Policy, ProbeDelay, Queue, Target,
+    Trigger, TriggerDeletion, TriggerName, Verdict, Watch,
 };
 
 /// A trigger's name.
@@ -28,7 +28,7 @@ pub fn trigger(name: &str, watch: Watch) -> NewTrigger {
     NewTrigger {
         name: trigger_name(name),
         watch,
-        function: name.to_owned(),
+        target: Target::function(name),
         policy: Policy::default(),
     }
 }

@@ -53,6 +53,7 @@ pub mod traces;
 pub mod triggers;
 pub mod usage;
 pub mod versions;
+pub mod webhooks;
 
 pub use kit::Kit;
 

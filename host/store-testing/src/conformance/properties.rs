@@ -249,6 +249,11 @@ macro_rules! conformance {
                 activation_resumes_triggers_paused_by_failures,
                 audited_write_creates_deliveries,
             }
+            webhooks {
+                webhook_is_stored_with_its_url_and_secret,
+                delivery_of_a_webhook_names_no_function,
+                scheduled_webhook_names_no_function,
+            }
             deliveries {
                 claimed_delivery_is_leased,
                 expired_lease_is_lost,

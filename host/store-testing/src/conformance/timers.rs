@@ -104,7 +104,7 @@ pub async fn timer_is_claimed_at_its_time_and_not_before(kit: Kit) {
     );
     assert_eq!((delivery.event.depth, delivery.attempts), (1, 1));
     assert_eq!(
-        (delivery.function.as_str(), &delivery.place.trigger),
+        (delivery.target.column(), &delivery.place.trigger),
         (TIMER_TRIGGER, &timer_trigger())
     );
     at_minute.acknowledge(&receipt, vec![]).await.expect("done");

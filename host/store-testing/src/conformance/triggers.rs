@@ -9,8 +9,8 @@ use super::kit::{
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     Changes, Commit, DeclaredTrigger, Delivery, EventKind, Exports, FAILURES_MAX, NewPlugin,
-    NewTrigger, Op, Origin, Pause, Policy, Queue, Schedule, ScheduleTick, TRIGGERS_MAX, Trigger,
-    Verdict, Watch,
+    NewTrigger, Op, Origin, Pause, Policy, Queue, Schedule, ScheduleTick, TRIGGERS_MAX, Target,
+    Trigger, Verdict, Watch,
 };
 use std::sync::Arc;
 use tokio::sync::Barrier;
@@ -39,7 +39,7 @@ pub async fn each_kind_of_change_creates_a_delivery(kit: Kit) {
     let first = of("a", "set");
     assert_eq!(first.event.at, NOW);
     assert_eq!(
-        (first.event.depth, first.attempts, first.function.as_str()),
+        (first.event.depth, first.attempts, first.target.column()),
         (1, 0, "t")
     );
     let EventKind::Set {
@@ -199,13 +199,13 @@ pub async fn triggers_can_be_set_replaced_paused_and_deleted(kit: Kit) {
     assert_eq!(app.triggers().await, [second, first.clone()]);
     let schedule = Schedule::parse("*/5 * * * *").expect("a schedule");
     let other = NewTrigger {
-        function: "f".to_owned(),
+        target: Target::function("f"),
         ..trigger("b", Watch::Schedule(schedule))
     };
     let made = app.set_trigger(other.clone()).await;
     let expected = Trigger {
         watch: other.watch,
-        function: other.function,
+        target: other.target,
         standing: made.standing,
         ..first
     };

@@ -4,8 +4,8 @@ use super::*;
 use crate::outbox;
 use kvasm_core::store::{Outbox, Registry};
 use kvasm_core::{
-    AppId, AppName, Batch, Changes, Collection, Commit, Key, NewTrigger, Op, Policy, TriggerName,
-    Usage, Value, Watch,
+    AppId, AppName, Batch, Changes, Collection, Commit, Key, NewTrigger, Op, Policy, Target,
+    TriggerName, Usage, Value, Watch,
 };
 
 impl Fixture {
@@ -69,7 +69,7 @@ fn trigger(name: &str) -> NewTrigger {
             set: true,
             delete: true,
         }),
-        function: "f".to_owned(),
+        target: Target::function("f"),
         policy: Policy::default(),
     }
 }

@@ -1,0 +1,80 @@
+//! One delivery to a URL: the request, and the commit that acknowledges it.
+
+use super::Host;
+use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp};
+use kvasm_service::{Caller, LogRecord, LogSource, WebhookCall, WebhookError};
+use std::sync::Arc;
+use std::time::Instant;
+use uuid::Uuid;
+
+impl Host {
+    /// Sends a delivery to the URL that its trigger has now. Once the receiver has accepted it, the
+    /// delivery is acknowledged.
+    pub(super) async fn send_webhook(
+        &self,
+        app: &App,
+        delivery: &Arc<Delivery>,
+        receipt: LeaseToken,
+    ) -> Result<(), WebhookError> {
+        let sent = self.send_and_acknowledge(app, delivery, receipt).await;
+        if let Err(error) = &sent {
+            self.log_failed_webhook(app, delivery, error);
+        }
+        sent
+    }
+
+    async fn send_and_acknowledge(
+        &self,
+        app: &App,
+        delivery: &Delivery,
+        receipt: LeaseToken,
+    ) -> Result<(), WebhookError> {
+        let service = |error| WebhookError::Service(kvasm_service::ServiceError::from(error));
+        let triggers = self.store().triggers(app.id).await.map_err(service)?;
+        let trigger = triggers
+            .iter()
+            .find(|trigger| trigger.name == delivery.place.trigger);
+        let webhook = trigger.and_then(|trigger| trigger.target.webhook());
+        let webhook = webhook.ok_or(WebhookError::NoUrl)?;
+        let secret = self.0.settings.secret(app, &webhook.secret).await?;
+        let trace = delivery.event.handler_span();
+        let call = WebhookCall {
+            app,
+            delivery,
+            webhook,
+            secret,
+            trace: &trace,
+            now: Timestamp::now(),
+            deadline: Instant::now() + self.0.limits.wall_time,
+        };
+        call.send(&*self.0.services.outbound).await?;
+        let caller = Caller::handler(app, &delivery.event).with_trace(trace);
+        let batch = Batch {
+            acknowledge: Some(Box::new(receipt)),
+            ..Batch::default()
+        };
+        self.kv().commit(&caller, batch).await?;
+        Ok(())
+    }
+
+    /// Writes the reason of a failed attempt to the app's log.
+    fn log_failed_webhook(&self, app: &App, delivery: &Delivery, error: &WebhookError) {
+        let trigger = &delivery.place.trigger;
+        let record = LogRecord {
+            seq: 0,
+            at: Timestamp::now(),
+            level: match error.deferral() {
+                Some(_) => Level::Info,
+                None => Level::Error,
+            },
+            source: LogSource::Host,
+            function: trigger.as_str().into(),
+            request_id: Uuid::now_v7(),
+            trace_id: delivery.event.trace_id(),
+            message: format!("webhook {trigger} of event {}: {error}", delivery.event.id),
+            discarded: false,
+            cost: None,
+        };
+        self.logs().push(app.id, [record]);
+    }
+}
