@@ -244,6 +244,36 @@ fn documented_entry_header_matches_the_abi() {
     assert!(text.contains(&format!("{ENTRY_HEADER_BYTES} bytes")));
 }
 
+/// The tables against which plugins are compiled, by their heads.
+const FROZEN: [&[&str]; 9] = [
+    &["import", "signature"],
+    &["status", "value"],
+    &["exit code"],
+    &["field of `kv_set`", "bit", "offset", "type"],
+    &["field of `kv_delete`", "bit", "offset", "type"],
+    &["field of `kv_list`", "bit", "offset", "type"],
+    &["format", "name"],
+    &["flag", "name"],
+    &["field of the header", "offset", "type"],
+];
+
+/// The documented tables are those of the code, by the tests above.
+#[test]
+fn frozen_abi_has_only_additions() {
+    let (now, frozen) = (
+        files::one("docs/abi.md").text,
+        files::one("tests/fixtures/kvasm_v1.md").text,
+    );
+    for head in FROZEN {
+        let now = documented(&now, head);
+        let frozen = documented(&frozen, head);
+        assert!(!frozen.is_empty(), "{head:?}");
+        let missing = frozen.iter().filter(|row| !now.contains(row));
+        let missing: Vec<_> = missing.map(|row| format!("{row:?}")).collect();
+        assert_none(&missing);
+    }
+}
+
 #[test]
 fn abi_module_and_section_names_are_documented() {
     let text = files::one("docs/abi.md").text;
