@@ -4,8 +4,12 @@ use super::Host;
 use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp};
 use kvasm_service::{Caller, LogRecord, LogSource, WebhookCall, WebhookError};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
+
+/// The maximum duration of an attempt. The client's own timeout is shorter: a webhook may take longer
+/// than a run, as it occupies neither an instance nor a CPU.
+const ATTEMPT_MAX: Duration = Duration::from_secs(60 * 60);
 
 impl Host {
     /// Sends a delivery to the URL that its trigger has now. Once the receiver has accepted it, the
@@ -45,7 +49,7 @@ impl Host {
             secret,
             trace: &trace,
             now: Timestamp::now(),
-            deadline: Instant::now() + self.0.limits.wall_time,
+            deadline: Instant::now() + ATTEMPT_MAX,
         };
         call.send(&*self.0.services.outbound).await?;
         let caller = Caller::handler(app, &delivery.event).with_trace(trace);
