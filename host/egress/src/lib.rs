@@ -38,6 +38,8 @@ pub use address::{AddressClass, address_class, embedded_v4};
 pub use config::EgressConfig;
 pub use guard::{AddressGuard, GuardRefusal};
 pub use network::{EgressNetwork, EgressNetworkError};
+#[cfg(feature = "fuzzing")]
+pub use outgoing::{RequestHead, fuzz_outgoing};
 pub use resolver::{Resolver, SystemResolver};
 pub use tls::RootsError;
 

@@ -106,6 +106,21 @@ impl Outgoing {
     }
 }
 
+/// A request's method, URI and headers.
+#[cfg(feature = "fuzzing")]
+pub type RequestHead = (Method, Uri, HeaderMap);
+
+/// Checks a request, and returns its head as it is sent over HTTP/1.1 and over HTTP/2.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_outgoing(request: OutboundRequest) -> Result<[RequestHead; 2], OutboundError> {
+    let outgoing = Outgoing::new(request, &EgressConfig::default())?;
+    let head = |version| {
+        let request = outgoing.to_request(version)?.into_parts().0;
+        Ok::<_, OutboundError>((request.method, request.uri, request.headers))
+    };
+    Ok([head(Version::HTTP_11)?, head(Version::HTTP_2)?])
+}
+
 fn invalid(why: String) -> OutboundError {
     OutboundError::Invalid(why)
 }

@@ -20,9 +20,9 @@ mod trap;
 mod wasi;
 mod worker;
 
-#[cfg(feature = "fuzzing")]
-pub use abi::fuzz_batch;
 pub use abi::{BadPointer, DeliveryContext, GuestLog, GuestState, LogLine};
+#[cfg(feature = "fuzzing")]
+pub use abi::{fuzz_batch, fuzz_fetch};
 pub use cache::CacheLimits;
 pub use compiler::Compiler;
 pub use engine::{EngineOptions, Runtime, engine_config};

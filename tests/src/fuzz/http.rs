@@ -51,6 +51,47 @@ pub fn http_frame(bytes: &[u8]) {
     }
 }
 
+/// A request that a plugin sends. What is sent goes to the origin whose permission was checked, in
+/// one request, with no header of the connection or of the framing from the plugin.
+pub fn fetch(bytes: &[u8]) {
+    let Ok(request) = fuzzing::fetch(bytes.to_vec()) else {
+        return;
+    };
+    assert!(request.body.len() <= bytes.len());
+    let url = request.url.clone();
+    let headers = request.headers.len();
+    let Ok([first, second]) = fuzzing::outgoing(request) else {
+        return;
+    };
+    let authority = url.origin().authority();
+    assert_eq!(first.1.to_string(), url.target());
+    assert_eq!(first.2.get_all("host").iter().count(), 1);
+    assert_eq!(first.2["host"], authority.as_str());
+    assert_eq!(second.1.authority().unwrap().as_str(), authority);
+    assert_eq!(second.1.path_and_query().unwrap().as_str(), url.target());
+    assert!(second.2.get("host").is_none());
+    for (method, _, all) in [first, second] {
+        assert!(method.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
+        for never in ["CONNECT", "TRACE"] {
+            assert!(!method.as_str().eq_ignore_ascii_case(never));
+        }
+        assert!(all.len() <= headers + 1);
+        for name in [
+            "connection",
+            "content-length",
+            "te",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            assert!(!all.contains_key(name), "{name}");
+        }
+        for value in all.values() {
+            let is_split = |byte: &u8| matches!(byte, b'\r' | b'\n' | 0);
+            assert!(!value.as_bytes().iter().any(is_split), "{value:?}");
+        }
+    }
+}
+
 /// Parts of a request's head: percent-encoded text, the tags of `If-Match`, and the addresses
 /// added by proxies. Decoded text encodes to text that decodes to the same.
 pub fn http_text(bytes: &[u8]) {

@@ -10,7 +10,7 @@ mod packed;
 mod seeds;
 
 pub use guest::{cursor, json, manifest, options};
-pub use http::{http_frame, http_text, import_lines, trace_context};
+pub use http::{fetch, http_frame, http_text, import_lines, trace_context};
 pub use mutation::mutate;
 pub use packed::{batch, page, records};
 pub use seeds::seeds;
@@ -35,6 +35,7 @@ macro_rules! targets {
 pub const TARGETS: &[Target] = targets![
     batch,
     cursor,
+    fetch,
     http_frame,
     http_text,
     import_lines,

@@ -13,6 +13,7 @@ pub fn seeds(target: &str) -> Seeds {
     match target {
         "batch" => batches(),
         "cursor" => cursors(),
+        "fetch" => fetches(),
         "http_frame" => frames(),
         "http_text" => texts(HTTP_TEXTS),
         "import_lines" => texts(IMPORT_LINES),
@@ -24,6 +25,41 @@ pub fn seeds(target: &str) -> Seeds {
         "trace_context" => texts(TRACE_CONTEXTS),
         other => panic!("no seeds for {other}"),
     }
+}
+
+/// Frames of `http_fetch`.
+fn fetches() -> Seeds {
+    let heads = [
+        ("least", r#"{"method":"GET","url":"http://a.test"}"#),
+        (
+            "full",
+            r#"{"method":"PUT","url":"https://b\u00fccher.test:8443/a b?c=%20#d","headers":[["x-a","1"],["accept","*/*"]],"timeout_ms":5}"#,
+        ),
+        ("address", r#"{"method":"GET","url":"http://0x7f.1/"}"#),
+        ("user", r#"{"method":"GET","url":"http://a.test@b.test/"}"#),
+        (
+            "split",
+            r#"{"method":"GET","url":"http://a.test/","headers":[["x","1\r\nhost: b.test"]]}"#,
+        ),
+        (
+            "host",
+            r#"{"method":"GET","url":"http://a.test/","headers":[["Host","b.test"]]}"#,
+        ),
+        (
+            "length",
+            r#"{"method":"POST","url":"http://a.test/","headers":[["content-length","1"],["transfer-encoding","chunked"]]}"#,
+        ),
+        ("tunnel", r#"{"method":"CONNECT","url":"http://a.test/"}"#),
+        (
+            "method",
+            r#"{"method":"GET / HTTP/1.1\r\n","url":"http://a.test/"}"#,
+        ),
+    ];
+    let frame = |(name, head): (&'static str, &str)| {
+        let prefix = kvasm_abi::http::prefix(head.len()).unwrap_or_default();
+        (name, [&prefix, head.as_bytes(), b"body"].concat())
+    };
+    heads.into_iter().map(frame).collect()
 }
 
 fn texts(texts: &[(&'static str, &str)]) -> Seeds {

@@ -118,6 +118,7 @@ macro_rules! tests {
 tests![
     batch,
     cursor,
+    fetch,
     http_frame,
     http_text,
     import_lines,

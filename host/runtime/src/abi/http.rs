@@ -114,6 +114,15 @@ fn decode(frame: Vec<u8>) -> Result<OutboundRequest, Fault> {
     })
 }
 
+/// Decodes the frame of a request, or returns the status of the error.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_fetch(frame: Vec<u8>) -> Result<OutboundRequest, Option<Status>> {
+    decode(frame).map_err(|fault| match fault {
+        Fault::Status(status, _) => Some(status),
+        Fault::Host(..) | Fault::Trap(_) => None,
+    })
+}
+
 /// Adds the headers that a plugin may set itself: the trace of the run and, in a handler, a key by
 /// which the receiver can recognise a repetition.
 fn add_headers(state: &GuestState, headers: &mut Vec<(String, String)>) {

@@ -23,6 +23,8 @@ use wasmtime::Linker;
 
 pub(crate) use cpu_permit::CpuPermit;
 pub use fault::{BadPointer, NoMemory};
+#[cfg(feature = "fuzzing")]
+pub use http::fuzz_fetch;
 pub(crate) use io::RANDOM_BYTES_MAX;
 pub use log::{GuestLog, LogLine};
 pub(crate) use log::{printable, printable_start};
