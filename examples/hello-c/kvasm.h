@@ -102,6 +102,10 @@ int64_t kvasm_kv_get_many(const void *keys, size_t keys_len, void *out, size_t c
 /* On KVASM_CONFLICT kvasm_result_read returns the positions of the failed checks. */
 KVASM_IMPORT(kv_commit)
 int64_t kvasm_kv_commit(const void *batch, size_t batch_len, void *out, size_t cap);
+/* Make a part of a call a transaction. KVASM_CONFLICT from commit or drop: repeat it. */
+KVASM_IMPORT(transaction_begin) int64_t kvasm_transaction_begin(void);
+KVASM_IMPORT(transaction_commit) int64_t kvasm_transaction_commit(void);
+KVASM_IMPORT(transaction_drop) int64_t kvasm_transaction_drop(void);
 /* A timer calls the export "on_timer", which the manifest must declare. */
 KVASM_IMPORT(timer_set)
 int64_t kvasm_timer_set(const char *name, size_t name_len, int32_t flags, int64_t ms,

@@ -136,3 +136,71 @@ fn failed_handler_is_rolled_back_and_reports_retryability() {
     testing::scheduled(tick, ScheduledRun::at(7)).unwrap();
     assert_eq!(c.get("at"), Ok(Some(7)));
 }
+
+#[test]
+fn part_of_a_call_is_a_transaction() {
+    let c = kv::collection("c");
+    c.set("before", &1).unwrap();
+    let failed: Result<(), Error> = kv::transaction(|| {
+        c.set("a", &1)?;
+        assert!(kvasm_guest::context()?.transaction);
+        Err(Error::Invalid("no".into()))
+    });
+    assert!(failed.is_err());
+    assert_eq!((c.has("before"), c.has("a")), (Ok(true), Ok(false)));
+    let versions = kv::transaction(|| {
+        let first = c.set("a", &1)?;
+        let nested: Result<(), Error> = kv::transaction(|| {
+            assert!(c.set("b", &1)? > first);
+            Err(Error::Invalid("no".into()))
+        });
+        assert!(nested.is_err());
+        kv::transaction(|| c.set("c", &1).map(drop))?;
+        Ok::<_, Error>([first, c.set("d", &1)?])
+    });
+    // The version that the undone part was given is not assigned again.
+    let [first, last] = versions.unwrap();
+    assert_eq!(last - first, 3);
+    let there = ["a", "b", "c", "d"].map(|key| c.has(key).unwrap());
+    assert_eq!(there, [true, false, true, true]);
+    assert!(c.get_entry::<i32>("d").unwrap().unwrap().version < PROVISIONAL);
+    assert!(!kvasm_guest::context().unwrap().transaction);
+}
+
+#[test]
+fn panic_in_a_part_rolls_it_back() {
+    let c = kv::collection("c");
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        kv::transaction(|| {
+            c.set("a", &1)?;
+            kv::transaction(|| {
+                c.set("b", &1)?;
+                panic!("a trap");
+                #[allow(unreachable_code)]
+                Ok::<_, Error>(())
+            })
+        })
+    }));
+    assert!(panicked.is_err());
+    assert_eq!((c.has("a"), c.has("b")), (Ok(false), Ok(false)));
+    // The next call is not within it.
+    assert!(!kvasm_guest::context().unwrap().transaction);
+    assert!(c.set("a", &1).unwrap() < PROVISIONAL);
+}
+
+#[test]
+fn transactions_are_nested_to_a_limit() {
+    fn nest(levels: usize) -> Result<(), Error> {
+        kv::transaction(|| match levels {
+            1 => Ok(()),
+            _ => nest(levels - 1),
+        })
+    }
+    assert_eq!(nest(4), Ok(()));
+    assert!(matches!(nest(5), Err(Error::Invalid(_))));
+    assert!(matches!(
+        testing::transaction(|| nest(4)),
+        Err(Error::Invalid(_))
+    ));
+    assert_eq!(testing::transaction(|| nest(3)), Ok(()));
+}

@@ -28,7 +28,7 @@ mod timers;
 
 pub use batch::{
     Applied, BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, BatchCheck, BatchOp, OP_DELETE, OP_INCREMENT,
-    OP_SET, OP_TIMER_CANCEL, OP_TIMER_SET,
+    OP_SET, OP_TIMER_CANCEL, OP_TIMER_SET, TRANSACTIONS_MAX,
 };
 pub use bytes::Malformed;
 pub use many::{Address, KEYS_MAX, MANY_BYTES_MAX, Slot};
@@ -136,6 +136,9 @@ pub const IMPORTS: &[Import] = &[
     import("kv_increment", "i32 i32 i32 i32 i64 i32"),
     import("kv_get_many", "i32 i32 i32 i32"),
     import("kv_commit", "i32 i32 i32 i32"),
+    import("transaction_begin", ""),
+    import("transaction_commit", ""),
+    import("transaction_drop", ""),
     import("timer_set", "i32 i32 i32 i64 i32 i32"),
     import("timer_cancel", "i32 i32"),
     import("dead_letters", "i32 i32 i32 i32 i32"),

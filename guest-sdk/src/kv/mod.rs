@@ -19,11 +19,13 @@ mod batch;
 mod cursor;
 mod list;
 mod many;
+mod transaction;
 
 pub use batch::{Batch, CommitError, FailedCheck, Outcome};
 pub use cursor::{Cursor, CursorError};
 pub use list::{Items, List, Page};
 pub use many::{get_many, get_many_bytes};
+pub use transaction::transaction;
 
 use crate::{Error, sys};
 use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER};

@@ -69,6 +69,9 @@ mod raw {
         pub fn kv_get_many(keys: *const u8, keys_len: usize, out: *mut u8, cap: usize) -> i64;
         #[rustfmt::skip]
         pub fn kv_commit(batch: *const u8, batch_len: usize, out: *mut u8, cap: usize) -> i64;
+        pub safe fn transaction_begin() -> i64;
+        pub safe fn transaction_commit() -> i64;
+        pub safe fn transaction_drop() -> i64;
         #[rustfmt::skip]
         pub fn timer_set(
             name: *const u8,
@@ -197,6 +200,19 @@ pub(crate) fn timer_cancel(name: &str) -> Result<bool, Error> {
     // SAFETY: the string is borrowed.
     let answer = unsafe { raw::timer_cancel(name.as_ptr(), name.len()) };
     yes_or_no(answer)
+}
+
+pub(crate) fn transaction_begin() -> Result<usize, Error> {
+    let open = raw::transaction_begin();
+    usize::try_from(open).map_err(|_| error(open))
+}
+
+pub(crate) fn transaction_commit() -> Result<(), Error> {
+    yes_or_no(raw::transaction_commit()).map(drop)
+}
+
+pub(crate) fn transaction_drop() -> Result<(), Error> {
+    yes_or_no(raw::transaction_drop()).map(drop)
 }
 
 pub(crate) fn kv_delete(

@@ -237,7 +237,7 @@ impl Host {
             services: self.0.services.clone(),
             settings,
             delivery: None,
-            transaction: false,
+            transaction: None,
             gives_way: None,
             slot: None,
         };

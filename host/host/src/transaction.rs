@@ -73,7 +73,7 @@ impl<'p> Run<'p> {
                 .delivery
                 .as_ref()
                 .map(|(context, _)| Arc::clone(context)),
-            transaction: true,
+            transaction: None,
             gives_way: None,
             slot: None,
         }
@@ -250,6 +250,7 @@ impl Host {
         let request = InvocationRequest {
             gives_way: Some(gives_way),
             slot: Some(Arc::clone(place)),
+            transaction: Some(Arc::clone(&transaction)),
             ..run.request(services)
         };
         match self.0.runtime.call(compiled, request).await {

@@ -6,7 +6,8 @@ use super::limiter::MemoryLimiter;
 use super::module::{CompiledPlugin, Function, Signature};
 use super::request::{InvocationRequest, InvocationTarget, Response};
 use super::{trap, wasi};
-use crate::abi::{CpuPermit, GuestState, GuestView, printable, printable_start};
+use crate::abi::{CpuPermit, GuestState, GuestView, RunTransactions, printable, printable_start};
+use kvasm_abi::EXIT_FAILED;
 use kvasm_core::{Invalid, Limits, Pieces, Subject};
 use kvasm_service::{CallContext, FairPermit, Stage};
 use std::future::poll_fn;
@@ -290,7 +291,7 @@ impl Runtime {
             GuestState::new(context, turns, app_name, function, services, limits, input);
         guest.settings = settings;
         guest.delivery = delivery;
-        guest.transaction = transaction;
+        guest.transactions = RunTransactions::of_run(transaction);
         guest.handles_timers = handles_timers;
         let mut store = Store::new(
             &self.engine,
@@ -392,6 +393,12 @@ async fn run(
         },
     };
     match code {
+        0 if invocation.guest.transactions.has_open() => Err(CallError::Failed {
+            code: EXIT_FAILED,
+            message: "the function returned without ending a transaction that it began; what it \
+                      wrote in it is discarded"
+                .to_owned(),
+        }),
         0 => Ok(()),
         code => Err(CallError::Failed {
             code,

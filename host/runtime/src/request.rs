@@ -5,7 +5,7 @@ use super::invocation::unknown_function;
 use super::module::CompiledPlugin;
 use crate::abi::{DeliveryContext, GuestLog};
 use kvasm_core::{Cost, Exports, Pieces};
-use kvasm_service::{CallContext, FairPermit, Services, SettingsSnapshot};
+use kvasm_service::{CallContext, FairPermit, Services, SettingsSnapshot, Transaction};
 use std::sync::Arc;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -26,8 +26,8 @@ pub struct InvocationRequest {
     pub settings: SettingsSnapshot,
     /// The delivery being handled, if any.
     pub delivery: Option<Arc<DeliveryContext>>,
-    /// Whether the run is a transaction.
-    pub transaction: bool,
+    /// The transaction that the run is, if it is one; also the key-value service in `services`.
+    pub transaction: Option<Arc<Transaction>>,
     /// Ends the run as [`CallError::Conflict`], shortly after it is notified.
     pub gives_way: Option<Arc<Notify>>,
     /// The slot of its instance, if it already has one.

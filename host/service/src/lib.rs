@@ -52,7 +52,7 @@ pub use health::{Health, Readiness, StoreFailure, TaskHealth};
 pub use health::{TaskHandle, error_chain};
 pub use kv::{
     Address, BATCH_BYTES_MAX, BATCH_MAX, KeyLocks, Kv, KvService, List, Listing, LockPolicy,
-    LockSet, LockSetGuard, PendingCommitGuard, Transaction,
+    LockSet, LockSetGuard, PendingCommitGuard, Transaction, WriteSavepoint,
 };
 pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
 pub use notifier::DispatchNotifier;

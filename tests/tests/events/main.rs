@@ -6,6 +6,7 @@ mod contention;
 mod cron;
 mod event_host;
 mod faults;
+mod guest_transactions;
 mod handlers;
 mod hosts;
 mod idempotency;

@@ -15,7 +15,9 @@ pub(crate) use cost::cost;
 pub(crate) use fetch::{Responder, http_fetch, on_fetch};
 pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
 pub(crate) use timers::{restore_timer, take_due_timer, timer_cancel, timer_set, timers};
-pub(crate) use transaction::transaction;
+pub(crate) use transaction::{
+    transaction, transaction_begin, transaction_commit, transaction_drop,
+};
 
 use super::{CommitFailure, Query};
 use crate::dead_letters::DeadLetter;
@@ -41,6 +43,10 @@ struct Host {
     input: Vec<u8>,
     output: Vec<u8>,
     cost: Cost,
+    /// The number of open transactions.
+    transactions: usize,
+    /// Those that the plugin has begun and not ended.
+    begun: Vec<transaction::TransactionGuard>,
 }
 
 impl Host {
@@ -64,6 +70,8 @@ impl Host {
             input: Vec::new(),
             output: Vec::new(),
             cost: Cost::default(),
+            transactions: 0,
+            begun: Vec::new(),
         }
     }
 

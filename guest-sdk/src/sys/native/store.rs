@@ -164,6 +164,14 @@ impl Store {
             .is_some()
     }
 
+    /// Restores an earlier state. Within a transaction, no provisional version is assigned again.
+    pub(super) fn roll_back(&mut self, before: Store) {
+        *self = Store {
+            provisional: before.provisional.and(self.provisional),
+            ..before
+        };
+    }
+
     /// Assigns final versions to the writes of the transaction, in order.
     pub(super) fn assign_final_versions(&mut self) {
         self.provisional = None;

@@ -2,7 +2,9 @@
 //! succeeds.
 
 use super::store::Store;
-use super::with;
+use super::{cost, with};
+use crate::Error;
+use kvasm_abi::TRANSACTIONS_MAX;
 
 /// Runs `work`. Its writes are kept if `is_success` returns true for its result; otherwise, and
 /// after a panic, they are rolled back.
@@ -15,7 +17,44 @@ pub(crate) fn transaction<R>(work: impl FnOnce() -> R, is_success: impl FnOnce(&
     result
 }
 
-struct TransactionGuard {
+/// Begins a transaction within those that are open. Returns how many there are.
+pub(crate) fn transaction_begin() -> Result<usize, Error> {
+    cost::count_call();
+    let open = with(|host| host.transactions);
+    if open >= TRANSACTIONS_MAX {
+        let message = format!("{open} transactions are open within each other, which is the limit");
+        return Err(Error::Invalid(message));
+    }
+    let guard = TransactionGuard::begin();
+    with(|host| {
+        host.begun.push(guard);
+        Ok(host.transactions)
+    })
+}
+
+/// Ends the innermost transaction, and keeps its writes.
+pub(crate) fn transaction_commit() -> Result<(), Error> {
+    cost::count_call();
+    innermost().map(TransactionGuard::commit)
+}
+
+/// Ends the innermost transaction, and rolls its writes back.
+pub(crate) fn transaction_drop() -> Result<(), Error> {
+    cost::count_call();
+    innermost().map(drop)
+}
+
+/// A guard is not dropped while the host is borrowed.
+fn innermost() -> Result<TransactionGuard, Error> {
+    let innermost = with(|host| host.begun.pop());
+    innermost.ok_or_else(|| {
+        Error::Invalid(
+            "no transaction of the plugin is open; transaction_begin begins one".to_owned(),
+        )
+    })
+}
+
+pub(super) struct TransactionGuard {
     /// The store to restore on rollback.
     before: Option<Store>,
     /// Whether this is nested in another transaction, of which it is then a part.
@@ -28,6 +67,7 @@ impl TransactionGuard {
             let before = host.store.clone();
             let is_within = host.store.begin();
             host.context.transaction = true;
+            host.transactions += 1;
             TransactionGuard {
                 before: Some(before),
                 is_within,
@@ -44,11 +84,12 @@ impl Drop for TransactionGuard {
     fn drop(&mut self) {
         with(|host| {
             match self.before.take() {
-                Some(before) => host.store = before,
+                Some(before) => host.store.roll_back(before),
                 None if self.is_within => {}
                 None => host.store.assign_final_versions(),
             }
             host.context.transaction = self.is_within;
+            host.transactions -= 1;
         });
     }
 }

@@ -69,7 +69,10 @@ async fn http_fetch<T: GuestView>(
 
 /// Counts a request, unless the run may not send another one.
 fn count(state: &mut GuestState) -> Result<(), Fault> {
-    if state.transaction && state.delivery.is_none() {
+    if state
+        .transactions
+        .forbids_requests(state.delivery.is_some())
+    {
         return Err(Fault::Status(
             Status::Invalid,
             "http_fetch cannot be called in a transactional function: its run may be discarded \

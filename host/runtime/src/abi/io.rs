@@ -133,7 +133,7 @@ fn context<T: GuestView>(guest: &mut Guest<'_, T>, out: u32, cap: u32) -> Result
         "function": &*state.function,
         "request_id": state.context.request_id,
         "caller": caller,
-        "transaction": state.transaction,
+        "transaction": state.transactions.is_within(),
     });
     if let (Some(delivery), Some(members)) = (&state.delivery, context.as_object_mut()) {
         let trigger = serde_json::json!({

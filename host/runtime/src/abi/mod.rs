@@ -18,6 +18,7 @@ mod page;
 mod settings;
 mod state;
 mod timers;
+mod transactions;
 
 use wasmtime::Linker;
 
@@ -32,6 +33,7 @@ pub(crate) use log::{printable, printable_start};
 pub use many::fuzz_batch;
 pub(crate) use meter::{CpuMeter, TICK};
 pub use state::{DeliveryContext, GuestState, GuestView};
+pub(crate) use transactions::RunTransactions;
 
 /// Links every import of `kvasm_v1`.
 ///
@@ -40,6 +42,7 @@ pub use state::{DeliveryContext, GuestState, GuestView};
 pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;
+    transactions::link(linker)?;
     timers::link(linker)?;
     settings::link(linker)?;
     http::link(linker)?;

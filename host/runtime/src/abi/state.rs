@@ -1,6 +1,7 @@
 //! The state of an invocation, for the host functions.
 
 use super::fault::Fault;
+use super::transactions::RunTransactions;
 use super::{CpuMeter, CpuPermit, GuestLog};
 use kvasm_abi::IMPORTS;
 use kvasm_core::{Cost, Limits, Pieces, truncate};
@@ -92,8 +93,8 @@ pub struct GuestState {
     pub(crate) delivery: Option<Arc<DeliveryContext>>,
     /// Whether its plugin handles timers.
     pub(crate) handles_timers: bool,
-    /// Whether this run's writes are buffered into one commit.
-    pub(crate) transaction: bool,
+    /// The transactions into which writes are buffered.
+    pub(crate) transactions: RunTransactions,
     /// The memory, once instantiation is complete.
     pub(crate) memory: Option<Memory>,
     /// The last result that did not fit the guest's buffer.
@@ -134,7 +135,7 @@ impl GuestState {
             log: Arc::new(Mutex::new(log)),
             delivery: None,
             handles_timers: false,
-            transaction: false,
+            transactions: RunTransactions::default(),
             memory: None,
             slot: Pieces::default(),
             error: String::new(),

@@ -24,7 +24,7 @@ pub(crate) use key_locks::LockSetId;
 pub use key_locks::{Address, KeyLocks};
 pub use lock_policy::{LockPolicy, PendingCommitGuard};
 pub use lock_set::{LockSet, LockSetGuard};
-pub use transactional::Transaction;
+pub use transactional::{Transaction, WriteSavepoint};
 
 /// Maximum number of checks, operations and changes of timers in a batch, and of keys in one `get_many`.
 pub const BATCH_MAX: usize = kvasm_abi::BATCH_OPS_MAX;

@@ -24,6 +24,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// The writes of a run at one moment.
+pub struct WriteSavepoint(TransactionView);
+
 /// One run's view of the store.
 pub struct Transaction {
     pub(super) kv: Arc<dyn Kv>,
@@ -46,6 +49,26 @@ impl Transaction {
             way: None,
             event: None,
         }
+    }
+
+    /// Returns the run's writes as they are now.
+    pub fn savepoint(&self) -> WriteSavepoint {
+        WriteSavepoint(self.view.lock().clone())
+    }
+
+    /// Undoes the writes since a savepoint. Reads stay recorded: the guest has observed them. No
+    /// provisional version is assigned again.
+    pub fn roll_back(&self, WriteSavepoint(to): WriteSavepoint) {
+        let mut view = self.view.lock();
+        let (read, stale) = (std::mem::take(&mut view.read), view.stale);
+        let (follows, writes) = (std::mem::take(&mut view.follows), view.writes);
+        *view = TransactionView {
+            read,
+            follows,
+            stale,
+            writes,
+            ..to
+        };
     }
 
     /// Returns the run's commit, which also acknowledges a delivery if given; `None` if there is
@@ -345,19 +368,10 @@ impl Kv for Transaction {
             // Nothing to undo: the one operation buffers its write last.
             return self.run_all(caller, batch).await;
         }
-        let before = self.view.lock().clone();
+        let before = self.savepoint();
         let applied = self.run_all(caller, batch).await;
         if applied.is_err() {
-            // Reads stay recorded: the guest has observed them.
-            let mut view = self.view.lock();
-            let (read, stale) = (std::mem::take(&mut view.read), view.stale);
-            let follows = std::mem::take(&mut view.follows);
-            *view = TransactionView {
-                read,
-                follows,
-                stale,
-                ..before
-            };
+            self.roll_back(before);
         }
         applied
     }

@@ -40,6 +40,19 @@ fn transfer(Json(count): Json<u64>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Adds one to two entries, in a part of the call.
+#[kvasm_guest::function]
+fn count_in_part() -> Result<(), Error> {
+    let parts = kv::collection("parts");
+    kv::transaction(|| {
+        for key in ["one", "other"] {
+            let sum = parts.get::<u64>(key)?.unwrap_or(0);
+            parts.set(key, &(sum + 1))?;
+        }
+        Ok(())
+    })
+}
+
 /// A currency and a number of retries.
 type Settings = (Option<String>, Option<u32>);
 
