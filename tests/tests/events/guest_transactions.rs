@@ -171,7 +171,7 @@ async fn conflict_writes_nothing_and_the_repetition_succeeds() {
     let attempt = [BEGIN, &count('a'), &count('b'), "(call $meanwhile)", COMMIT];
     let body = all(&[&attempt[..], &attempt[..]].concat());
     let (answers, entries) = run(FUNCTION, &body, 1).await;
-    let conflict = i64::from(Status::Conflict.code());
+    let conflict = Status::Conflict.code();
     assert_eq!([answers[4], answers[9]], [conflict, 0]);
     assert_eq!(entries, some([101, 1, 0]));
 }
@@ -182,14 +182,14 @@ async fn drop_reports_that_a_read_is_no_longer_current() {
     let attempt = [BEGIN, &count('a'), "(call $meanwhile)", DROP];
     let body = all(&[&attempt[..], &attempt[..]].concat());
     let (answers, entries) = run(FUNCTION, &body, 1).await;
-    let conflict = i64::from(Status::Conflict.code());
+    let conflict = Status::Conflict.code();
     assert_eq!([answers[3], answers[7]], [conflict, 0]);
     assert_eq!(entries, some([100, 0, 0]));
 }
 
 #[tokio::test]
 async fn wrong_calls_are_rejected() {
-    let invalid = i64::from(Status::Invalid.code());
+    let invalid = Status::Invalid.code();
     let (answers, _) = run(FUNCTION, &all(&[COMMIT, DROP]), 0).await;
     assert_eq!(answers, [invalid; 2]);
     let deep = [BEGIN; TRANSACTIONS_MAX + 1];
