@@ -115,6 +115,12 @@ pub trait IntoOutput {
     /// # Errors
     /// A message for the caller.
     fn into_output(self) -> Result<Vec<u8>, FunctionError>;
+
+    /// Returns whether it is an error, after which a transaction is undone.
+    #[doc(hidden)]
+    fn is_failure(&self) -> bool {
+        false
+    }
 }
 
 impl<T: DeserializeOwned> FromInput for Json<T> {
@@ -162,6 +168,10 @@ impl IntoOutput for String {
 impl<T: IntoOutput, E: Into<FunctionError>> IntoOutput for Result<T, E> {
     fn into_output(self) -> Result<Vec<u8>, FunctionError> {
         self.map_err(Into::into)?.into_output()
+    }
+
+    fn is_failure(&self) -> bool {
+        self.is_err()
     }
 }
 

@@ -58,6 +58,7 @@ mod sys;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod timer;
+mod transaction;
 pub mod trigger;
 
 pub use context::{Caller, Context, Trigger, context, now, now_ms, random_fill};
@@ -85,7 +86,9 @@ pub use trigger::{
 /// has read is unchanged; otherwise the host discards the run and starts another, until the
 /// call times out. Lists are not checked for changes. The function may therefore run more than
 /// once per call, and its log lines are kept for each run. Versions of its own writes are valid
-/// only within the run.
+/// only within the run. Called from the surrounding code, it is a transaction too, and a part of
+/// the caller's if that is one, as with [`kv::transaction`]; after a conflict it is repeated if its
+/// input implements `Clone`. If it cannot be committed, it panics.
 ///
 /// The generated export is `unsafe` to the compiler. A crate with `#![deny(unsafe_code)]`
 /// builds, one with `#![forbid(unsafe_code)]` does not.
@@ -363,5 +366,6 @@ pub use kvasm_guest_macros::needs;
 pub mod __private {
     pub use crate::function::{run, run_with};
     pub use crate::http::handler::run_http;
+    pub use crate::transaction::{CloneInput, KeepInput, Repeat, in_transaction, run_transaction};
     pub use crate::trigger::{run_change, run_scheduled, run_scheduled_with, run_timer};
 }

@@ -168,8 +168,7 @@ pub fn call_http<R: IntoResponse>(
 /// its writes take effect if it returns `Ok`, and are rolled back after an `Err` or a panic.
 /// The versions of its own writes are valid only within it.
 ///
-/// Natively a plain call of the function is not a transaction. There are no conflicts, as each
-/// thread has its own host.
+/// There are no conflicts, as each thread has its own host.
 ///
 /// # Errors
 /// The error that `work` returned.
@@ -188,9 +187,12 @@ pub fn call_http<R: IntoResponse>(
 /// }
 ///
 /// kv::collection("stock").set("paper", &3)?;
-/// testing::transaction(|| testing::call(take, "2")).unwrap();
-/// testing::transaction(|| testing::call(take, "2")).unwrap_err();
-/// assert_eq!(kv::collection("stock").get("paper")?, Some(1));
+/// testing::transaction(|| {
+///     testing::call(take, "1")?;
+///     testing::call(take, "3")
+/// })
+/// .unwrap_err();
+/// assert_eq!(kv::collection("stock").get("paper")?, Some(3));
 /// # Ok::<(), Error>(())
 /// ```
 pub fn transaction<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {

@@ -204,3 +204,57 @@ fn transactions_are_nested_to_a_limit() {
     ));
     assert_eq!(testing::transaction(|| nest(3)), Ok(()));
 }
+
+/// A function with an input that cannot be cloned, and one without an input.
+mod functions {
+    use kvasm_guest::{Error, Json, kv};
+
+    #[derive(serde::Deserialize)]
+    pub struct Payment {
+        pub to: String,
+        pub fails: bool,
+    }
+
+    #[kvasm_guest::function(transaction)]
+    pub fn pay(Json(payment): Json<Payment>) -> Result<Json<bool>, Error> {
+        let c = kv::collection("c");
+        c.increment(&payment.to, 1)?;
+        if payment.fails {
+            return Err(Error::Invalid("no".into()));
+        }
+        Ok(Json(kvasm_guest::context()?.transaction))
+    }
+
+    #[kvasm_guest::function(transaction)]
+    pub fn tidy() -> Result<(), Error> {
+        kv::collection("c").delete("a").map(drop)
+    }
+}
+
+#[test]
+fn transactional_function_is_one_wherever_it_is_called() {
+    use functions::{Payment, pay, tidy};
+    use kvasm_guest::Json;
+    let c = kv::collection("c");
+    let pay_to = |fails| {
+        let to = "a".to_owned();
+        pay(Json(Payment { to, fails }))
+    };
+    assert_eq!(pay_to(false).unwrap(), Json(true));
+    assert!(pay_to(true).is_err());
+    assert_eq!(c.get("a"), Ok(Some(1)));
+    // Within another one it is a part of that.
+    let outer = kv::transaction(|| {
+        pay_to(false)?;
+        assert!(pay_to(true).is_err());
+        assert_eq!(c.get("a"), Ok(Some(2)));
+        Err::<(), _>(Error::Invalid("no".into()))
+    });
+    assert!(outer.is_err());
+    assert_eq!(c.get("a"), Ok(Some(1)));
+    tidy().unwrap();
+    assert_eq!(c.has("a"), Ok(false));
+    let called = testing::call(pay, r#"{"to":"a","fails":true}"#);
+    assert!(called.is_err());
+    assert_eq!(c.has("a"), Ok(false));
+}

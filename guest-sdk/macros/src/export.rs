@@ -1,5 +1,5 @@
-//! The expansion of the attributes: an export, a line of the manifest, and the unchanged
-//! function.
+//! The expansion of the attributes: an export, a line of the manifest, and the function. It is
+//! unchanged, unless it is a transaction.
 
 use crate::{args, manifest};
 use kvasm_abi::{MANIFEST_SECTION, TIMER_HANDLER};
@@ -57,8 +57,46 @@ pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
             return quote!(#item #error);
         }
     };
-    let export = export(kind, args, &function).unwrap_or_else(|e| e.to_compile_error());
-    quote!(#function #export)
+    let is_transaction = args::parse(kind, args.clone()).is_ok_and(|args| args.transaction);
+    match export(kind, args, &function) {
+        Ok(export) if is_transaction => {
+            let function = in_transaction(function);
+            quote!(#function #export)
+        }
+        Ok(export) => quote!(#function #export),
+        Err(error) => {
+            let error = error.to_compile_error();
+            quote!(#function #error)
+        }
+    }
+}
+
+/// Makes the function a transaction wherever it is called.
+fn in_transaction(mut function: ItemFn) -> ItemFn {
+    let body = &function.block;
+    let output = function_output(&function.sig.output);
+    let (pattern, ty, input) = match function.sig.inputs.first_mut() {
+        Some(FnArg::Typed(argument)) => {
+            let input = quote!(__kvasm_input);
+            let pattern = std::mem::replace(&mut *argument.pat, syn::parse_quote!(__kvasm_input));
+            (
+                pattern.to_token_stream(),
+                argument.ty.to_token_stream(),
+                input,
+            )
+        }
+        _ => (quote!(()), quote!(()), quote!(())),
+    };
+    *function.block = syn::parse_quote!({
+        #[allow(unused_imports)]
+        use ::kvasm_guest::__private::{CloneInput as _, KeepInput as _};
+        ::kvasm_guest::__private::in_transaction(
+            #input,
+            |input: &#ty| (&::kvasm_guest::__private::Repeat(input)).again(),
+            |#pattern: #ty| -> #output #body,
+        )
+    });
+    function
 }
 
 fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<TokenStream> {
@@ -67,7 +105,10 @@ fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<Token
         Kind::Timer => TIMER_HANDLER.to_owned(),
         _ => args::export_name(&args, &function.sig.ident)?,
     };
-    let invoke = invoke(kind, &function.sig)?;
+    let mut invoke = invoke(kind, &function.sig)?;
+    if args.transaction {
+        invoke = quote!(::kvasm_guest::__private::run_transaction(|| #invoke));
+    }
     // An unnamed constant cannot clash with anything.
     let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
     let section = section(&manifest::line(kind, &name, &args));

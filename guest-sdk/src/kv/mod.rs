@@ -19,7 +19,7 @@ mod batch;
 mod cursor;
 mod list;
 mod many;
-mod transaction;
+pub(crate) mod transaction;
 
 pub use batch::{Batch, CommitError, FailedCheck, Outcome};
 pub use cursor::{Cursor, CursorError};

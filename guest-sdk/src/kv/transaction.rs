@@ -3,7 +3,7 @@
 use crate::{Error, sys};
 
 /// How often a transaction is run before it fails with a conflict.
-const RUNS_MAX: usize = 1_000;
+pub(crate) const RUNS_MAX: usize = 1_000;
 
 /// Runs `work` as a transaction: what it writes takes effect together once it returns `Ok`, and not
 /// at all if it returns `Err`, panics or traps.
@@ -67,13 +67,13 @@ pub fn transaction<T, E: From<Error>>(mut work: impl FnMut() -> Result<T, E>) ->
 }
 
 /// A transaction that is dropped if a panic unwinds.
-struct OpenTransaction {
-    is_outermost: bool,
+pub(crate) struct OpenTransaction {
+    pub(crate) is_outermost: bool,
     is_ended: bool,
 }
 
 impl OpenTransaction {
-    fn begin() -> Result<OpenTransaction, Error> {
+    pub(crate) fn begin() -> Result<OpenTransaction, Error> {
         let open = sys::transaction_begin()?;
         Ok(OpenTransaction {
             is_outermost: open == 1,
@@ -81,12 +81,12 @@ impl OpenTransaction {
         })
     }
 
-    fn commit(mut self) -> Result<(), Error> {
+    pub(crate) fn commit(mut self) -> Result<(), Error> {
         self.is_ended = true;
         sys::transaction_commit()
     }
 
-    fn discard(mut self) -> Result<(), Error> {
+    pub(crate) fn discard(mut self) -> Result<(), Error> {
         self.is_ended = true;
         sys::transaction_drop()
     }

@@ -242,7 +242,12 @@ async fn endless_repetition_ends_at_the_deadline() {
 
 async fn increments_of(stage: EventHost) {
     const CALLERS: u64 = 16;
-    const CALLS: u64 = 20;
+    const CALLS: u64 = 8;
+    const FUNCTIONS: [(&str, &str); 3] = [
+        ("count_in_part", ""),
+        ("count_by_call", ""),
+        ("count_both", "1"),
+    ];
     let stage = Arc::new(stage);
     stage.deploy(wasm("sdk")).await;
     let callers: Vec<_> = (0..CALLERS)
@@ -250,7 +255,9 @@ async fn increments_of(stage: EventHost) {
             let stage = Arc::clone(&stage);
             tokio::spawn(async move {
                 for _ in 0..CALLS {
-                    stage.call("count_in_part", "").await;
+                    for (function, input) in FUNCTIONS {
+                        stage.call(function, input).await;
+                    }
                 }
             })
         })
@@ -258,13 +265,13 @@ async fn increments_of(stage: EventHost) {
     for caller in callers {
         caller.await.unwrap();
     }
-    let sum = (CALLERS * CALLS).to_string();
+    let sum = (CALLERS * CALLS * FUNCTIONS.len() as u64).to_string();
     for key in ["one", "other"] {
         assert_eq!(stage.get("parts", key).await, Some(sum.clone()));
     }
 }
 
-/// Written with the SDK, which repeats the closure.
+/// A part of a call, a transactional function that the plugin calls, and one that the host calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_update_is_lost_among_concurrent_callers() {
     increments_of(EventHost::sqlite().await).await;

@@ -53,6 +53,23 @@ fn count_in_part() -> Result<(), Error> {
     })
 }
 
+/// Adds a number to two entries.
+#[kvasm_guest::function(transaction)]
+fn count_both(Json(by): Json<u64>) -> Result<(), Error> {
+    let parts = kv::collection("parts");
+    for key in ["one", "other"] {
+        let sum = parts.get::<u64>(key)?.unwrap_or(0);
+        parts.set(key, &(sum + by))?;
+    }
+    Ok(())
+}
+
+/// Calls a transactional function, but is none.
+#[kvasm_guest::function]
+fn count_by_call() -> Result<(), Error> {
+    count_both(Json(1))
+}
+
 /// A currency and a number of retries.
 type Settings = (Option<String>, Option<u32>);
 
