@@ -15,10 +15,9 @@
 //!
 //! /// Counts a visit and returns how many there were.
 //! #[kvasm_guest::function]
-//! fn visit(Json(visit): Json<Visit>) -> Result<Json<u64>, Error> {
-//!     let visits = kv::collection("visits");
-//!     let count = visits.get::<u64>(&visit.name)?.unwrap_or(0) + 1;
-//!     visits.set(&visit.name, &count)?;
+//! fn visit(Json(visit): Json<Visit>) -> Result<Json<i64>, Error> {
+//!     // With `get` and `set`, two visits at the same time would count as one.
+//!     let count = kv::collection("visits").increment(&visit.name, 1)?;
 //!     log::info!("visit {count} of {}", visit.name);
 //!     Ok(Json(count))
 //! }

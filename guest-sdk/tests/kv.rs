@@ -316,3 +316,53 @@ fn each_test_thread_has_its_own_store() {
     testing::reset();
     assert_eq!(kv::collection("c").has("k"), Ok(false));
 }
+
+#[test]
+fn update_keeps_the_expiry_and_creates_an_absent_entry() {
+    let c = kv::collection("c");
+    let grow = |key: &str| c.update(key, |n: Option<u32>| n.unwrap_or(0) + 1);
+    assert_eq!(grow("plain"), Ok(1));
+    assert_eq!(grow("plain"), Ok(2));
+    assert_eq!(
+        c.get_entry::<u32>("plain").unwrap().unwrap().expires_at_ms,
+        None
+    );
+    let options = SetOptions::new().ttl(Duration::from_secs(60));
+    c.set_with("expiring", &5, options).unwrap();
+    let expiry = || {
+        c.get_entry::<u32>("expiring")
+            .unwrap()
+            .unwrap()
+            .expires_at_ms
+            .unwrap()
+    };
+    let before = expiry();
+    testing::advance(Duration::from_secs(30));
+    assert_eq!(grow("expiring"), Ok(6));
+    // Two readings of the clock may differ.
+    assert!((expiry() - before).abs() < 1_000, "{before} {}", expiry());
+    testing::advance(Duration::from_secs(31));
+    assert_eq!(c.has("expiring"), Ok(false));
+    c.set_bytes("bytes", b"x").unwrap();
+    assert!(matches!(grow("bytes"), Err(Error::Type(_))));
+    assert!(matches!(grow(""), Err(Error::Invalid(_))));
+}
+
+#[test]
+fn first_last_and_count_follow_the_list() {
+    let c = kv::collection("c");
+    assert_eq!(c.list().first::<u32>(), Ok(None));
+    for n in 0..1_500_u32 {
+        c.set(&format!("{n:04}"), &n).unwrap();
+    }
+    let value = |entry: Option<kv::Entry<u32>>| entry.unwrap().value;
+    assert_eq!(value(c.list().first().unwrap()), 0);
+    assert_eq!(value(c.list().reverse().first().unwrap()), 1_499);
+    assert_eq!(value(c.list().prefix("07").first().unwrap()), 700);
+    assert_eq!(c.list().count(), Ok(1_500));
+    assert_eq!(c.list().prefix("07").count(), Ok(100));
+    assert_eq!(c.list().limit(7).count(), Ok(7));
+    let page = c.list().limit(2).cursor(None).page::<u32>().unwrap();
+    let next = c.list().limit(2).cursor(page.cursor).page::<u32>().unwrap();
+    assert_eq!(next.items[0].value, 2);
+}

@@ -2,7 +2,7 @@
 //! `count` returns their number.
 
 use kvasm_guest::kv::{self, Collection, Cursor};
-use kvasm_guest::{Error, Json, now_ms, random_fill};
+use kvasm_guest::{Error, Json};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,8 @@ fn sign(Json(signature): Json<Signature>) -> Result<Json<String>, String> {
     if signature.name.trim().is_empty() {
         return Err("a signature needs a name".to_owned());
     }
-    let key = new_key().map_err(|e| e.to_string())?;
+    // It sorts by time.
+    let key = kv::unique_key().map_err(|e| e.to_string())?;
     signatures()
         .set(&key, &signature)
         .map_err(|e| e.to_string())?;
@@ -45,14 +46,12 @@ fn sign(Json(signature): Json<Signature>) -> Result<Json<String>, String> {
 /// Reads a page, newest signatures first.
 #[kvasm_guest::function]
 fn page(Json(request): Json<PageRequest>) -> Result<Json<PageAnswer>, Error> {
-    let mut list = signatures()
+    let page = signatures()
         .list()
         .reverse()
-        .limit(request.limit.unwrap_or(10));
-    if let Some(cursor) = request.cursor {
-        list = list.cursor(cursor);
-    }
-    let page = list.page::<Signature>()?;
+        .limit(request.limit.unwrap_or(10))
+        .cursor(request.cursor)
+        .page::<Signature>()?;
     Ok(Json(PageAnswer {
         signatures: page.items.into_iter().map(|entry| entry.value).collect(),
         cursor: page.cursor,
@@ -62,22 +61,7 @@ fn page(Json(request): Json<PageRequest>) -> Result<Json<PageAnswer>, Error> {
 /// Counts the signatures. The iterator fetches one page after another.
 #[kvasm_guest::function]
 fn count() -> Result<Json<usize>, Error> {
-    signatures()
-        .list()
-        .keys()
-        .try_fold(0, |count, key| key.map(|_| count + 1))
-        .map(Json)
-}
-
-/// Keys sort by time; the random part distinguishes simultaneous signatures.
-fn new_key() -> Result<String, Error> {
-    let mut random = [0; 4];
-    random_fill(&mut random)?;
-    Ok(format!(
-        "{:015}-{:08x}",
-        now_ms(),
-        u32::from_le_bytes(random)
-    ))
+    signatures().list().count().map(Json)
 }
 
 #[cfg(test)]

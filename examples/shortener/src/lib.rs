@@ -75,17 +75,14 @@ fn is_slug(slug: &str) -> bool {
 }
 
 fn list(request: &Request) -> Result<Response, Error> {
-    let mut list = links().list().limit(PAGE_LINKS);
     let cursor = match request.query_param("cursor") {
         Ok(cursor) => cursor,
         Err(error) => return Ok(refused(error.message())),
     };
-    if let Some(cursor) = cursor {
-        match cursor.parse() {
-            Ok(cursor) => list = list.cursor(cursor),
-            Err(_) => return Ok(refused("the cursor is malformed")),
-        }
-    }
+    let Ok(cursor) = cursor.map(|text| text.parse::<Cursor>()).transpose() else {
+        return Ok(refused("the cursor is malformed"));
+    };
+    let list = links().list().limit(PAGE_LINKS).cursor(cursor);
     let page = match list.page::<Link>() {
         // The cursor comes from the client: one of another list is the client's error.
         Err(Error::Invalid(message)) => return Ok(refused(&message)),

@@ -5,11 +5,11 @@ use serde::Serialize;
 use std::fmt::Display;
 
 /// A type that an HTTP handler can return: a [`Response`], or a `Result` of one and a
-/// displayable error.
+/// displayable error, or of two responses, of which the client receives the one that there is.
 #[diagnostic::on_unimplemented(
     message = "an HTTP handler cannot return `{Self}`",
     label = "not a response",
-    note = "return `kvasm_guest::http::Response`, or a `Result<Response, E>` where `E: std::fmt::Display`"
+    note = "return `kvasm_guest::http::Response`, or a `Result<Response, E>` where `E` is a `Response` or `std::fmt::Display`"
 )]
 pub trait IntoResponse {
     /// Returns the response, or the message of a failure.
@@ -28,6 +28,12 @@ impl IntoResponse for Response {
 impl<T: IntoResponse, E: Display> IntoResponse for Result<T, E> {
     fn into_response(self) -> Result<Response, String> {
         self.map_err(|e| e.to_string())?.into_response()
+    }
+}
+
+impl IntoResponse for Result<Response, Response> {
+    fn into_response(self) -> Result<Response, String> {
+        Ok(self.unwrap_or_else(|response| response))
     }
 }
 
@@ -71,6 +77,21 @@ mod tests {
         let request = Request::put("/a?b").header("X-Echo", "é").build();
         let expected = Response::text("PUT /a").header("x-echo", "é");
         assert_eq!(testing::call_http(handler, request), Ok(expected));
+    }
+
+    #[test]
+    fn http_handler_may_fail_with_a_response() {
+        let handler = |request: Request| {
+            let name = request.header("x-name");
+            let name = name.ok_or_else(|| Response::text("who?").status(400))?;
+            Ok::<_, Response>(Response::text(name))
+        };
+        let get = Request::get("/").build();
+        let expected = Response::text("who?").status(400);
+        assert_eq!(testing::call_http(handler, get), Ok(expected));
+        let named = Request::get("/").header("x-name", "Ada").build();
+        let answer = testing::call_http(handler, named);
+        assert_eq!(answer, Ok(Response::text("Ada")));
     }
 
     #[test]

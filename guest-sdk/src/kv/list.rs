@@ -98,10 +98,41 @@ impl List {
         self
     }
 
-    /// Resumes after the page that returned this cursor.
-    pub fn cursor(mut self, cursor: Cursor) -> List {
-        self.cursor = Some(cursor);
+    /// Resumes after the page that returned this cursor; from the start without one.
+    pub fn cursor(mut self, cursor: impl Into<Option<Cursor>>) -> List {
+        self.cursor = cursor.into();
         self
+    }
+
+    /// Returns the first entry, if there is one; with [`List::reverse`] the last one.
+    ///
+    /// # Errors
+    /// As [`List::page`].
+    ///
+    /// ```
+    /// use kvasm_guest::kv;
+    ///
+    /// let scores = kv::collection("scores");
+    /// for (key, name) in [("0120", "Ada"), ("0370", "Bob")] {
+    ///     scores.set(key, &name)?;
+    /// }
+    /// let best = scores.list().reverse().first::<String>()?;
+    /// assert_eq!(best.map(|entry| entry.value), Some("Bob".to_owned()));
+    /// assert_eq!(scores.list().prefix("03").count()?, 1);
+    /// assert_eq!(scores.list().prefix("04").first::<String>()?, None);
+    /// # Ok::<(), kvasm_guest::Error>(())
+    /// ```
+    pub fn first<T: DeserializeOwned>(self) -> Result<Option<Entry<T>>, Error> {
+        Ok(self.limit(1).page()?.items.pop())
+    }
+
+    /// Counts the keys, at most the limit. It reads all of them, a page at a time: keep the number
+    /// of a large collection in an entry of its own.
+    ///
+    /// # Errors
+    /// As [`List::page_keys`].
+    pub fn count(self) -> Result<usize, Error> {
+        self.keys().try_fold(0, |count, key| key.map(|_| count + 1))
     }
 
     /// Iterates over the keys.

@@ -20,18 +20,23 @@ mod cursor;
 mod list;
 mod many;
 pub(crate) mod transaction;
+mod unique;
 
 pub use batch::{Batch, CommitError, FailedCheck, Outcome};
 pub use cursor::{Cursor, CursorError};
 pub use list::{Items, List, Page};
 pub use many::{get_many, get_many_bytes};
 pub use transaction::transaction;
+pub use unique::unique_key;
 
 use crate::{Error, sys};
 use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
+
+/// How often [`Collection::update`] is tried.
+const UPDATES_MAX: usize = 1_000;
 
 /// Returns a collection of the app's store, by name.
 ///
@@ -269,9 +274,71 @@ impl Collection {
         sys::kv_increment(&self.name, key, delta)
     }
 
+    /// Changes the value under `key`: `change` gets the current value, if there is an entry, and
+    /// returns the new one, which is also the result. An expiry time is kept.
+    ///
+    /// No update is lost: if another call writes the entry meanwhile, `change` is called again with
+    /// that value, up to 1,000 times. For a sum, [`Collection::increment`] is faster; to change
+    /// several entries together, use [`transaction`].
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if others wrote the entry each time; otherwise as [`Collection::get`] and
+    /// [`Collection::set`].
+    ///
+    /// ```
+    /// use kvasm_guest::kv;
+    ///
+    /// let guests = kv::collection("guests");
+    /// let add = |name: &str| {
+    ///     guests.update("dinner", |names: Option<Vec<String>>| {
+    ///         let mut names = names.unwrap_or_default();
+    ///         names.push(name.to_owned());
+    ///         names
+    ///     })
+    /// };
+    /// add("Ada")?;
+    /// assert_eq!(add("Bob")?, ["Ada", "Bob"]);
+    /// # Ok::<(), kvasm_guest::Error>(())
+    /// ```
+    pub fn update<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &str,
+        mut change: impl FnMut(Option<T>) -> T,
+    ) -> Result<T, Error> {
+        let mut lost = None;
+        for _ in 0..UPDATES_MAX {
+            let (before, options) = match self.get_entry(key)? {
+                Some(entry) => (
+                    Some(entry.value),
+                    replacing(entry.version, entry.expires_at_ms),
+                ),
+                None => (None, SetOptions::new().if_absent()),
+            };
+            let after = change(before);
+            match self.set_with(key, &after, options) {
+                Ok(_) => return Ok(after),
+                Err(error @ Error::Conflict(_)) => lost = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(lost.unwrap_or_else(|| Error::malformed("kv_set")))
+    }
+
     /// Lists the entries in bytewise order of their keys.
     pub fn list(&self) -> List {
         List::new(self.name.clone())
+    }
+}
+
+/// Returns the options that replace an entry of this version, and keep its expiry.
+fn replacing(version: u64, expires_at_ms: Option<i64>) -> SetOptions {
+    let options = SetOptions::new().if_version(version);
+    match expires_at_ms {
+        None => options,
+        Some(at) => {
+            let left = at.saturating_sub(crate::now_ms()).max(1);
+            options.ttl(Duration::from_millis(left.unsigned_abs()))
+        }
     }
 }
 

@@ -243,9 +243,10 @@ async fn endless_repetition_ends_at_the_deadline() {
 async fn increments_of(stage: EventHost) {
     const CALLERS: u64 = 16;
     const CALLS: u64 = 8;
-    const FUNCTIONS: [(&str, &str); 3] = [
+    const FUNCTIONS: [(&str, &str); 4] = [
         ("count_in_part", ""),
         ("count_by_call", ""),
+        ("count_by_update", ""),
         ("count_both", "1"),
     ];
     let stage = Arc::new(stage);
@@ -271,7 +272,8 @@ async fn increments_of(stage: EventHost) {
     }
 }
 
-/// A part of a call, a transactional function that the plugin calls, and one that the host calls.
+/// A part of a call, a transactional function that the plugin calls and one that the host calls, and
+/// updates of one entry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_update_is_lost_among_concurrent_callers() {
     increments_of(EventHost::sqlite().await).await;

@@ -1,6 +1,7 @@
 //! The example plugins, compiled to wasm.
 
-use kvasm::model::AppName;
+use kvasm::model::{AppName, Collection};
+use kvasm::service::{Caller, List};
 use kvasm::{Call, CallError, Host, Plugin};
 use kvasm_tests::guests::{TestHost, wasm};
 use serde_json::{Value, json};
@@ -83,4 +84,59 @@ async fn guestbook_example_paginates_and_isolates_apps() {
         Call::function("page").input(json!({"limit": 3, "cursor": page["cursor"]}).to_string());
     let failure = bench.host.call(&theirs, foreign).await.unwrap_err();
     assert!(failure.to_string().contains("cursor"), "{failure}");
+}
+
+/// Calls a function from 16 callers at once, 30 times each, with the number of the call as "{n}" in
+/// the input.
+async fn call_concurrently(host: &Host, plugin: &Plugin, function: &'static str, input: &str) {
+    const CALLERS: usize = 16;
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|caller| {
+            let (host, plugin, input) = (host.clone(), plugin.clone(), input.to_owned());
+            tokio::spawn(async move {
+                for call in (caller..CALLS).step_by(CALLERS) {
+                    let input = input.replace("{n}", &call.to_string());
+                    let call = Call::function(function).input(input);
+                    host.call(&plugin, call).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+}
+
+const CALLS: usize = 480;
+
+/// No example loses an update.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn examples_count_every_concurrent_call() {
+    let bench = TestHost::new().await;
+    let host = &bench.host;
+    let counter = bench.load(wasm("counter")).await;
+    call_concurrently(host, &counter, "add", r#"{"name":"a","by":1}"#).await;
+    let read = call(host, &counter, "read", json!({"name": "a"})).await;
+    assert_eq!(read["value"], CALLS);
+
+    let hello = bench.load(wasm("hello-c")).await;
+    let function = "hello";
+    call_concurrently(host, &hello, function, "Ada").await;
+    let last = host.call(&hello, Call::function(function).input("Ada"));
+    let last = String::from_utf8(last.await.unwrap().output).unwrap();
+    assert!(last.contains(&(CALLS + 1).to_string()), "{last}");
+
+    let guestbook = bench.load(wasm("guestbook")).await;
+    let signature = r#"{"name":"ada","message":"{n}"}"#;
+    call_concurrently(host, &guestbook, "sign", signature).await;
+    let page = call(host, &guestbook, "page", json!({"limit": 1000})).await;
+    assert_eq!(page["signatures"].as_array().unwrap().len(), CALLS);
+
+    let orders = bench.load(wasm("orders")).await;
+    let order = r#"{"id":"{n}","customer":"ada","cents":1}"#;
+    call_concurrently(host, &orders, "place", order).await;
+    let list = List::all(Collection::parse("orders").unwrap());
+    let caller = Caller::new(&bench.app, None);
+    let list = host.kv().list(&caller, list).await.unwrap();
+    assert_eq!(list.entries.len(), CALLS);
 }

@@ -248,3 +248,29 @@ async fn sdk_plugin_rejects_invalid_utf8_escapes() {
     let refused = api.get("/a/links/?cursor=%ff").await.expect(400);
     assert!(refused.text().contains("cursor"), "{}", refused.text());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shortener_counts_every_concurrent_visit() {
+    const CALLERS: usize = 16;
+    const VISITS: usize = 10;
+    let server = Server::start().await;
+    server.deployed("links", wasm("shortener")).await;
+    let put = server.root.request("PUT", "/a/links/home");
+    let put = answer(put.body("https://example.com/")).await;
+    put.expect(201);
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let client = server.anonymous();
+            tokio::spawn(async move {
+                for _ in 0..VISITS {
+                    client.get("/a/links/home").await.expect(302);
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let stats = server.root.call("links", "stats", "").await.expect(200);
+    assert_eq!(stats.json()["visits"], CALLERS * VISITS);
+}

@@ -206,6 +206,22 @@ fn retry_after(status: u16, headers: &[(String, String)]) -> Option<Duration> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn webhook_may_reach_its_own_origin_only() {
+        let origin = |text: &str| HttpOrigin::parse(text).unwrap();
+        let own = origin("https://example.com");
+        let permission = TriggerPermission(&own);
+        assert!(permission.allows_http(&own).await.is_ok());
+        for other in [
+            "http://example.com",
+            "https://example.com:8443",
+            "https://a.example.com",
+        ] {
+            let other = permission.allows_http(&origin(other)).await;
+            assert!(matches!(other, Err(ServiceError::NotPermitted(_))));
+        }
+    }
+
     #[test]
     fn receiver_delays_the_next_attempt_by_seconds() {
         let header = |value: &str| vec![("retry-after".to_owned(), value.to_owned())];

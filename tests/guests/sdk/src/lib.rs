@@ -70,6 +70,16 @@ fn count_by_call() -> Result<(), Error> {
     count_both(Json(1))
 }
 
+/// Adds one to two entries, one after the other.
+#[kvasm_guest::function]
+fn count_by_update() -> Result<(), Error> {
+    let parts = kv::collection("parts");
+    for key in ["one", "other"] {
+        parts.update(key, |sum: Option<u64>| sum.unwrap_or(0) + 1)?;
+    }
+    Ok(())
+}
+
 /// A currency and a number of retries.
 type Settings = (Option<String>, Option<u32>);
 
