@@ -18,6 +18,7 @@ mod kv;
 mod log;
 mod logs;
 mod migrate;
+mod new;
 mod open;
 mod output;
 mod plugin;
@@ -39,6 +40,7 @@ use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 Examples:
+  kvasm new my-plugin
   kvasm serve
   kvasm login --server http://127.0.0.1:7180 --token kvasm_...
   kvasm app create demo --public
@@ -81,6 +83,8 @@ enum Command {
     Call(call::CallArgs),
     /// Run a function of a plugin without deploying it
     Run(run::RunArgs),
+    /// Create a plugin in Rust to start from
+    New(new::NewArgs),
     /// Deploy plugins and roll them back
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -210,6 +214,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Login(login) => profile::login(global, login).await,
         Command::Call(call) => call::run(global, call).await,
         Command::Run(run) => run::run(global, run).await,
+        Command::New(arguments) => new::run(global, &arguments),
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,

@@ -21,7 +21,9 @@ impl Host {
         receipt: LeaseToken,
     ) -> Result<(), WebhookError> {
         let sent = self.send_and_acknowledge(app, delivery, receipt).await;
-        if let Err(error) = &sent {
+        if let Err(error) = &sent
+            && error.deferral().is_none()
+        {
             self.log_failed_webhook(app, delivery, error);
         }
         sent
@@ -67,10 +69,7 @@ impl Host {
         let record = LogRecord {
             seq: 0,
             at: Timestamp::now(),
-            level: match error.deferral() {
-                Some(_) => Level::Info,
-                None => Level::Error,
-            },
+            level: Level::Error,
             source: LogSource::Host,
             function: trigger.as_str().into(),
             request_id: Uuid::now_v7(),

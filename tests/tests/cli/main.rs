@@ -7,6 +7,7 @@ mod grants;
 mod input_validation;
 mod large_data;
 mod misbehaving_servers;
+mod new;
 mod plugins;
 mod settings;
 mod verbs;

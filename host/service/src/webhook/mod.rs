@@ -5,7 +5,7 @@ mod signature;
 
 use super::{
     HttpPermissions, OpenedSecret, Outbound, OutboundBlame, OutboundCaller, OutboundError,
-    OutboundRequest, ServiceError,
+    OutboundRequest, OutboundResponse, ServiceError,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,7 +20,11 @@ pub(crate) use signature::SigningKeys;
 
 /// The maximum delay that a receiver can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
-/// When a request that was over the app's limits is sent again.
+/// How often, and for how long, an attempt waits for the app's rate limit. That writes nothing, while
+/// each deferral is a write.
+const RATE_POLL: Duration = Duration::from_millis(100);
+const RATE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// When a delivery that was over the app's limits is attempted again.
 const OVER_LIMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a delivery to a URL was not successful.
@@ -145,7 +149,7 @@ impl WebhookCall<'_> {
             permissions: &TriggerPermission(origin),
             deadline: self.deadline,
         };
-        let response = outbound.fetch(caller, request).await;
+        let response = within_the_rate(|| outbound.fetch(caller, request.clone())).await;
         let response = response.map_err(WebhookError::Outbound)?;
         match response.status {
             200..=299 => Ok(()),
@@ -188,6 +192,22 @@ impl WebhookCall<'_> {
             body: Bytes::from(body),
             timeout: None,
         })
+    }
+}
+
+/// Sends a request once the app's rate limit allows it, if that is soon.
+async fn within_the_rate<F>(mut send: impl FnMut() -> F) -> Result<OutboundResponse, OutboundError>
+where
+    F: Future<Output = Result<OutboundResponse, OutboundError>>,
+{
+    let began = Instant::now();
+    loop {
+        match send().await {
+            Err(OutboundError::Rate { .. }) if began.elapsed() < RATE_WAIT_MAX => {
+                tokio::time::sleep(RATE_POLL).await;
+            }
+            sent => return sent,
+        }
     }
 }
 

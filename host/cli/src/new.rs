@@ -1,0 +1,294 @@
+//! `kvasm new`: a plugin to start from.
+
+use super::failure::{CommandOutcome, Failure};
+use super::{Global, output};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+const MANIFEST: &str = include_str!("../templates/Cargo.toml.in");
+const README: &str = include_str!("../templates/README.md.in");
+/// The maximum length of a name: with the suffix of the module it is a file name.
+const NAME_BYTES_MAX: usize = 64;
+
+#[derive(Args)]
+pub(super) struct NewArgs {
+    /// Folder of the plugin, which must be absent or empty; its last part is the plugin's name
+    path: PathBuf,
+    /// What it starts with
+    #[arg(long, value_enum, default_value_t = Template::Function)]
+    template: Template,
+    /// Folder of the crate kvasm-guest [default: that of a checkout of Kvasm around the current
+    /// folder, or next to the plugin]
+    #[arg(long, value_name = "FOLDER")]
+    sdk: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Template {
+    /// Functions that are called by name
+    Function,
+    /// A handler of HTTP requests
+    Http,
+    /// A handler of changes of entries
+    Trigger,
+}
+
+impl Template {
+    fn source(self) -> &'static str {
+        match self {
+            Template::Function => include_str!("../templates/function/lib.rs"),
+            Template::Http => include_str!("../templates/http/lib.rs"),
+            Template::Trigger => include_str!("../templates/trigger/lib.rs"),
+        }
+    }
+
+    /// Returns the commands that try the plugin out.
+    fn try_out(self) -> &'static str {
+        match self {
+            Template::Function => {
+                "kvasm call demo add_tag --input '{\"name\":\"ada\",\"tag\":\"kind\"}'"
+            }
+            Template::Http => {
+                "curl -X PUT --data milk http://127.0.0.1:7180/a/demo/shop\n\
+                 curl http://127.0.0.1:7180/a/demo/shop"
+            }
+            Template::Trigger => {
+                "kvasm call demo place --input '{\"customer\":\"ada\",\"cents\":500}'\n\
+                 kvasm call demo total --input '\"ada\"'"
+            }
+        }
+    }
+}
+
+pub(super) fn run(global: &Global, arguments: &NewArgs) -> Result<CommandOutcome, Failure> {
+    let path = &arguments.path;
+    let name = checked_name(path)?;
+    refuse_existing(path)?;
+    let sdk = sdk(arguments.sdk.as_deref(), path)?;
+    let module = format!(
+        "target/wasm32-unknown-unknown/release/{}.wasm",
+        name.replace('-', "_")
+    );
+    let files = [
+        (
+            "Cargo.toml",
+            fill(MANIFEST, &[("name", name), ("sdk", &sdk)]),
+        ),
+        (
+            "README.md",
+            fill(
+                README,
+                &[
+                    ("name", name),
+                    ("module", &module),
+                    ("try", arguments.template.try_out()),
+                ],
+            ),
+        ),
+        (".gitignore", "/target\n".to_owned()),
+        ("src/lib.rs", arguments.template.source().to_owned()),
+    ];
+    let source = path.join("src");
+    std::fs::create_dir_all(&source).map_err(|error| failed(&source, &error))?;
+    for (file, text) in &files {
+        let file = path.join(file);
+        std::fs::write(&file, text).map_err(|error| failed(&file, &error))?;
+    }
+    let made = json!({ "name": name, "path": path, "module": module });
+    output::object(global.json, &made, || {
+        let shown = path.display();
+        format!(
+            "Created {shown}. Next:\n  cd {shown}\n  cargo test\n  \
+             cargo build --release --target wasm32-unknown-unknown\n  \
+             kvasm plugin deploy APP {module}"
+        )
+    })?;
+    Ok(CommandOutcome::Done)
+}
+
+fn fill(template: &str, values: &[(&str, &str)]) -> String {
+    let mut text = template.to_owned();
+    for (name, value) in values {
+        text = text.replace(&format!("{{{{{name}}}}}"), value);
+    }
+    text
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::user(format!("cannot write {}: {error}", path.display()))
+}
+
+/// Returns the name of a plugin in this folder, if cargo accepts it.
+fn checked_name(path: &Path) -> Result<&str, Failure> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let is_valid = |name: &&str| {
+        let mut characters = name.chars();
+        name.len() <= NAME_BYTES_MAX
+            && characters.next().is_some_and(|c| c.is_ascii_lowercase())
+            && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
+            && !RESERVED.contains(name)
+    };
+    name.filter(is_valid).ok_or_else(|| {
+        Failure::user(format!(
+            "{} does not end with a name for a plugin: a letter, then letters, digits, '-' and '_', all \
+             in lower case, at most {NAME_BYTES_MAX}, and no word of Rust",
+            path.display()
+        ))
+    })
+}
+
+/// Names that cargo refuses, or that hide a crate that the plugin uses.
+const RESERVED: [&str; 57] = [
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "build",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "deps",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "examples",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "if",
+    "impl",
+    "in",
+    "incremental",
+    "kvasm-guest",
+    "kvasm_guest",
+    "let",
+    "log",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "serde",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "unsafe",
+    "use",
+];
+
+fn refuse_existing(path: &Path) -> Result<(), Failure> {
+    let shown = path.display();
+    match std::fs::read_dir(path).map(Iterator::count) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Failure::user(format!(
+            "{shown} is not empty; nothing was written"
+        ))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::user(format!("cannot use {shown}: {error}"))),
+    }
+}
+
+/// Returns the absolute path of the crate `kvasm-guest`, as it is written in a manifest.
+fn sdk(given: Option<&Path>, plugin: &Path) -> Result<String, Failure> {
+    let found = match given {
+        Some(folder) if is_sdk(folder) => Some(folder.to_owned()),
+        Some(folder) => {
+            return Err(Failure::user(format!(
+                "{} is not the folder of the crate kvasm-guest: in a checkout of Kvasm it is guest-sdk",
+                folder.display()
+            )));
+        }
+        None => find_sdk(plugin),
+    };
+    let found = found.ok_or_else(|| {
+        Failure::user(
+            "found no checkout of Kvasm, which the plugin needs for the crate kvasm-guest; name its folder \
+             guest-sdk with --sdk"
+                .to_owned(),
+        )
+    })?;
+    let absolute = found
+        .canonicalize()
+        .map_err(|error| Failure::user(format!("cannot use {}: {error}", found.display())))?;
+    let text = absolute.to_str().filter(|text| is_plain(text));
+    text.map(str::to_owned).ok_or_else(|| {
+        Failure::user(format!(
+            "cannot write the path {} into Cargo.toml: it has quotation marks, backslashes or control \
+             characters, or is not UTF-8",
+            absolute.display()
+        ))
+    })
+}
+
+/// Whether a text can be in quotation marks in TOML as it is.
+fn is_plain(text: &str) -> bool {
+    !text.contains(|c: char| c.is_control() || c == '"' || c == '\\')
+}
+
+fn is_sdk(folder: &Path) -> bool {
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml"));
+    manifest.is_ok_and(|text| text.contains("name = \"kvasm-guest\""))
+}
+
+/// Looks for `guest-sdk` in the folders around the current one, and for `kvasm/guest-sdk` around the
+/// plugin.
+fn find_sdk(plugin: &Path) -> Option<PathBuf> {
+    let here = std::env::current_dir().ok()?;
+    let plugin = here.join(plugin);
+    let around = here.ancestors().map(|folder| folder.join("guest-sdk"));
+    let beside = plugin
+        .ancestors()
+        .map(|folder| folder.join("kvasm/guest-sdk"));
+    around.chain(beside).find(|folder| is_sdk(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_is_that_of_a_crate() {
+        for good in ["notes", "a/b/my-plugin_2", "./x"] {
+            assert!(checked_name(Path::new(good)).is_ok(), "{good}");
+        }
+        let long = "n".repeat(65);
+        for bad in [
+            "", "..", "/", "Notes", "2x", "a b", "é", "a/fn", "test", "serde", &long,
+        ] {
+            assert!(checked_name(Path::new(bad)).is_err(), "{bad}");
+        }
+        assert!(RESERVED.is_sorted());
+    }
+
+    #[test]
+    fn template_is_filled_in() {
+        assert_eq!(fill("{{a}}-{{b}}{{a}}", &[("a", "1"), ("b", "2")]), "1-21");
+        for text in [MANIFEST, README] {
+            let names = ["name", "sdk", "module", "try"].map(|name| (name, ""));
+            assert!(!fill(text, &names).contains("{{"), "{text}");
+        }
+    }
+}
