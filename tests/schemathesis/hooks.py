@@ -80,7 +80,8 @@ def before_call(ctx, case, kwargs):
     if "/triggers/" in path:
         body.pop("schedule", None)
         body["collection"] = body.get("collection") or "orders"
-        body.pop("function", None)
+        for name in ("function", "url", "secret"):
+            body.pop(name, None)
     if path.endswith("/kv/commit"):
         # Its generator ignores the operations' schemas next to the rule that one list is not empty.
         operations = [one for one in body.get("operations") or [] if is_operation(one)]

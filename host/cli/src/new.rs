@@ -37,9 +37,9 @@ enum Template {
 impl Template {
     fn source(self) -> &'static str {
         match self {
-            Template::Function => include_str!("../templates/function/lib.rs"),
-            Template::Http => include_str!("../templates/http/lib.rs"),
-            Template::Trigger => include_str!("../templates/trigger/lib.rs"),
+            Template::Function => include_str!("../templates/function.rs.in"),
+            Template::Http => include_str!("../templates/http.rs.in"),
+            Template::Trigger => include_str!("../templates/trigger.rs.in"),
         }
     }
 

@@ -8,8 +8,8 @@ use kvasm_service::OnTriggerDelete;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
-use utoipa::PartialSchema;
 use utoipa::openapi::OpenApi;
+use utoipa::{PartialSchema, ToSchema};
 
 /// The path prefix of plugins' own routes, which define their own statuses and parameters.
 const OF_PLUGINS: &str = "/a/";
@@ -353,6 +353,12 @@ fn components(document: &mut Value) {
     let Some(schemas) = schemas else { return };
     let problem = serde_json::to_value(ProblemView::schema()).unwrap_or_default();
     schemas.insert("Problem".to_owned(), problem);
+    let mut parts = Vec::new();
+    ProblemView::schemas(&mut parts);
+    for (name, part) in parts {
+        let part = serde_json::to_value(part).unwrap_or_default();
+        schemas.entry(name).or_insert(part);
+    }
     for (name, schema) in schemas {
         members(name, schema);
         match name.as_str() {

@@ -116,9 +116,10 @@ fn rows() -> Vec<Row> {
 }
 
 /// Verbs that need neither a server nor a store, or only one of them.
-const ALONE: [&str; 7] = [
+const ALONE: [&str; 8] = [
     "serve",
     "login",
+    "new",
     "run",
     "migrate",
     "logs",

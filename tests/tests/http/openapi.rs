@@ -1,6 +1,6 @@
 //! The parts of the server's OpenAPI document that the tests need.
 
-use kvasm_tests::server::ApiClient;
+use kvasm_tests::server::{ApiClient, Server};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -118,4 +118,30 @@ fn access(operation: &Value, default: &Value) -> Access {
     let scopes = &ways[0]["token"];
     assert_eq!(scopes.len(), 1, "{operation}");
     Access::Scope(scopes[0].clone())
+}
+
+/// Every reference of the document leads to one of its components.
+#[tokio::test]
+async fn references_of_the_document_resolve() {
+    fn references<'d>(value: &'d Value, found: &mut Vec<&'d str>) {
+        match value {
+            Value::Object(members) => {
+                found.extend(members.get("$ref").and_then(Value::as_str));
+                for member in members.values() {
+                    references(member, found);
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+    let server = Server::start().await;
+    let document = server.root.get("/v1/openapi.json").await.expect(200).json();
+    let mut all = Vec::new();
+    references(&document, &mut all);
+    assert!(all.len() > 50);
+    for reference in all {
+        let pointer = reference.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
 }
