@@ -98,9 +98,15 @@ impl List {
         self
     }
 
-    /// Resumes after the page that returned this cursor.
-    pub fn cursor(mut self, cursor: Cursor) -> List {
-        self.cursor = Some(cursor);
+    /// Resumes after the page that returned this cursor; `None` starts from the beginning.
+    pub fn cursor(mut self, cursor: impl Into<Option<Cursor>>) -> List {
+        self.cursor = cursor.into();
+        self
+    }
+
+    /// The same list in the other direction.
+    pub(crate) fn turn(mut self) -> List {
+        self.reverse = !self.reverse;
         self
     }
 
