@@ -20,4 +20,5 @@ mod timers;
 mod traces;
 mod transactions;
 mod ttl;
+mod typed;
 mod upkeep;

@@ -1,5 +1,7 @@
 //! A plugin written with the SDK, for tests and benchmarks.
 
+mod typed;
+
 use kvasm_guest::http::{Request, Response};
 use kvasm_guest::{Error, Json, config, kv};
 use std::hint::black_box;
