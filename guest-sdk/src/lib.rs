@@ -59,6 +59,7 @@ pub mod testing;
 pub mod timer;
 mod transaction;
 pub mod trigger;
+pub mod typed;
 
 pub use context::{Caller, Context, Trigger, context, now, now_ms, random_fill};
 pub use error::Error;

@@ -320,7 +320,13 @@ fn each_test_thread_has_its_own_store() {
 #[test]
 fn update_keeps_the_expiry_and_creates_an_absent_entry() {
     let c = kv::collection("c");
-    let grow = |key: &str| c.update(key, |n: Option<u32>| n.unwrap_or(0) + 1);
+    let grow = |key: &str| {
+        c.update(key, |n: &mut Option<u32>| {
+            let n = n.get_or_insert(0);
+            *n += 1;
+            *n
+        })
+    };
     assert_eq!(grow("plain"), Ok(1));
     assert_eq!(grow("plain"), Ok(2));
     assert_eq!(
@@ -346,6 +352,10 @@ fn update_keeps_the_expiry_and_creates_an_absent_entry() {
     c.set_bytes("bytes", b"x").unwrap();
     assert!(matches!(grow("bytes"), Err(Error::Type(_))));
     assert!(matches!(grow(""), Err(Error::Invalid(_))));
+    // `None` deletes the entry.
+    assert_eq!(c.update("plain", Option::<u32>::take), Ok(Some(2)));
+    assert_eq!(c.update("plain", Option::<u32>::take), Ok(None));
+    assert_eq!(c.has("plain"), Ok(false));
 }
 
 #[test]

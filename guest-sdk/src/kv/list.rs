@@ -104,6 +104,12 @@ impl List {
         self
     }
 
+    /// The same list in the other direction.
+    pub(crate) fn turn(mut self) -> List {
+        self.reverse = !self.reverse;
+        self
+    }
+
     /// Returns the first entry, if there is one; with [`List::reverse`] the last one.
     ///
     /// # Errors

@@ -35,8 +35,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// How often [`Collection::update`] is tried.
-const UPDATES_MAX: usize = 1_000;
+/// How often the closure of an update is run.
+const UPDATE_RUNS_MAX: u32 = 1_000;
 
 /// Returns a collection of the app's store, by name.
 ///
@@ -274,54 +274,60 @@ impl Collection {
         sys::kv_increment(&self.name, key, delta)
     }
 
-    /// Changes the value under `key`: `change` gets the current value, if there is an entry, and
-    /// returns the new one, which is also the result. An expiry time is kept.
+    /// Changes the entry under `key`: `change` gets its value, or `None` if there is no entry, and
+    /// leaves the new one in its place; `None` deletes the entry. An expiry time is kept. Returns
+    /// what the last run of `change` returned.
     ///
-    /// No update is lost: if another call writes the entry meanwhile, `change` is called again with
+    /// No update is lost: if another call writes the entry meanwhile, `change` is run again with
     /// that value, up to 1,000 times. For a sum, [`Collection::increment`] is faster; to change
     /// several entries together, use [`transaction`].
     ///
     /// # Errors
-    /// [`Error::Conflict`] if others wrote the entry each time; otherwise as [`Collection::get`] and
-    /// [`Collection::set`].
+    /// [`Error::Conflict`] if others wrote the entry during each run; otherwise as
+    /// [`Collection::get`] and [`Collection::set`].
     ///
     /// ```
     /// use kvasm_guest::kv;
     ///
     /// let guests = kv::collection("guests");
     /// let add = |name: &str| {
-    ///     guests.update("dinner", |names: Option<Vec<String>>| {
-    ///         let mut names = names.unwrap_or_default();
+    ///     guests.update("dinner", |names: &mut Option<Vec<String>>| {
+    ///         let names = names.get_or_insert_default();
     ///         names.push(name.to_owned());
-    ///         names
+    ///         names.len()
     ///     })
     /// };
-    /// add("Ada")?;
-    /// assert_eq!(add("Bob")?, ["Ada", "Bob"]);
+    /// assert_eq!(add("Ada")?, 1);
+    /// assert_eq!(add("Bob")?, 2);
     /// # Ok::<(), kvasm_guest::Error>(())
     /// ```
-    pub fn update<T: Serialize + DeserializeOwned>(
+    pub fn update<T: Serialize + DeserializeOwned, R>(
         &self,
         key: &str,
-        mut change: impl FnMut(Option<T>) -> T,
-    ) -> Result<T, Error> {
-        let mut lost = None;
-        for _ in 0..UPDATES_MAX {
-            let (before, options) = match self.get_entry(key)? {
-                Some(entry) => (
-                    Some(entry.value),
-                    replacing(entry.version, entry.expires_at_ms),
-                ),
-                None => (None, SetOptions::new().if_absent()),
+        mut change: impl FnMut(&mut Option<T>) -> R,
+    ) -> Result<R, Error> {
+        let mut runs = 1;
+        loop {
+            let (mut value, version, expires_at_ms) = match self.get_entry::<T>(key)? {
+                Some(entry) => (Some(entry.value), entry.version, entry.expires_at_ms),
+                None => (None, 0, None),
             };
-            let after = change(before);
-            match self.set_with(key, &after, options) {
-                Ok(_) => return Ok(after),
-                Err(error @ Error::Conflict(_)) => lost = Some(error),
+            let result = change(&mut value);
+            let written = match value {
+                Some(value) => {
+                    let options = replacing(version, expires_at_ms);
+                    self.set_with(key, &value, options).map(drop)
+                }
+                // There is nothing to delete.
+                None if version == 0 => Ok(()),
+                None => self.delete_if_version(key, version),
+            };
+            match written {
+                Ok(()) => return Ok(result),
+                Err(Error::Conflict(_)) if runs < UPDATE_RUNS_MAX => runs += 1,
                 Err(error) => return Err(error),
             }
         }
-        Err(lost.unwrap_or_else(|| Error::malformed("kv_set")))
     }
 
     /// Lists the entries in bytewise order of their keys.
@@ -330,7 +336,7 @@ impl Collection {
     }
 }
 
-/// Returns the options that replace an entry of this version, and keep its expiry.
+/// Returns the options that replace an entry of this version, 0 if it is absent, and keep its expiry.
 fn replacing(version: u64, expires_at_ms: Option<i64>) -> SetOptions {
     let options = SetOptions::new().if_version(version);
     match expires_at_ms {

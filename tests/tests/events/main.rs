@@ -21,5 +21,6 @@ mod timers;
 mod traces;
 mod transactions;
 mod ttl;
+mod typed;
 mod upkeep;
 mod webhooks;

@@ -1,5 +1,7 @@
 //! A plugin written with the SDK, for tests and benchmarks.
 
+mod typed;
+
 use kvasm_guest::http::{Request, Response};
 use kvasm_guest::{Error, Json, config, kv};
 use std::hint::black_box;
@@ -75,7 +77,7 @@ fn count_by_call() -> Result<(), Error> {
 fn count_by_update() -> Result<(), Error> {
     let parts = kv::collection("parts");
     for key in ["one", "other"] {
-        parts.update(key, |sum: Option<u64>| sum.unwrap_or(0) + 1)?;
+        parts.update(key, |sum: &mut Option<u64>| *sum.get_or_insert(0) += 1)?;
     }
     Ok(())
 }

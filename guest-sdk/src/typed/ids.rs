@@ -1,0 +1,85 @@
+//! Keys of times and unique keys.
+
+use super::KeyPart;
+use crate::{Error, now_ms, random_fill};
+use std::fmt::{self, Write};
+
+/// A time as a key: milliseconds since the Unix epoch, negative before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimeMs(pub i64);
+
+impl TimeMs {
+    /// Returns the host's time.
+    pub fn now() -> TimeMs {
+        TimeMs(now_ms())
+    }
+}
+
+crate::key_newtype!(TimeMs(i64));
+
+/// A UUID. It displays as 36 characters, and sorts by its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uuid(pub [u8; 16]);
+
+impl Uuid {
+    /// Returns a new UUIDv7, which sorts by the host's time in milliseconds, then at random.
+    ///
+    /// # Errors
+    /// As [`random_fill`].
+    pub fn now_v7() -> Result<Uuid, Error> {
+        let mut random = [0; 16];
+        random_fill(&mut random)?;
+        Ok(Uuid::v7(now_ms(), random))
+    }
+
+    fn v7(ms: i64, mut bytes: [u8; 16]) -> Uuid {
+        let [_, _, time @ ..] = u64::try_from(ms).unwrap_or(0).to_be_bytes();
+        for (byte, time) in bytes.iter_mut().zip(time) {
+            *byte = time;
+        }
+        let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
+        *version = *version & 0x0f | 0x70;
+        *variant = *variant & 0x3f | 0x80;
+        Uuid(bytes)
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                f.write_char('-')?;
+            }
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl KeyPart for Uuid {
+    fn write_part(&self, out: &mut String) {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{self}");
+    }
+
+    fn read_part(text: &str) -> Option<Uuid> {
+        let bytes = <[u8; 16]>::read_part(&text.replace('-', ""))?;
+        // Only its own text, so that each UUID has one key.
+        Some(Uuid(bytes)).filter(|uuid| uuid.to_string() == text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of RFC 9562, appendix A.6.
+    #[test]
+    fn v7_has_the_layout_of_the_rfc() {
+        let random = [
+            0, 0, 0, 0, 0, 0, 0x0c, 0xc3, 0x18, 0xc4, 0xdc, 0x0c, 0x0c, 0x07, 0x39, 0x8f,
+        ];
+        let uuid = Uuid::v7(0x017f_22e2_79b0, random);
+        assert_eq!(uuid.to_string(), "017f22e2-79b0-7cc3-98c4-dc0c0c07398f");
+    }
+}
