@@ -54,6 +54,14 @@ pub enum LoadError {
         /// The import's name.
         name: String,
     },
+    /// A dependency of it was built for browsers.
+    #[error(
+        "the module imports {0:?}: a dependency was built for browsers, with wasm-bindgen. Turn off the \
+         feature that does so: `wasmbind` of chrono, which is a default feature, `js` of uuid, `js` or \
+         `wasm_js` of getrandom, `wasm-bindgen` of instant; `cargo tree --target \
+         wasm32-unknown-unknown -i wasm-bindgen` shows who enables it"
+    )]
+    ForBrowsers(String),
     /// An import exists with another type.
     #[error("the module's imports do not match the host's functions: {0}")]
     ImportMismatch(String),
@@ -135,6 +143,7 @@ impl LoadError {
             LoadError::Invalid(_)
             | LoadError::NotWasm(_)
             | LoadError::UnknownImport { .. }
+            | LoadError::ForBrowsers(_)
             | LoadError::ImportMismatch(_)
             | LoadError::NoMemory
             | LoadError::Manifest(_)

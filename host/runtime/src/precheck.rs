@@ -1,21 +1,37 @@
 //! Checks of a module's declarations before it is compiled.
 
 use super::error::LoadError;
+use crate::abi::printable_start;
 use kvasm_core::Limits;
 use wasmparser::{Parser, Payload};
 
+/// The modules that wasm-bindgen imports from begin with this. Its command replaces them by
+/// JavaScript, which this host does not have.
+const BROWSER_IMPORTS: &str = "__wbindgen_";
+/// How much of the name of an import an error shows, in bytes.
+const SHOWN_BYTES_MAX: usize = 64;
 /// Default size of a memory page, as a power of two.
 const PAGE_BYTES_LOG2: u32 = 16;
 
-/// Returns an error if a module declares more tables or memories than an instance may have.
-/// Anything unreadable is left to the compiler, which reports the reason.
+/// Returns an error if a module was built for browsers, or declares more tables or memories than an
+/// instance may have. Anything unreadable is left to the compiler, which reports the reason.
 ///
 /// # Errors
-/// [`LoadError::TooMuch`], with the configuration key of the limit.
+/// [`LoadError::ForBrowsers`]; [`LoadError::TooMuch`], with the configuration key of the limit.
 pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
     let (mut tables, mut memories, mut bytes) = (0_u64, 0_u64, 0_u64);
     for payload in Parser::new(0).parse_all(wasm) {
         match payload {
+            Ok(Payload::ImportSection(section)) => {
+                let mut imports = section.into_imports().map_while(Result::ok);
+                let of_browsers = imports.find(|i| i.module.starts_with(BROWSER_IMPORTS));
+                if let Some(import) = of_browsers {
+                    return Err(LoadError::ForBrowsers(printable_start(
+                        import.module.as_bytes(),
+                        SHOWN_BYTES_MAX,
+                    )));
+                }
+            }
             Ok(Payload::TableSection(section)) => {
                 for table in section.into_iter().map_while(Result::ok) {
                     tables += 1;
@@ -121,6 +137,22 @@ mod tests {
             let found = refusal(text).unwrap_or_default();
             assert!(found.contains(words), "{text}: {found}");
         }
+    }
+
+    #[test]
+    fn module_for_browsers_names_the_features_to_turn_off() {
+        for module in ["__wbindgen_placeholder__", "__wbindgen_externref_xform__"] {
+            let text = format!(
+                r#"(module (import "kvasm_v1" "now_ms" (func (result i64)))
+                    (import "{module}" "__wbindgen_describe" (func (param i32))))"#
+            );
+            let found = refusal(&text).unwrap_or_default();
+            for words in [module, "chrono", "uuid", "getrandom", "instant"] {
+                assert!(found.contains(words), "{words}: {found}");
+            }
+        }
+        let other = r#"(module (import "env" "__wbindgen_placeholder__" (func)))"#;
+        assert_eq!(refusal(other), None);
     }
 
     #[test]

@@ -352,6 +352,7 @@ impl From<LoadError> for Problem {
             LoadError::Host(_) => Problem::internal(&error),
             LoadError::NotWasm(_)
             | LoadError::UnknownImport { .. }
+            | LoadError::ForBrowsers(_)
             | LoadError::ImportMismatch(_)
             | LoadError::NoMemory
             | LoadError::Manifest(_)

@@ -35,8 +35,8 @@ fn made(user: &User, template: &str) -> u64 {
     let sdk = checkout().join("guest-sdk");
     let new = ["new", folder, "--template", template, "--sdk"];
     let new = [&new, &[sdk.to_str().unwrap()][..]].concat();
-    let told = user.ok(&new);
-    assert!(told.contains("cargo test"), "{told}");
+    let output = user.ok(&new);
+    assert!(output.contains("cargo test"), "{output}");
     cargo(&path, &["test"]);
     let build = ["build", "--release", "--target", "wasm32-unknown-unknown"];
     cargo(&path, &build);
