@@ -8,7 +8,7 @@ use crate::{Address, Record, Records, encode_records};
 
 /// The maximum number of checks and operations of a batch, together.
 pub const BATCH_OPS_MAX: usize = 1000;
-/// The maximum number of transactions that are open within each other, including that of the run.
+/// The maximum depth of nested transactions, including that of the run.
 pub const TRANSACTIONS_MAX: usize = 4;
 
 /// The maximum size of a packed batch in bytes.

@@ -14,7 +14,7 @@ pub(crate) const RUNS_MAX: usize = 1_000;
 ///
 /// Within another transaction, be it that of a [`#[function(transaction)]`](macro@crate::function),
 /// of a handler or of this function, it is a part of that one: it takes effect with it. An `Err`
-/// undoes only its own writes. At most 4 are open within each other.
+/// undoes only its own writes. Transactions nest to at most 4 levels.
 ///
 /// Lists are not checked for changes. Versions of the transaction's own writes are provisional: use
 /// them only within it. Requests to other servers are refused in it, unless the call is that of a

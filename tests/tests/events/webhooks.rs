@@ -21,7 +21,6 @@ use std::time::Duration;
 /// 32 bytes of 0 in base64.
 const KEY: &str = "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
 const OTHER_KEY: &str = "whsec_AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
-const HOUR: Duration = Duration::from_secs(3_600);
 
 fn egress() -> EgressConfig {
     EgressConfig {
@@ -423,7 +422,7 @@ async fn changes_of_one_key_arrive_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receiver_that_never_answers_does_not_delay_other_apps() {
     let silent = Receiver::start(async |_, _| {
-        tokio::time::sleep(HOUR).await;
+        std::future::pending::<()>().await;
         StatusCode::OK
     })
     .await;

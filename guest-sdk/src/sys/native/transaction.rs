@@ -20,9 +20,9 @@ pub(crate) fn transaction<R>(work: impl FnOnce() -> R, is_success: impl FnOnce(&
 /// Begins a transaction within those that are open. Returns how many there are.
 pub(crate) fn transaction_begin() -> Result<usize, Error> {
     cost::count_call();
-    let open = with(|host| host.transactions);
-    if open >= TRANSACTIONS_MAX {
-        let message = format!("{open} transactions are open within each other, which is the limit");
+    if with(|host| host.transactions) >= TRANSACTIONS_MAX {
+        let message =
+            format!("transactions are nested too deeply; the limit is {TRANSACTIONS_MAX} levels");
         return Err(Error::Invalid(message));
     }
     let guard = TransactionGuard::begin();

@@ -103,11 +103,10 @@ impl GuestState {
 
 async fn begin<T: GuestView>(guest: &mut Guest<'_, T>) -> Result<i64, Fault> {
     let state = guest.state();
-    let open = state.transactions.count();
-    if open >= TRANSACTIONS_MAX {
+    if state.transactions.count() >= TRANSACTIONS_MAX {
         return Err(Fault::Status(
             Status::Invalid,
-            format!("{open} transactions are open within each other, which is the limit"),
+            format!("transactions are nested too deeply; the limit is {TRANSACTIONS_MAX} levels"),
         ));
     }
     if let Some(current) = state.transactions.current() {
