@@ -59,7 +59,8 @@ pub struct FunctionError {
 }
 
 impl FunctionError {
-    /// Returns the message, which the caller receives.
+    /// Returns the message. Every caller receives that of a refusal; that of another error is for
+    /// those who may read the app's log.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -98,7 +99,7 @@ pub trait FromInput: Sized {
     /// Decodes the input.
     ///
     /// # Errors
-    /// A message for the caller.
+    /// A message for the caller, or for the app's log.
     fn from_input(input: Vec<u8>) -> Result<Self, String>;
 }
 

@@ -44,7 +44,12 @@ pub(super) async fn run(global: &Global, call: CallArgs) -> Result<CommandOutcom
     if call.verbose {
         set(&mut request, "kvasm-cost", "?1");
     }
-    let answer = client.send(request).await?;
+    let answer = client.send(request).await;
+    let answer = answer.map_err(|failure| match client.is_server() {
+        true => failure.with_log_of(global, &call.app),
+        // The log was in the memory of this process.
+        false => failure,
+    })?;
     let cost = cost_of(answer.headers());
     let replayed = answer.headers().contains_key("idempotency-replayed");
     if !global.json {

@@ -1,5 +1,6 @@
 //! The result of a command: its exit code and, for a failure, its message.
 
+use super::global::Global;
 use super::{call, output};
 use axum::http::StatusCode;
 use kvasm::api::{CostView, EntryRef};
@@ -11,6 +12,7 @@ use kvasm::{Blame, CallFailure, LoadError, RuntimeError};
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
+use uuid::Uuid;
 
 /// The result of a command that did not fail.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub(super) struct Failure {
     log: Option<Box<serde_json::Value>>,
     /// The status and problem type of an error response of the host, if it was one.
     problem: Option<(StatusCode, String)>,
+    /// The command that shows the log of the failed call.
+    log_command: Option<String>,
     /// What a failed call used, if that was asked for.
     cost: Option<Box<CostView>>,
 }
@@ -97,6 +101,7 @@ impl Failure {
             message: message.into(),
             request_id: None,
             log: None,
+            log_command: None,
             problem: None,
             cost: None,
         }
@@ -167,6 +172,16 @@ impl Failure {
         self
     }
 
+    /// Adds the command that shows the app's log of the request, if the plugin failed.
+    pub(super) fn with_log_of(mut self, global: &Global, app: &AppName) -> Failure {
+        // As an id, since the text comes from the server and people paste the command.
+        let id = self.request_id.as_deref().map(Uuid::try_parse);
+        if let (FailureSource::Plugin, Some(Ok(id))) = (self.fault, id) {
+            self.log_command = Some(global.suggest(&format!("logs {app} --request {id}")));
+        }
+        self
+    }
+
     /// Adds what the call used.
     pub(super) fn with_cost(mut self, cost: Option<CostView>) -> Failure {
         self.cost = cost.map(Box::new);
@@ -191,8 +206,10 @@ impl Failure {
             output::note_json(&error);
         } else {
             output::note_item(&format!("error: {}", self.message));
-            if let Some(id) = self.request_id {
-                output::note(&format!("request {id}"));
+            match (self.log_command, self.request_id) {
+                (Some(command), _) => output::note(&format!("log: {command}")),
+                (None, Some(id)) => output::note(&format!("request {id}")),
+                (None, None) => {}
             }
             if let Some(cost) = self.cost {
                 call::note_cost(&cost);
@@ -306,6 +323,7 @@ impl From<CallFailure> for Failure {
             message: failure.error.to_string(),
             request_id: Some(failure.request_id.to_string()),
             log: Some(Box::new(serde_json::json!(failure.log.lines()))),
+            log_command: None,
             problem: None,
             cost: None,
         }

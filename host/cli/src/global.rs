@@ -147,6 +147,18 @@ impl Global {
         self.token.as_deref().or(rest).map(str::to_owned)
     }
 
+    /// A command to suggest, which reaches what this one reaches. A token is not repeated.
+    pub(super) fn suggest(&self, arguments: &str) -> String {
+        let options = [
+            ("--server", self.server.as_deref()),
+            ("--profile", self.profile.as_deref()),
+        ];
+        let given = options
+            .into_iter()
+            .filter_map(|(name, value)| Some(format!(" {name} {}", quoted(value?))));
+        format!("kvasm{} {arguments}", given.collect::<String>())
+    }
+
     /// The server's configuration file, if one is specified.
     pub(super) fn config(&self) -> Option<PathBuf> {
         let variable = || self.environment.get("KVASM_CONFIG").map(PathBuf::from);
@@ -173,5 +185,26 @@ impl Global {
                 "{name} is {text:?}; write it like 30s or 5m, or none"
             ))),
         }
+    }
+}
+
+/// Quotes an argument for a POSIX shell, if it needs that.
+fn quoted(argument: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+    match argument.chars().all(is_plain) {
+        true => argument.to_owned(),
+        false => format!("'{}'", argument.replace('\'', "'\\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_quoted_for_a_shell_only_where_needed() {
+        assert_eq!(quoted("http://127.0.0.1:7180"), "http://127.0.0.1:7180");
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
     }
 }

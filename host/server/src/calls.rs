@@ -4,6 +4,7 @@ use super::SharedServer;
 use super::access_log::note_app;
 use super::auth::{self, OptionalAuth, token_required};
 use super::body;
+use super::call_problem::Audience;
 use super::cost;
 use super::idempotency::{self, identify};
 use super::params::Segments;
@@ -92,18 +93,20 @@ pub(super) async fn call(
     body: Body,
 ) -> Result<Response, Problem> {
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), &name).await?;
-    let shows_cost = cost::is_shown(&headers, &app, principal.as_ref());
+    let audience = Audience::of(&app, principal.as_ref());
+    let shows_cost = cost::is_shown(&headers, audience);
     let key = idempotency::key_of(&headers)?;
     let call = Call::function(function).request_id(ids.request);
     let call = identify(call.trace(ids.trace), actor.as_ref(), principal, key);
     // Before the body is read, since the body of most refused calls need not be sent.
-    let entered = shared.host.admit(app, call).await?;
+    let admitted = shared.host.admit(app, call).await;
+    let entered = admitted.map_err(|error| Problem::of_call(error, audience))?;
     let limit = shared.host.limits().input_bytes;
     let input = body::read_pieces(&shared, Vec::new(), body, limit).await?;
     let left = client_disconnected(peer.map(|Extension(peer)| peer));
     let answer = entered.call_unless(input, left).await;
     let used = shows_cost.then(|| cost_of(&answer)).flatten();
-    let answer = answer.map_err(|error| Problem::from(error).with_cost(used))?;
+    let answer = answer.map_err(|error| Problem::of_call(error, audience).with_cost(used))?;
     let headers = [
         (CONTENT_TYPE, "application/octet-stream"),
         // Plugins are untrusted: a browser must not render their output as a page.
@@ -182,11 +185,13 @@ pub(super) async fn handle(
     }
     let (app, principal) = authorise_call(&shared, &mut seen, actor.as_ref(), name).await?;
     let (id_of_app, name) = (app.id, app.name.clone());
-    let shows_cost = cost::is_shown(&parts.headers, &app, principal.as_ref());
+    let audience = Audience::of(&app, principal.as_ref());
+    let shows_cost = cost::is_shown(&parts.headers, audience);
     let key = idempotency::key_of_handled(&parts.method, &parts.headers)?;
     let call = Call::http().request_id(id).trace(ids.trace.clone());
     let call = identify(call, actor.as_ref(), principal, key);
-    let entered = shared.host.admit(app, call).await?;
+    let admitted = shared.host.admit(app, call).await;
+    let entered = admitted.map_err(|error| Problem::of_handler(error, audience))?;
     let limit = shared.host.limits().input_bytes;
     let trace = ids.is_continued.then(|| ids.trace.parent());
     let trace = trace.as_deref().map(|parent| (parent, ids.trace.state()));
@@ -202,13 +207,14 @@ pub(super) async fn handle(
     let left = client_disconnected(parts.extensions.get().cloned());
     let answer = entered.call_unless(input, left).await;
     let used = shows_cost.then(|| cost_of(&answer)).flatten();
-    let answer = answer.map_err(|error| Problem::of_handler(error).with_cost(used))?;
+    let answer = answer.map_err(|error| Problem::of_handler(error, audience).with_cost(used))?;
     let replayed = answer.replayed;
     let output = Bytes::from(answer.output);
     // The body is not interpreted.
     let head = split(&output).map_or(0, |(head, _)| head.len());
-    let parse =
-        move || parse_response(output, &name).map_err(|why| Problem::new(Kind::PluginAnswer, why));
+    let parse = move || {
+        parse_response(output, &name).map_err(|why| Problem::of_invalid_response(why, audience))
+    };
     match shared.aside.by_size(id_of_app, head, parse).await {
         Ok(mut response) => {
             idempotency::mark(response.headers_mut(), replayed);

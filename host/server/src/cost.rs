@@ -1,8 +1,9 @@
 //! The headers with the cost of a call, for callers who ask for it and may see it.
 
+use super::call_problem::Audience;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use kvasm_api::CostView;
-use kvasm_core::{App, Capability, Cost, Principal};
+use kvasm_core::Cost;
 
 /// The cost except for times. In a request, `?1` asks for both headers.
 pub(super) const KVASM_COST: HeaderName = HeaderName::from_static("kvasm-cost");
@@ -12,8 +13,8 @@ pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-tim
 /// Whether a request asks for the cost, and its caller may see it: those who may read the app's log,
 /// which has the cost too. It must be asked for, so that a service that relays responses to its own
 /// users does not disclose it by accident.
-pub(super) fn is_shown(headers: &HeaderMap, app: &App, principal: Option<&Principal>) -> bool {
-    is_asked_for(headers) && principal.is_some_and(|p| p.holds(Capability::LogRead(app.id)))
+pub(super) fn is_shown(headers: &HeaderMap, audience: Audience) -> bool {
+    is_asked_for(headers) && audience == Audience::LogReader
 }
 
 /// Whether the request has `Kvasm-Cost: ?1`. As RFC 9651 requires, a field that is not a single

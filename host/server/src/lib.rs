@@ -11,6 +11,7 @@ mod auth;
 mod batch;
 mod body;
 mod budget;
+mod call_problem;
 mod calls;
 mod client_address;
 mod cost;

@@ -6,12 +6,11 @@ use crate::PROBLEMS;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use kvasm_abi::EXIT_REFUSED;
 use kvasm_api::{ProblemView, UnmetView};
 use kvasm_core::{Cost, Invalid, SettingKind, Unmet, truncate};
-use kvasm_host::{DeployError, InvokeError};
-use kvasm_runtime::{CallError, LoadError};
-use kvasm_service::{Refusal, ServiceError, Stage, Unauthenticated, admit_failed_request_line};
+use kvasm_host::DeployError;
+use kvasm_runtime::LoadError;
+use kvasm_service::{Refusal, ServiceError, Unauthenticated, admit_failed_request_line};
 use std::error::Error;
 use std::time::Duration;
 use uuid::Uuid;
@@ -176,21 +175,6 @@ impl Problem {
     pub(super) fn retry_after(mut self, after: Duration) -> Problem {
         self.retry_after = Some(after);
         self
-    }
-
-    /// The problem of a failed HTTP handler. The error message is not disclosed: it is for the
-    /// plugin's author, who sends clients responses.
-    pub(super) fn of_handler(error: InvokeError) -> Problem {
-        match &error {
-            InvokeError::Call(failure) => match &failure.error {
-                CallError::Failed { .. } => {
-                    let detail = "the reason is in the app's log, under this request id";
-                    Problem::new(Kind::PluginFailed, detail)
-                }
-                _ => error.into(),
-            },
-            _ => error.into(),
-        }
     }
 
     /// The problem of an internal error. Its cause is logged, and not disclosed.
@@ -387,77 +371,6 @@ impl From<Refusal> for Problem {
             Refusal::Disconnected => Kind::Busy,
         };
         Problem::new(kind, refusal.to_string()).retry_after(refusal.retry_after())
-    }
-}
-
-impl From<CallError> for Problem {
-    fn from(error: CallError) -> Problem {
-        let error = match error {
-            CallError::Commit(refusal) | CallError::Settings(refusal) => return refusal.into(),
-            other => other,
-        };
-        let kind = match &error {
-            CallError::UnknownFunction { .. } => Kind::FunctionNotFound,
-            CallError::NoHttpHandler => Kind::NoHttpHandler,
-            CallError::NoHandler(_) => Kind::FunctionNotFound,
-            CallError::Conflict { .. } => {
-                return Problem::new(Kind::TransactionConflict, error.to_string())
-                    .retry_after(Duration::from_secs(1));
-            }
-            CallError::Invalid(invalid) => return invalid.clone().into(),
-            // The plugin's message is intended for the caller.
-            CallError::Failed { code, message } if *code == EXIT_REFUSED => {
-                let detail = match message.as_str() {
-                    "" => "the function gave no reason",
-                    message => message,
-                };
-                return Problem::new(Kind::InputRefused, detail);
-            }
-            CallError::Failed { code, message } => {
-                let detail = match message.as_str() {
-                    "" => format!("exit code {code}, without a message"),
-                    message => message.to_owned(),
-                };
-                return Problem::new(Kind::PluginFailed, detail);
-            }
-            // The location is for the plugin's author, in the app's log.
-            CallError::Trap { .. } | CallError::Start { .. } => {
-                let detail = "the stack trace is in the app's log, under this request id";
-                return Problem::new(Kind::PluginTrapped, detail);
-            }
-            CallError::Deadline { timeout, .. } => match timeout.longest() {
-                Stage::Instance | Stage::Cpu | Stage::Loading => {
-                    return Problem::new(Kind::Busy, error.to_string())
-                        .retry_after(Duration::from_secs(1));
-                }
-                _ => Kind::PluginTimeout,
-            },
-            CallError::CpuTime { .. } => Kind::PluginTimeout,
-            CallError::HostMemory => {
-                return Problem::new(Kind::Busy, error.to_string())
-                    .retry_after(Duration::from_secs(1));
-            }
-            CallError::Host(_) | CallError::Commit(_) | CallError::Settings(_) => {
-                return Problem::internal(&error);
-            }
-        };
-        Problem::new(kind, error.to_string())
-    }
-}
-
-impl From<InvokeError> for Problem {
-    fn from(error: InvokeError) -> Problem {
-        match error {
-            InvokeError::Service(error) => error.into(),
-            InvokeError::Refused(refusal) => refusal.into(),
-            // The module was valid when it was uploaded.
-            InvokeError::Load(error) => match error {
-                LoadError::Busy | LoadError::Store(_) => error.into(),
-                error => Problem::internal(&error),
-            },
-            InvokeError::Timeout(timeout) => CallError::from(timeout).into(),
-            InvokeError::Call(failure) => failure.error.into(),
-        }
     }
 }
 

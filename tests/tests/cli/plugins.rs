@@ -2,6 +2,7 @@
 
 use super::User;
 use kvasm_tests::guests::{module, wasm};
+use kvasm_tests::program::process::Home;
 use serde_json::json;
 
 impl User {
@@ -114,4 +115,59 @@ fn plugin_output_is_escaped() {
         "{:?}",
         answer.stderr
     );
+}
+
+/// Whoever may read the log sees the trap, and the suggested command shows the log of the call.
+#[test]
+fn failed_call_suggests_the_command_that_shows_its_log() {
+    let user = User::with_app();
+    let traps = user.file("traps.wasm", &module("", "unreachable"));
+    let home = Home::new();
+    let server = home.start(&[]);
+    let url = server.url();
+    let to = ["--server", &url, "--token", &server.token];
+    let user_run = |arguments: &[&str]| user.run(&[arguments, &to].concat());
+    assert_eq!(user_run(&["app", "create", "shop"]).code, 0);
+    assert_eq!(user_run(&["plugin", "deploy", "shop", &traps]).code, 0);
+    let failed = user_run(&["call", "shop", "run"]);
+    assert_eq!(failed.code, 3);
+    assert!(failed.stderr.contains("unreachable"), "{}", failed.stderr);
+    let advice = failed
+        .stderr
+        .lines()
+        .find_map(|line| line.strip_prefix("log: kvasm "));
+    let advice: Vec<_> = advice.unwrap().split(' ').collect();
+    let log = user.ok(&[&advice[..], &to[2..]].concat());
+    assert!(log.contains("unreachable"), "{log}");
+    // Without the scope there is only the id.
+    let token = user_run(&[
+        "token",
+        "create",
+        "--app",
+        "shop",
+        "--scope",
+        "script:read",
+        "ci",
+    ]);
+    let token = token
+        .stdout
+        .split_whitespace()
+        .find(|word| word.starts_with("kvasm_"));
+    let failed = user.run(&[
+        "call",
+        "shop",
+        "run",
+        "--server",
+        &url,
+        "--token",
+        token.unwrap(),
+    ]);
+    assert_eq!(failed.code, 3);
+    assert!(!failed.stderr.contains("unreachable"), "{}", failed.stderr);
+    assert!(
+        failed.stderr.contains("log: kvasm --server"),
+        "{}",
+        failed.stderr
+    );
+    server.stop();
 }

@@ -167,7 +167,7 @@ async fn host_tokens_are_not_forwarded_to_plugins() {
 }
 
 #[tokio::test]
-async fn handler_failure_reason_is_shown_only_in_the_log() {
+async fn failure_reason_is_shown_only_to_those_who_may_read_the_log() {
     let server = Server::start().await;
     let names = manifest(&[
         r#"{"kind":"function","name":"run"}"#,
@@ -186,13 +186,24 @@ async fn handler_failure_reason_is_shown_only_in_the_log() {
         assert!(!failed.text().contains("secret"), "{}", failed.text());
         let logs = server.root.get(&format!("/v1/apps/{app}/logs")).await;
         assert!(logs.expect(200).text().contains("secret"));
-        // A function's message is for its caller.
         let called = server.anonymous().call(&app, "run", "").await;
-        assert_eq!(called.json()["detail"], "secret");
         match code {
-            3 => called.expect_problem(422, "input-refused"),
-            _ => called.expect_problem(500, "plugin-failed"),
+            // A refusal tells the caller what is wrong with the input.
+            3 => {
+                called.expect_problem(422, "input-refused");
+                assert_eq!(called.json()["detail"], "secret");
+            }
+            _ => {
+                called.expect_problem(500, "plugin-failed");
+                assert!(!called.text().contains("secret"), "{}", called.text());
+            }
         }
+        // Whoever may read the log sees the message in the problem too.
+        let seen = server.root.call(&app, "run", "").await;
+        assert_eq!(seen.json()["detail"], "secret");
+        let seen = server.root.get(&format!("/a/{app}/")).await;
+        seen.expect_problem(500, "plugin-failed");
+        assert_eq!(seen.json()["detail"], "secret");
         drop(app_of);
     }
 }
