@@ -50,7 +50,7 @@ pub(super) struct Failure {
     /// The status and problem type of an error response of the host, if it was one.
     problem: Option<(StatusCode, String)>,
     /// The command that shows the log of the failed call.
-    log_command: Option<String>,
+    log_command: Option<Box<str>>,
     /// What a failed call used, if that was asked for.
     cost: Option<Box<CostView>>,
 }
@@ -177,7 +177,8 @@ impl Failure {
         // As an id, since the text comes from the server and people paste the command.
         let id = self.request_id.as_deref().map(Uuid::try_parse);
         if let (FailureSource::Plugin, Some(Ok(id))) = (self.fault, id) {
-            self.log_command = Some(global.suggest(&format!("logs {app} --request {id}")));
+            let command = global.suggest(&format!("logs {app} --request {id}"));
+            self.log_command = Some(command.into());
         }
         self
     }
