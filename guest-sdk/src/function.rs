@@ -1,6 +1,6 @@
 //! Inputs and outputs of exported functions, and the code that runs one.
 
-use crate::{Error, HandlerError, sys};
+use crate::{Error, HandlerError, json, sys};
 use kvasm_abi::{EXIT_FAILED, EXIT_LATER, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -129,9 +129,9 @@ impl<T: DeserializeOwned> FromInput for Json<T> {
         if input.is_empty() {
             return Err("the input is empty; this function takes JSON".to_owned());
         }
-        serde_json::from_slice(&input)
+        json::decode(&input)
             .map(Json)
-            .map_err(|e| format!("the input is not the JSON that this function takes: {e}"))
+            .map_err(|why| format!("the input is not the JSON that this function takes: {why}"))
     }
 }
 
@@ -149,8 +149,8 @@ impl IntoOutput for () {
 
 impl<T: Serialize> IntoOutput for Json<T> {
     fn into_output(self) -> Result<Vec<u8>, FunctionError> {
-        serde_json::to_vec(&self.0)
-            .map_err(|e| format!("the output cannot be written as JSON: {e}").into())
+        json::encode(&self.0)
+            .map_err(|why| format!("the output cannot be written as JSON: {why}").into())
     }
 }
 

@@ -51,6 +51,7 @@ pub mod dead_letters;
 mod error;
 mod function;
 pub mod http;
+mod json;
 pub mod kv;
 mod secret;
 mod sys;

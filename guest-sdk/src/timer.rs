@@ -51,7 +51,7 @@
 //! # Ok::<(), Error>(())
 //! ```
 
-use crate::{Error, sys};
+use crate::{Error, json, sys};
 use kvasm_abi::{TIMER_AFTER, TIMER_AFTER_MS_MAX, TIMER_AT};
 use serde::Serialize;
 use std::time::Duration;
@@ -114,9 +114,9 @@ pub(crate) fn millis(after: Duration) -> i64 {
 }
 
 pub(crate) fn encode<T: Serialize + ?Sized>(name: &str, payload: &T) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(payload).map_err(|e| {
-        Error::Invalid(format!(
-            "the payload of the timer {name:?} cannot be written as JSON: {e}"
+    json::encode(payload).map_err(|why| {
+        Error::Encode(format!(
+            "the payload of the timer {name:?} cannot be written as JSON: {why}"
         ))
     })
 }

@@ -1,7 +1,7 @@
 //! The in-process store follows the rules of a real host.
 
 use kvasm_guest::kv::{self, SetOptions};
-use kvasm_guest::{Error, testing};
+use kvasm_guest::{Error, Json, testing};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -375,4 +375,54 @@ fn first_last_and_count_follow_the_list() {
     let page = c.list().limit(2).cursor(None).page::<u32>().unwrap();
     let next = c.list().limit(2).cursor(page.cursor).page::<u32>().unwrap();
     assert_eq!(next.items[0].value, 2);
+}
+
+/// `serde_json` writes `null` for a number that JSON lacks, which would be read as another type.
+#[test]
+fn numbers_that_json_lacks_are_refused_in_sets_batches_timers_and_outputs() {
+    let place = [("mean", [1.0, f64::NAN])];
+    let place: std::collections::BTreeMap<_, _> = place.into();
+    let shops = kv::collection("shops");
+    let error = shops.set("a", &place).unwrap_err();
+    let why = "cannot be written as JSON: at mean[1]: NaN is not a number in JSON";
+    assert_eq!(error, Error::Encode(format!("the value for \"a\" {why}")));
+    let error = kv::Batch::new()
+        .set(&shops, "b", &place)
+        .commit()
+        .unwrap_err();
+    assert!(error.to_string().ends_with(why), "{error}");
+    let error = kvasm_guest::timer::set_at("t", 0, &place).unwrap_err();
+    assert_eq!(
+        error,
+        Error::Encode(format!("the payload of the timer \"t\" {why}"))
+    );
+    let output = testing::try_call(mean, "").unwrap_err();
+    assert!(
+        output
+            .message()
+            .ends_with("-infinity is not a number in JSON"),
+        "{output:?}"
+    );
+    assert_eq!(shops.list().count().unwrap(), 0);
+}
+
+#[kvasm_guest::function]
+fn mean(_: kvasm_guest::Bytes) -> Json<f64> {
+    Json(f64::NEG_INFINITY)
+}
+
+#[test]
+fn value_of_another_type_is_an_error_with_key_type_and_place() {
+    let shops = kv::collection("shops");
+    shops
+        .set("a", &serde_json::json!({ "open": [9, "noon"] }))
+        .unwrap();
+    let open = shops.get::<std::collections::BTreeMap<String, [u8; 2]>>("a");
+    let error = open.unwrap_err().to_string();
+    let start = "the value of \"a\" is no alloc::collections::btree::map::BTreeMap<";
+    assert!(error.starts_with(start), "{error}");
+    assert!(
+        error.contains(": at open[1]: invalid type: string \"noon\""),
+        "{error}"
+    );
 }

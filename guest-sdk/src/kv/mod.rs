@@ -29,7 +29,7 @@ pub use many::{get_many, get_many_bytes};
 pub use transaction::transaction;
 pub use unique::unique_key;
 
-use crate::{Error, sys};
+use crate::{Error, json, sys};
 use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -357,17 +357,16 @@ fn found(answer: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
 }
 
 fn encode<T: Serialize + ?Sized>(key: &str, value: &T) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec(value).map_err(|e| {
+    json::encode(value).map_err(|why| {
         Error::Encode(format!(
-            "the value for {key:?} cannot be written as JSON: {e}"
+            "the value for {key:?} cannot be written as JSON: {why}"
         ))
     })
 }
 
 fn decode<T: DeserializeOwned>(key: &str, json: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(json).map_err(|e| {
-        Error::Decode(format!(
-            "the value of {key:?} does not fit the type asked for: {e}"
-        ))
+    json::decode(json).map_err(|why| {
+        let name = std::any::type_name::<T>();
+        Error::Decode(format!("the value of {key:?} is no {name}: {why}"))
     })
 }
