@@ -4,7 +4,7 @@ use kvasm::model::{App, AppId, AppName, Batch, Commit, Grant, Limits, Op, Timest
 use kvasm::store::Store;
 use kvasm::wasmtime::{Caller, WasmRet};
 use kvasm::{Call, CallFailure, Host, HostBuilder, Invocation, Plugin, Response};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Reads a guest that `cargo xtask guests` builds.
@@ -20,6 +20,21 @@ pub fn wasm(name: &str) -> Vec<u8> {
             path.display()
         )
     })
+}
+
+/// Returns a guest of this state of the project, and those of the same name that were built for each
+/// earlier state of the ABI: hosts run them unchanged.
+pub fn of_each_release(name: &str) -> Vec<Vec<u8>> {
+    let releases = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/guests");
+    let releases = std::fs::read_dir(releases).unwrap().map(Result::unwrap);
+    let folders = releases
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir());
+    let frozen = folders.map(|folder| std::fs::read(folder.join(format!("{name}.wasm"))).unwrap());
+    let mut guests: Vec<_> = frozen.collect();
+    assert!(!guests.is_empty());
+    guests.push(wasm(name));
+    guests
 }
 
 /// A builder of a host whose plugins may import `meanwhile` from `test_v1`. It runs `work` for

@@ -2,7 +2,7 @@
 
 use super::event_host::{EventHost, until};
 use kvasm::model::DeadReason;
-use kvasm_tests::guests::wasm;
+use kvasm_tests::guests::{of_each_release, wasm};
 use serde_json::json;
 
 async fn place(stage: &EventHost, id: &str, customer: &str, cents: u32) {
@@ -17,8 +17,14 @@ async fn total(stage: &EventHost, customer: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn totals_follow_new_orders() {
+    for wasm in of_each_release("orders") {
+        totals_follow(wasm).await;
+    }
+}
+
+async fn totals_follow(orders: Vec<u8>) {
     let stage = EventHost::sqlite().await;
-    stage.deploy(wasm("orders")).await;
+    stage.deploy(orders).await;
     let names: Vec<_> = stage
         .triggers()
         .await

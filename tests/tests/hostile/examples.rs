@@ -3,7 +3,7 @@
 use kvasm::model::{AppName, Collection};
 use kvasm::service::{Caller, List};
 use kvasm::{Call, CallError, Host, Plugin};
-use kvasm_tests::guests::{TestHost, wasm};
+use kvasm_tests::guests::{TestHost, of_each_release, wasm};
 use serde_json::{Value, json};
 
 async fn call(host: &Host, plugin: &Plugin, function: &str, input: Value) -> Value {
@@ -14,8 +14,14 @@ async fn call(host: &Host, plugin: &Plugin, function: &str, input: Value) -> Val
 
 #[tokio::test]
 async fn counter() {
+    for wasm in of_each_release("counter") {
+        counts(wasm).await;
+    }
+}
+
+async fn counts(wasm: Vec<u8>) {
     let bench = TestHost::new().await;
-    let plugin = bench.load(wasm("counter")).await;
+    let plugin = bench.load(wasm).await;
     let add = json!({"name": "visits", "by": 2});
     for expected in [2, 4, 6] {
         let answer = call(&bench.host, &plugin, "add", add.clone()).await;
@@ -34,8 +40,14 @@ async fn counter() {
 
 #[tokio::test]
 async fn hello_c() {
+    for wasm in of_each_release("hello-c") {
+        greets(wasm).await;
+    }
+}
+
+async fn greets(wasm: Vec<u8>) {
     let bench = TestHost::new().await;
-    let plugin = bench.load(wasm("hello-c")).await;
+    let plugin = bench.load(wasm).await;
     let functions: Vec<_> = plugin.functions().map(str::to_owned).collect();
     let function = functions.first().unwrap();
     let mut answers = Vec::new();
@@ -53,14 +65,20 @@ async fn hello_c() {
 
 #[tokio::test]
 async fn guestbook_example_paginates_and_isolates_apps() {
+    for wasm in of_each_release("guestbook") {
+        paginates_and_isolates_apps(wasm).await;
+    }
+}
+
+async fn paginates_and_isolates_apps(wasm: Vec<u8>) {
     let bench = TestHost::new().await;
     let other = bench
         .host
         .create_app(AppName::parse("other").unwrap())
         .await
         .unwrap();
-    let mine = bench.load(wasm("guestbook")).await;
-    let theirs = bench.host.load(&other, wasm("guestbook")).await.unwrap();
+    let mine = bench.load(wasm.clone()).await;
+    let theirs = bench.host.load(&other, wasm).await.unwrap();
     for n in 0..5 {
         let entry = json!({"name": "ada", "message": format!("hello {n}")});
         call(&bench.host, &mine, "sign", entry).await;

@@ -33,10 +33,18 @@ async fn invalid_module_is_rejected() {
 
 #[tokio::test]
 async fn unknown_import_is_reported_by_name() {
-    for (module, name) in [
-        ("kvasm_v1", "kv_drop_all"),
-        ("kvasm_v2", "kv_get"),
-        ("env", "abort"),
+    for (module, name, words) in [
+        (
+            "kvasm_v1",
+            "kv_drop_all",
+            "of Kvasm 0.1.0, does not have: the plugin was built for a newer host",
+        ),
+        (
+            "kvasm_v2",
+            "kv_get",
+            "the plugin was built for the ABI \"kvasm_v2\"; this host, of Kvasm 0.1.0, has kvasm_v1",
+        ),
+        ("env", "abort", "which this host does not provide"),
     ] {
         let error = load_error(wat(&format!(
             "(module (import \"{module}\" \"{name}\" (func)) (memory (export \"memory\") 1))"
@@ -46,6 +54,7 @@ async fn unknown_import_is_reported_by_name() {
             matches!(&error, LoadError::UnknownImport { module: m, name: n } if m == module && n == name),
             "{error}"
         );
+        assert!(error.to_string().contains(words), "{error}");
     }
     let mismatch = load_error(wat(
         "(module (import \"kvasm_v1\" \"kv_has\" (func (param i64))) (memory (export \"memory\") 1))",
