@@ -57,7 +57,7 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
     let given = given.as_deref().unwrap_or_default();
     let slot = match (given, kind) {
         ("name", kind) if kind != Kind::Timer => &mut args.name,
-        ("transaction", Kind::Function) => {
+        ("transaction", Kind::Function | Kind::Http) => {
             if args.transaction {
                 return Err(meta.error("`transaction` is given twice"));
             }
@@ -81,8 +81,9 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
 
 fn unknown(kind: Kind) -> &'static str {
     match kind {
-        Kind::Function => "unknown argument; expected `name = \"...\"` or `transaction`",
-        Kind::Http => "unknown argument; expected `name = \"...\"`",
+        Kind::Function | Kind::Http => {
+            "unknown argument; expected `name = \"...\"` or `transaction`"
+        }
         Kind::Change => {
             "unknown argument; expected `collection`, `prefix`, `on` or `name`, each `= \"...\"`"
         }
@@ -136,7 +137,7 @@ fn text(
     }
 }
 
-fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {
+pub fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {
     Err(syn::Error::new(literal.span(), message))
 }
 

@@ -26,6 +26,9 @@ pub(super) enum Declaration {
     Http {
         /// The export's name.
         name: String,
+        /// As of a function.
+        #[serde(default)]
+        transaction: bool,
     },
     /// A handler of changes of entries: of a collection, or of an operator's triggers.
     OnChange {
