@@ -199,6 +199,9 @@ pub use kvasm_guest_macros::http;
 ///   its own; an operator can create one.
 /// - `prefix = "eu/"`: only keys that start with this.
 /// - `on = "set"` or `on = "delete"`: only this kind of change; by default, both.
+/// - `attempts = 4`: the maximum number of attempts of a delivery, 1 to 100; by default 12.
+/// - `max_age = "1h"`: the maximum age of a delivery that has failed, from `1s` to `30d`; by default
+///   24 hours. A trigger of an operator with the handler's name replaces both.
 /// - `name = "other"`: exports it under another name.
 ///
 /// ```

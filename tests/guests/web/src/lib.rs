@@ -1,7 +1,7 @@
 //! HTTP handlers with the SDK's router, for tests: each request is a transaction.
 
 use kvasm_guest::http::{HttpError, Problem, Request, Response, Router};
-use kvasm_guest::{Error, Json, kv};
+use kvasm_guest::{Change, Error, Json, dead_letters, kv};
 
 #[kvasm_guest::http(transaction)]
 fn handle(request: Request) -> Result<Response, HttpError> {
@@ -101,4 +101,20 @@ fn error(request: Request) -> Result<(), HttpError> {
 /// Answers with a body, whatever the status.
 fn status(request: Request) -> Result<Response, Error> {
     Ok(Response::text("a body").status(request.param("status")?))
+}
+
+/// Fails in two ways.
+#[kvasm_guest::on_change(collection = "jobs", attempts = 1, max_age = "1h")]
+fn work(change: Change<String>) -> Result<(), String> {
+    match change.value.as_deref() {
+        Some("panic") => panic!("paper jam"),
+        Some(text) => Err(text.to_owned()),
+        None => Ok(()),
+    }
+}
+
+#[kvasm_guest::function]
+fn letters() -> Result<Json<Vec<String>>, Error> {
+    let errors = dead_letters::list().map(|letter| letter.map(|letter| letter.error));
+    errors.collect::<Result<_, _>>().map(Json)
 }
