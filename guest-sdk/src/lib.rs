@@ -141,16 +141,18 @@ pub use kvasm_guest_macros::function;
 ///
 /// The function takes a [`Request`](http::Request) and returns a [`Response`](http::Response),
 /// anything that [turns into one](http::IntoResponse), or a `Result` of it and an
-/// [error](http::HttpError), whose text the client does not get. The handler remains callable from the surrounding code. Unlike
-/// a [`#[function]`](macro@function) it cannot be called by name through the host.
+/// [error](http::HttpError), whose text the client does not get. A [`Router`](http::Router) calls
+/// a function for each method and path. The handler remains callable from the surrounding code.
+/// Unlike a [`#[function]`](macro@function) it cannot be called by name through the host.
 ///
 /// `#[http(name = "other")]` exports it under another name.
 ///
 /// `#[http(transaction)]` makes each request a transaction, as
-/// [`#[function(transaction)]`](macro@function) does for calls: what the handler writes takes effect together, unless it returns an `Err`,
-/// panics or traps, and the host runs it again after a conflict. The client receives a response that
-/// is an `Err` too, and nothing that the handler wrote remains. A response that is an `Ok` commits,
-/// whatever its status. Requests to other servers are refused in it.
+/// [`#[function(transaction)]`](macro@function) does for calls: what the handler writes takes effect
+/// together, unless it returns an `Err`, panics or traps, and the host runs it again after a
+/// conflict. The client receives a response that is an `Err` too, and nothing that the handler wrote
+/// remains. A response that is an `Ok` commits, whatever its status. Requests to other servers are
+/// refused in it.
 ///
 /// ```
 /// use kvasm_guest::http::{Request, Response};

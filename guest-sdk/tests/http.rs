@@ -1,4 +1,5 @@
 //! HTTP handlers without a host: what they return, and what a client receives.
+#![allow(clippy::unwrap_used)]
 
 use kvasm_guest::http::{HttpError, IntoResponse, Problem, Request, Response, Router};
 use kvasm_guest::kv::{self, Cursor};
@@ -222,4 +223,44 @@ fn fallback_answers_unknown_paths_only() {
 #[should_panic = "the route \"/a{b}\" has a brace that does not enclose a whole segment"]
 fn invalid_route_panics() {
     drop(Router::new().get("/a{b}", |_| ()));
+}
+
+/// Writes, and ends as the path says.
+#[kvasm_guest::http(transaction)]
+fn write(request: Request) -> Result<(), HttpError> {
+    kv::collection("t").increment("k", 1)?;
+    match request.path() {
+        "/ok" => Ok(()),
+        "/response" => Err(Response::new(409).into()),
+        "/error" => Err(Error::Quota("full".to_owned()).into()),
+        "/panic" => panic!("it panics"),
+        _ => Err("failed".into()),
+    }
+}
+
+#[test]
+fn transactional_handler_is_a_transaction_natively_too() {
+    let written = || kv::collection("t").get::<i64>("k").unwrap();
+    let request = |path| Request::get(path).build();
+    for path in ["/response", "/error", "/other"] {
+        assert!(write(request(path)).is_err());
+        assert_eq!(written(), None, "{path}");
+    }
+    let status = |path| testing::call_http(write, request(path)).map(|answer| answer.status);
+    assert_eq!(status("/response"), Ok(409));
+    assert_eq!(status("/error"), Ok(507));
+    assert_eq!(status("/other"), Err("failed".to_owned()));
+    let panicked = std::panic::catch_unwind(|| write(Request::get("/panic").build()));
+    assert!(panicked.is_err());
+    assert_eq!(written(), None);
+    assert_eq!((write(request("/ok")), written()), (Ok(()), Some(1)));
+    // It is a part of a transaction that calls it.
+    let undone = kv::transaction(|| {
+        assert_eq!(write(request("/ok")), Ok(()));
+        assert!(write(request("/response")).is_err());
+        assert_eq!(written(), Some(2));
+        Err::<(), _>(Error::Invalid("undone".to_owned()))
+    });
+    assert!(undone.is_err());
+    assert_eq!(written(), Some(1));
 }
