@@ -292,7 +292,7 @@ fn parse<T: FromStr>(what: &str, name: &str, text: &str) -> Result<T, Error> {
     text.parse().map_err(|_| {
         let (shown, wanted) = (start(text), std::any::type_name::<T>());
         Error::BadRequest(format!(
-            "{what} {name:?} is {shown:?}, which is no {wanted}"
+            "{what} {name:?} is {shown:?}, which is not a valid {wanted}"
         ))
     })
 }

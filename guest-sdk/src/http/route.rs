@@ -68,7 +68,7 @@ impl<'p> Pattern<'p> {
                 return Err("has two parameters of the same name");
             }
             if segment.rank() == 2 && rest.clone().next().is_some() {
-                return Err("goes on after the rest of the path");
+                return Err("continues after the rest of the path");
             }
         }
         Ok(pattern)
@@ -211,7 +211,7 @@ mod tests {
             ("/{}", "without a name"),
             ("/{*}", "without a name"),
             ("/{x}/{x}", "the same name"),
-            ("/{*x}/a", "goes on after"),
+            ("/{*x}/a", "continues after"),
         ] {
             let error = Pattern::parse(pattern).err().unwrap_or_default();
             assert!(error.contains(why), "{pattern}: {error}");
