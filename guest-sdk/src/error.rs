@@ -48,9 +48,11 @@ pub enum Error {
     Remote(String),
     /// The value cannot be serialised as JSON.
     Encode(String),
-    /// The JSON of an entry or of a request's body does not fit the requested type, or an
-    /// escape in a request's path or query is not valid UTF-8.
+    /// The JSON of an entry, a key or the JSON of another server does not fit the requested type.
     Decode(String),
+    /// What an HTTP client sent does not fit: the JSON of the body, an escape in the path or the
+    /// query, a parameter, or the text of a cursor. A handler that returns it answers with 400.
+    BadRequest(String),
 }
 
 impl Error {
@@ -99,7 +101,8 @@ impl Error {
             | Error::Unsupported(message)
             | Error::Remote(message)
             | Error::Encode(message)
-            | Error::Decode(message) => message,
+            | Error::Decode(message)
+            | Error::BadRequest(message) => message,
         }
     }
 

@@ -141,11 +141,19 @@ pub use kvasm_guest_macros::function;
 /// than one.
 ///
 /// The function takes a [`Request`](http::Request) and returns a [`Response`](http::Response),
-/// or a `Result` of one and a displayable error. An `Err` fails the call; the client gets
-/// status 500 without its text. The handler remains callable from the surrounding code. Unlike
-/// a [`#[function]`](macro@function) it cannot be called by name through the host.
+/// anything that [turns into one](http::IntoResponse), or a `Result` of it and an
+/// [error](http::HttpError), whose text the client does not get. A [`Router`](http::Router) calls
+/// a function for each method and path. The handler remains callable from the surrounding code.
+/// Unlike a [`#[function]`](macro@function) it cannot be called by name through the host.
 ///
 /// `#[http(name = "other")]` exports it under another name.
+///
+/// `#[http(transaction)]` makes each request a transaction, as
+/// [`#[function(transaction)]`](macro@function) does for calls: what the handler writes takes effect
+/// together, unless it returns an `Err`, panics or traps, and the host runs it again after a
+/// conflict. The client receives a response that is an `Err` too, and nothing that the handler wrote
+/// remains. A response that is an `Ok` commits, whatever its status. Requests to other servers are
+/// refused in it.
 ///
 /// ```
 /// use kvasm_guest::http::{Request, Response};
@@ -177,8 +185,8 @@ pub use kvasm_guest_macros::function;
 /// use kvasm_guest::http::Request;
 ///
 /// #[kvasm_guest::http]
-/// fn handle(request: Request) -> String {
-///     request.path().to_owned()
+/// fn handle(request: Request) -> f32 {
+///     1.5
 /// }
 /// ```
 pub use kvasm_guest_macros::http;
@@ -194,6 +202,9 @@ pub use kvasm_guest_macros::http;
 ///   its own; an operator can create one.
 /// - `prefix = "eu/"`: only keys that start with this.
 /// - `on = "set"` or `on = "delete"`: only this kind of change; by default, both.
+/// - `attempts = 4`: the maximum number of attempts of a delivery, 1 to 100; by default 12.
+/// - `max_age = "1h"`: the maximum age of a delivery that has failed, from `1s` to `30d`; by default
+///   24 hours. A trigger of an operator with the handler's name replaces both.
 /// - `name = "other"`: exports it under another name.
 ///
 /// ```

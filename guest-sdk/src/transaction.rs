@@ -1,7 +1,8 @@
-//! `#[function(transaction)]`: a transaction, however the function is called.
+//! `#[function(transaction)]` and `#[http(transaction)]`: a transaction, however the function is
+//! called.
 
+use crate::Error;
 use crate::kv::transaction::{OpenTransaction, RUNS_MAX};
-use crate::{Error, IntoOutput};
 use std::cell::Cell;
 
 thread_local! {
@@ -21,9 +22,10 @@ pub fn run_transaction(export: impl FnOnce() -> i32) -> i32 {
 /// # Panics
 /// If the transaction cannot be begun or committed: the function's return type has no room for the
 /// reason.
-pub fn in_transaction<I, R: IntoOutput>(
+pub fn in_transaction<I, R>(
     mut input: I,
     again: impl Fn(&I) -> Option<I>,
+    is_failure: impl Fn(&R) -> bool,
     body: impl Fn(I) -> R,
 ) -> R {
     if IS_RUN.take() {
@@ -34,7 +36,7 @@ pub fn in_transaction<I, R: IntoOutput>(
         let open = open.unwrap_or_else(|error| panic!("the transaction cannot begin: {error}"));
         let next = open.is_outermost.then(|| again(&input)).flatten();
         let result = body(input);
-        let is_failure = result.is_failure();
+        let is_failure = is_failure(&result);
         let ended = match is_failure {
             true => open.discard(),
             false => open.commit(),

@@ -12,6 +12,8 @@
 //! - `query` has no `?`; it is empty if there was none.
 //! - `headers` has lower-case names in the order received; a name can occur more than once. A
 //!   header whose value is not UTF-8 is omitted.
+//! - Further members say where the app is, and who the client is: `mount`, `scheme`, `authority` and
+//!   `client`. Each may be absent.
 //!
 //! The head of a response, which the plugin writes:
 //!
@@ -19,7 +21,7 @@
 //! {"status":200,"headers":[["content-type","text/plain"]]}
 //! ```
 //!
-//! - `status` is one of [`STATUSES`].
+//! - `status` is one of [`STATUSES`]; one of [`STATUSES_WITHOUT_BODY`] has no body.
 //! - `headers` may be absent if there are none.
 //!
 //! The head of an outbound request, which the plugin writes:
@@ -43,6 +45,10 @@ pub const PREFIX_BYTES: usize = 4;
 
 /// The valid statuses of a response.
 pub const STATUSES: RangeInclusive<u16> = 200..=599;
+
+/// The valid statuses whose responses have no body (RFC 9110). The host ignores the one of the
+/// plugin.
+pub const STATUSES_WITHOUT_BODY: [u16; 3] = [204, 205, 304];
 
 /// Returns the length prefix of a head of this many bytes, or `None` if the length does not
 /// fit.

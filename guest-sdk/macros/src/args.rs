@@ -1,12 +1,12 @@
 //! The arguments of the attributes: `#[function(...)]` and the others.
 
 use crate::export::Kind;
-use crate::{name, schedule};
+use crate::{name, retries, schedule};
 use kvasm_abi::names::{self, COLLECTION_BYTES_MAX, KEY_BYTES_MAX, TextError};
 use proc_macro2::TokenStream;
 use syn::meta::ParseNestedMeta;
 use syn::parse::{ParseStream, Parser};
-use syn::{LitStr, Token};
+use syn::{LitInt, LitStr, Token};
 
 /// The validated arguments of an attribute.
 #[derive(Default)]
@@ -21,6 +21,10 @@ pub struct Args {
     pub prefix: Option<LitStr>,
     /// `on = "..."`: the kind of change.
     pub on: Option<LitStr>,
+    /// `attempts = 4`: the maximum number of attempts.
+    pub attempts: Option<LitInt>,
+    /// `max_age = "1h"`: the maximum age of a failed delivery.
+    pub max_age: Option<LitStr>,
     /// The schedule, a positional argument.
     pub schedule: Option<LitStr>,
 }
@@ -57,7 +61,7 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
     let given = given.as_deref().unwrap_or_default();
     let slot = match (given, kind) {
         ("name", kind) if kind != Kind::Timer => &mut args.name,
-        ("transaction", Kind::Function) => {
+        ("transaction", Kind::Function | Kind::Http) => {
             if args.transaction {
                 return Err(meta.error("`transaction` is given twice"));
             }
@@ -70,6 +74,14 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
         ("collection", Kind::Change) => &mut args.collection,
         ("prefix", Kind::Change) => &mut args.prefix,
         ("on", Kind::Change) => &mut args.on,
+        ("max_age", Kind::Change) => &mut args.max_age,
+        ("attempts", Kind::Change) => {
+            if args.attempts.is_some() {
+                return Err(meta.error("`attempts` is given twice"));
+            }
+            args.attempts = Some(meta.value()?.parse()?);
+            return Ok(());
+        }
         _ => return Err(meta.error(unknown(kind))),
     };
     if slot.is_some() {
@@ -81,10 +93,12 @@ fn argument(kind: Kind, args: &mut Args, meta: &ParseNestedMeta<'_>) -> syn::Res
 
 fn unknown(kind: Kind) -> &'static str {
     match kind {
-        Kind::Function => "unknown argument; expected `name = \"...\"` or `transaction`",
-        Kind::Http => "unknown argument; expected `name = \"...\"`",
+        Kind::Function | Kind::Http => {
+            "unknown argument; expected `name = \"...\"` or `transaction`"
+        }
         Kind::Change => {
-            "unknown argument; expected `collection`, `prefix`, `on` or `name`, each `= \"...\"`"
+            "unknown argument; expected `collection`, `prefix`, `on`, `max_age` or `name`, each \
+             `= \"...\"`, or `attempts = 4`"
         }
         Kind::Timer => "`#[on_timer]` takes no arguments",
         Kind::Cron => "unknown argument; expected `name = \"...\"` after the schedule",
@@ -111,6 +125,7 @@ fn check(args: &Args) -> syn::Result<()> {
     {
         return error(on, "`on` must be \"set\" or \"delete\"; omit it for both");
     }
+    retries::check(args)?;
     if let (None, Some(given)) = (&args.collection, args.prefix.as_ref().or(args.on.as_ref())) {
         return error(
             given,
@@ -136,7 +151,7 @@ fn text(
     }
 }
 
-fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {
+pub fn error<T>(literal: &LitStr, message: &str) -> syn::Result<T> {
     Err(syn::Error::new(literal.span(), message))
 }
 

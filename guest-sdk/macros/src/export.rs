@@ -60,7 +60,7 @@ pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
     let is_transaction = args::parse(kind, args.clone()).is_ok_and(|args| args.transaction);
     match export(kind, args, &function) {
         Ok(export) if is_transaction => {
-            let function = in_transaction(function);
+            let function = in_transaction(kind, function);
             quote!(#function #export)
         }
         Ok(export) => quote!(#function #export),
@@ -72,9 +72,13 @@ pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
 }
 
 /// Makes the function a transaction wherever it is called.
-fn in_transaction(mut function: ItemFn) -> ItemFn {
+fn in_transaction(kind: Kind, mut function: ItemFn) -> ItemFn {
     let body = &function.block;
     let output = function_output(&function.sig.output);
+    let result = match kind {
+        Kind::Http => quote!(::kvasm_guest::http::IntoResponse),
+        _ => quote!(::kvasm_guest::IntoOutput),
+    };
     let (pattern, ty, input) = match function.sig.inputs.first_mut() {
         Some(FnArg::Typed(argument)) => {
             let input = quote!(__kvasm_input);
@@ -93,6 +97,7 @@ fn in_transaction(mut function: ItemFn) -> ItemFn {
         ::kvasm_guest::__private::in_transaction(
             #input,
             |input: &#ty| (&::kvasm_guest::__private::Repeat(input)).again(),
+            <#output as #result>::is_failure,
             |#pattern: #ty| -> #output #body,
         )
     });
@@ -106,7 +111,9 @@ fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<Token
         _ => args::export_name(&args, &function.sig.ident)?,
     };
     let mut invoke = invoke(kind, &function.sig)?;
-    if args.transaction {
+    // The response of a failed HTTP handler is an output all the same. So the handler is a part of the
+    // host's transaction, which it can undo.
+    if args.transaction && kind != Kind::Http {
         invoke = quote!(::kvasm_guest::__private::run_transaction(|| #invoke));
     }
     // An unnamed constant cannot clash with anything.
@@ -156,12 +163,13 @@ fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
             let output = function_output(output);
             Ok(quote!(::kvasm_guest::__private::run_with::<#input, #output>(#ident)))
         }
-        (Kind::Http, Some(input), ReturnType::Type(_, output)) => {
+        (Kind::Http, Some(input), output) => {
+            let output = function_output(output);
             Ok(quote!(::kvasm_guest::__private::run_http::<#input, #output>(#ident)))
         }
-        (Kind::Http, ..) => Err(syn::Error::new_spanned(
+        (Kind::Http, None, _) => Err(syn::Error::new_spanned(
             ident,
-            "an HTTP handler takes a `Request` and returns a `Response` or a `Result` of one",
+            "an HTTP handler takes a `Request`",
         )),
         (Kind::Change, Some(input), output) => {
             let output = function_output(output);
@@ -268,10 +276,10 @@ pub fn section(line: &str) -> TokenStream {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn expanded(kind: Kind, args: &str, item: &str) -> String {
+    pub(crate) fn expanded(kind: Kind, args: &str, item: &str) -> String {
         expand(kind, args.parse().unwrap(), item.parse().unwrap()).to_string()
     }
 
@@ -337,7 +345,7 @@ mod tests {
         );
     }
 
-    fn assert_refused(kind: Kind, cases: &[(&str, &str, &str)]) {
+    pub(crate) fn assert_refused(kind: Kind, cases: &[(&str, &str, &str)]) {
         for (args, item, why) in cases {
             let code = expanded(kind, args, item);
             assert!(code.contains("compile_error"), "{args} {item}: {code}");
@@ -366,6 +374,12 @@ mod tests {
                 "",
                 changes,
                 r#"{\"kind\":\"on_change\",\"name\":\"f\"}"#,
+            ),
+            (
+                Kind::Http,
+                "transaction",
+                "fn f(r: Request) {}",
+                r#"{\"kind\":\"http\",\"name\":\"f\",\"transaction\":true}"#,
             ),
             (
                 Kind::Cron,
@@ -440,7 +454,7 @@ mod tests {
         );
         let twice = ("transaction, transaction", f, "given twice");
         assert_refused(Kind::Function, &[twice]);
-        assert_refused(Kind::Http, &[("transaction", f, "unknown argument")]);
+        assert_refused(Kind::Http, &[twice]);
     }
 
     #[test]
@@ -469,7 +483,6 @@ mod tests {
             ("", "async fn f() {}", "an HTTP handler cannot be"),
             ("", "fn f(a: A, b: B) -> R {}", "takes one argument"),
             ("", "fn f() -> Response {}", "takes a `Request`"),
-            ("", "fn f(r: Request) {}", "returns a `Response`"),
         ];
         assert_refused(Kind::Http, &handler);
     }

@@ -5,6 +5,7 @@ mod export;
 mod manifest;
 mod name;
 mod needs;
+mod retries;
 mod schedule;
 
 use export::Kind;

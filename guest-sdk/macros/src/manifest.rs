@@ -2,6 +2,7 @@
 
 use crate::args::Args;
 use crate::export::Kind;
+use crate::retries::age_ms;
 use std::fmt::Write;
 use syn::LitStr;
 
@@ -19,6 +20,12 @@ pub fn line(kind: Kind, name: &str, args: &Args) -> String {
         string(&mut line, &on.value());
         line.push(']');
     }
+    if let Some(attempts) = &args.attempts {
+        number(&mut line, "attempts_max", attempts.base10_digits());
+    }
+    if let Some(ms) = args.max_age.as_ref().and_then(|age| age_ms(&age.value())) {
+        number(&mut line, "age_max_ms", &ms.to_string());
+    }
     optional(&mut line, "schedule", args.schedule.as_ref());
     line.push_str("}\n");
     line
@@ -28,6 +35,14 @@ fn optional(line: &mut String, name: &str, value: Option<&LitStr>) {
     if let Some(value) = value {
         member(line, name, &value.value());
     }
+}
+
+/// Appends a member whose value is a number.
+fn number(line: &mut String, name: &str, digits: &str) {
+    line.push(',');
+    string(line, name);
+    line.push(':');
+    line.push_str(digits);
 }
 
 /// Appends a member whose value is a string.

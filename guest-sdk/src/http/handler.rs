@@ -1,39 +1,107 @@
 //! The return types of HTTP handlers, and the code that runs a handler.
 
-use super::{Request, Response};
+use super::{HttpError, Request, Response};
+use crate::{Bytes, Json};
 use serde::Serialize;
-use std::fmt::Display;
 
-/// A type that an HTTP handler can return: a [`Response`], or a `Result` of one and a
-/// displayable error, or of two responses, of which the client receives the one that there is.
+/// A type that an HTTP handler can return.
+///
+/// | type | response |
+/// |---|---|
+/// | [`Response`], [`Problem`](super::Problem) | itself |
+/// | `String`, `&'static str` | 200, `text/plain; charset=utf-8` |
+/// | [`Json<T>`](Json) | 200, `application/json` |
+/// | [`Bytes`] | 200, `application/octet-stream` |
+/// | `()` | 204 |
+/// | `(u16, T)` | that of `T` with this status |
+/// | `Option<T>` | that of `T`, or 404 |
+/// | `Result<T, E>` | that of `T`; an `Err` as [`HttpError`] describes |
 #[diagnostic::on_unimplemented(
     message = "an HTTP handler cannot return `{Self}`",
     label = "not a response",
-    note = "return `kvasm_guest::http::Response`, or a `Result<Response, E>` where `E` is a `Response` or `std::fmt::Display`"
+    note = "return `kvasm_guest::http::Response`, `String`, `Json<T>` where `T: serde::Serialize`, `Bytes`, `()`, `(u16, T)` or an `Option<T>` of one of them, or a `Result` of one of them and a `Response`, an `HttpError` or a `std::fmt::Display`"
 )]
 pub trait IntoResponse {
-    /// Returns the response, or the message of a failure.
+    /// Returns the response, or the failure.
     ///
     /// # Errors
-    /// A message, which the client does not receive.
-    fn into_response(self) -> Result<Response, String>;
+    /// Why the handler failed.
+    fn into_response(self) -> Result<Response, HttpError>;
+
+    /// Returns whether it is an error, after which a transaction is undone.
+    #[doc(hidden)]
+    fn is_failure(&self) -> bool {
+        false
+    }
 }
 
 impl IntoResponse for Response {
-    fn into_response(self) -> Result<Response, String> {
+    fn into_response(self) -> Result<Response, HttpError> {
         Ok(self)
     }
 }
 
-impl<T: IntoResponse, E: Display> IntoResponse for Result<T, E> {
-    fn into_response(self) -> Result<Response, String> {
-        self.map_err(|e| e.to_string())?.into_response()
+impl IntoResponse for String {
+    fn into_response(self) -> Result<Response, HttpError> {
+        Ok(Response::text(self))
     }
 }
 
-impl IntoResponse for Result<Response, Response> {
-    fn into_response(self) -> Result<Response, String> {
-        Ok(self.unwrap_or_else(|response| response))
+impl IntoResponse for &'static str {
+    fn into_response(self) -> Result<Response, HttpError> {
+        Ok(Response::text(self))
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Result<Response, HttpError> {
+        Ok(Response::json(&self.0)?)
+    }
+}
+
+impl IntoResponse for Bytes {
+    fn into_response(self) -> Result<Response, HttpError> {
+        let response = Response::new(200).header("content-type", "application/octet-stream");
+        Ok(response.body(self.0))
+    }
+}
+
+impl IntoResponse for () {
+    fn into_response(self) -> Result<Response, HttpError> {
+        Ok(Response::no_content())
+    }
+}
+
+impl<T: IntoResponse> IntoResponse for (u16, T) {
+    fn into_response(self) -> Result<Response, HttpError> {
+        Ok(self.1.into_response()?.status(self.0))
+    }
+
+    fn is_failure(&self) -> bool {
+        self.1.is_failure()
+    }
+}
+
+impl<T: IntoResponse> IntoResponse for Option<T> {
+    fn into_response(self) -> Result<Response, HttpError> {
+        match self {
+            Some(found) => found.into_response(),
+            None => super::Problem::new(404).into_response(),
+        }
+    }
+
+    fn is_failure(&self) -> bool {
+        self.as_ref().is_some_and(T::is_failure)
+    }
+}
+
+impl<T: IntoResponse, E: Into<HttpError>> IntoResponse for Result<T, E> {
+    fn into_response(self) -> Result<Response, HttpError> {
+        self.map_err(Into::into)?.into_response()
+    }
+
+    fn is_failure(&self) -> bool {
+        self.as_ref().map_or(true, T::is_failure)
     }
 }
 
@@ -52,8 +120,20 @@ impl HandlerArgument for Request {}
 pub fn run_http<A: HandlerArgument, R: IntoResponse>(handler: impl FnOnce(A) -> R) -> i32 {
     crate::function::run_on_input(|input| {
         let request = Request::decode(input)?;
-        handler(A::from(request)).into_response()?.encode()
+        let is_conditional = request.is_conditional();
+        let result = handler(A::from(request)).into_response();
+        respond(result, is_conditional)
     })
+}
+
+/// Returns the frame of the response. A failure that has no response is an error, whose message the
+/// host logs.
+fn respond(result: Result<Response, HttpError>, is_conditional: bool) -> Result<Vec<u8>, String> {
+    let response = match result {
+        Ok(response) => response,
+        Err(error) => error.respond(is_conditional)?,
+    };
+    response.encode()
 }
 
 /// Encodes a head and a body as a frame.

@@ -35,11 +35,22 @@
 
 mod fetch;
 pub(crate) mod handler;
+mod http_error;
 mod percent;
+mod precondition;
+mod problem;
 mod request;
+mod request_builder;
 mod response;
+mod route;
+mod router;
 
 pub use fetch::fetch;
 pub use handler::IntoResponse;
-pub use request::{Request, RequestBuilder};
+pub use http_error::HttpError;
+pub use precondition::etag;
+pub use problem::Problem;
+pub use request::Request;
+pub use request_builder::RequestBuilder;
 pub use response::Response;
+pub use router::Router;

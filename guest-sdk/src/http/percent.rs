@@ -26,6 +26,14 @@ pub(super) fn decode(text: &str, plus: Plus) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
+/// Decodes escapes. Returns `None` for a `%` without two hexadecimal digits, or if the escaped bytes
+/// are not UTF-8.
+pub(super) fn decode_strictly(text: &str) -> Option<String> {
+    let mut escapes = text.split('%').skip(1);
+    let is_whole = escapes.all(|after| escape(after.as_bytes()).is_some());
+    is_whole.then(|| decode(text, Plus::Plus)).flatten()
+}
+
 /// Returns the byte whose digits `text` begins with, and the rest.
 fn escape(text: &[u8]) -> Option<(u8, &[u8])> {
     let (&[high, low], after) = text.split_first_chunk()?;
@@ -52,6 +60,17 @@ mod tests {
         ] {
             assert_eq!(decode(text, Plus::Plus).as_deref(), Some(path), "{text}");
             assert_eq!(decode(text, Plus::Space).as_deref(), Some(query), "{text}");
+        }
+        for (text, strict) in [
+            ("", Some("")),
+            ("a%20%25b+", Some("a %b+")),
+            ("%", None),
+            ("a%4", None),
+            ("%zz", None),
+            ("%%20", None),
+            ("%ff", None),
+        ] {
+            assert_eq!(decode_strictly(text).as_deref(), strict, "{text}");
         }
         for text in ["%ff", "a%C3", "%C3%28", "%ed%a0%80", "%c0%80"] {
             assert_eq!(decode(text, Plus::Plus), None, "{text}");

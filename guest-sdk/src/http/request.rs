@@ -4,6 +4,8 @@ use super::percent::{self, Plus};
 use crate::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// An HTTP request.
@@ -34,19 +36,31 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    head: Head,
-    body: Vec<u8>,
+    pub(super) head: RequestHead,
+    pub(super) body: Vec<u8>,
+    /// Those of the route, by name.
+    pub(super) params: Vec<(String, String)>,
     /// Scheme and authority, if it is for another server.
-    server: Option<String>,
-    timeout: Option<Duration>,
+    pub(super) server: Option<String>,
+    pub(super) timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Head {
-    method: String,
-    path: String,
-    query: String,
-    headers: Vec<(String, String)>,
+pub(super) struct RequestHead {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) query: String,
+    pub(super) headers: Vec<(String, String)>,
+    /// Where the app is, and who the client is. They are empty in a request to another server, and
+    /// from an older host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) mount: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) scheme: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) authority: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) client: String,
 }
 
 impl Request {
@@ -62,6 +76,49 @@ impl Request {
         Some(format!("{server}{}{mark}{}", self.path(), self.query()))
     }
 
+    /// Returns the path of the app on its server, without a slash at the end: `/a/shop`. The
+    /// client's path is this followed by [`path`](Request::path). Empty if it is not known.
+    pub fn mount(&self) -> &str {
+        &self.head.mount
+    }
+
+    /// Returns `http` or `https`, as the client has used it: the host gets it from its operator's
+    /// proxies. `http` if it is not known.
+    pub fn scheme(&self) -> &str {
+        match self.head.scheme.as_str() {
+            "" => "http",
+            scheme => scheme,
+        }
+    }
+
+    /// Returns the host and perhaps the port that the client has named, as in `shop.example:8443`.
+    /// A client can name any: do not decide on access by it. `None` if it is not known.
+    pub fn authority(&self) -> Option<&str> {
+        Some(self.head.authority.as_str()).filter(|authority| !authority.is_empty())
+    }
+
+    /// Returns the client's address, which the host gets from the connection, or from its
+    /// operator's proxies. `None` if it is not known.
+    pub fn client_address(&self) -> Option<IpAddr> {
+        self.head.client.parse().ok()
+    }
+
+    /// Returns the absolute URL of a path within the app, which begins with `/` and is
+    /// percent-encoded; `None` if the [`authority`](Request::authority) is not known.
+    ///
+    /// ```
+    /// use kvasm_guest::http::Request;
+    ///
+    /// let request = Request::post("/users").mount("https://shop.example/a/users").build();
+    /// let url = request.absolute_url("/users/7?full");
+    /// assert_eq!(url.as_deref(), Some("https://shop.example/a/users/users/7?full"));
+    /// ```
+    pub fn absolute_url(&self, path: &str) -> Option<String> {
+        let (scheme, authority, mount) = (self.scheme(), self.authority()?, self.mount());
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        Some(format!("{scheme}://{authority}{mount}{slash}{path}"))
+    }
+
     /// Returns the path within the app. It begins with `/`, and is percent-encoded as the
     /// client sent it.
     pub fn path(&self) -> &str {
@@ -72,8 +129,7 @@ impl Request {
     /// segment for `/`.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the escapes of a segment are not valid UTF-8, as with `%ff`. Return
-    /// a response of 400 in this case; [`path`](Request::path) is the path as it was sent.
+    /// [`Error::BadRequest`] if the escapes of a segment are not valid UTF-8, as with `%ff`. [`path`](Request::path) is the path as it was sent.
     pub fn path_segments(&self) -> Result<Vec<String>, Error> {
         let path = self.path();
         let segments = path.strip_prefix('/').unwrap_or(path).split('/');
@@ -82,6 +138,36 @@ impl Request {
             decoded.ok_or_else(|| not_utf8("a part of the path", segment))
         });
         decoded.collect()
+    }
+
+    /// Returns a parameter of the route, percent-decoded: `7` for `id` if the
+    /// [`Router`](super::Router) has the route `/users/{id}` and the path is `/users/7`.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] if it cannot be parsed as a `T`; [`Error::Internal`] if the route has
+    /// no parameter of this name.
+    ///
+    /// ```
+    /// use kvasm_guest::Error;
+    /// use kvasm_guest::http::Request;
+    ///
+    /// let request = Request::get("/users/7").param("id", "7").build();
+    /// assert_eq!(request.param("id"), Ok(7));
+    /// let error = Request::get("/").param("id", "x").build().param::<u32>("id");
+    /// assert!(matches!(error, Err(Error::BadRequest(_))));
+    /// ```
+    pub fn param<T: FromStr>(&self, name: &str) -> Result<T, Error> {
+        let mut params = self.params.iter();
+        match params.find(|(found, _)| found == name) {
+            Some((_, value)) => parse("the parameter", name, value),
+            None => Err(Error::Internal(format!(
+                "the route has no parameter {name:?}"
+            ))),
+        }
+    }
+
+    pub(super) fn set_params(&mut self, params: Vec<(String, String)>) {
+        self.params = params;
     }
 
     /// Returns the query without the `?`, as the client sent it; empty if there is none.
@@ -93,9 +179,8 @@ impl Request {
     /// with `+` as a space. A parameter without `=` has an empty value.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the escapes of a name or a value are not valid UTF-8, as with
-    /// `%ff`. Return a response of 400 in this case; [`query`](Request::query) is the query as
-    /// it was sent.
+    /// [`Error::BadRequest`] if the escapes of a name or a value are not valid UTF-8, as with
+    /// `%ff`. [`query`](Request::query) is the query as it was sent.
     pub fn query_params(&self) -> Result<Vec<(String, String)>, Error> {
         let decoded = self.pairs().map(|(name, value)| {
             let found = percent::decode(name, Plus::Space);
@@ -109,7 +194,7 @@ impl Request {
     /// `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the escapes of its value are not valid UTF-8. Other parameters are
+    /// [`Error::BadRequest`] if the escapes of its value are not valid UTF-8. Other parameters are
     /// not checked.
     pub fn query_param(&self, name: &str) -> Result<Option<String>, Error> {
         let mut pairs = self.pairs();
@@ -118,6 +203,26 @@ impl Request {
         let pair = pairs.find(|(found, _)| is_it(found));
         pair.map(|(name, value)| param_value(name, value))
             .transpose()
+    }
+
+    /// Like [`Request::query_param`], and parses the value.
+    ///
+    /// # Errors
+    /// Also [`Error::BadRequest`] if it cannot be parsed as a `T`.
+    ///
+    /// ```
+    /// use kvasm_guest::http::Request;
+    ///
+    /// let request = Request::get("/?limit=20").build();
+    /// assert_eq!(request.query_value("limit")?.unwrap_or(50), 20);
+    /// assert_eq!(request.query_value::<bool>("all")?, None);
+    /// assert!(request.query_value::<bool>("limit").is_err());
+    /// # Ok::<(), kvasm_guest::Error>(())
+    /// ```
+    pub fn query_value<T: FromStr>(&self, name: &str) -> Result<Option<T>, Error> {
+        let value = self.query_param(name)?;
+        let parsed = value.map(|value| parse("the parameter", name, &value));
+        parsed.transpose()
     }
 
     /// The parameters as they were sent.
@@ -157,11 +262,10 @@ impl Request {
     /// Decodes the body as JSON, whatever its content type.
     ///
     /// # Errors
-    /// [`Error::Decode`] if the body is not the JSON of a `T`. An `Err` returned by a handler
-    /// results in status 500, so convert it to a response of 400.
+    /// [`Error::BadRequest`] if the body is not the JSON of a `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
         serde_json::from_slice(&self.body)
-            .map_err(|e| Error::Decode(format!("the body is not the JSON asked for: {e}")))
+            .map_err(|e| Error::BadRequest(format!("the body is not the JSON asked for: {e}")))
     }
 
     /// Decodes a frame of the host.
@@ -176,10 +280,27 @@ impl Request {
         Ok(Request {
             head,
             body: frame,
+            params: Vec::new(),
             server: None,
             timeout: None,
         })
     }
+}
+
+/// Parses a text of the client.
+fn parse<T: FromStr>(what: &str, name: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|_| {
+        let (shown, wanted) = (start(text), std::any::type_name::<T>());
+        Error::BadRequest(format!(
+            "{what} {name:?} is {shown:?}, which is not a valid {wanted}"
+        ))
+    })
+}
+
+/// Returns the start of a text of the client, for messages.
+fn start(text: &str) -> String {
+    const SHOWN_MAX: usize = 100;
+    text.chars().take(SHOWN_MAX).collect()
 }
 
 fn param_value(name: &str, value: &str) -> Result<String, Error> {
@@ -189,104 +310,10 @@ fn param_value(name: &str, value: &str) -> Result<String, Error> {
 
 /// Returns the error, whose message quotes only the start of the text.
 fn not_utf8(what: &str, sent: &str) -> Error {
-    const SHOWN_MAX: usize = 100;
-    let shown: String = sent.chars().take(SHOWN_MAX).collect();
-    Error::Decode(format!(
+    let shown = start(sent);
+    Error::BadRequest(format!(
         "{what} is {shown:?}, whose escapes do not stand for UTF-8"
     ))
-}
-
-/// Requests to other servers, and for tests.
-impl Request {
-    /// Builds a `GET`. The target is a URL, or a path and, after a `?`, a query.
-    pub fn get(target: &str) -> RequestBuilder {
-        Request::builder("GET", target)
-    }
-
-    /// Builds a `POST`.
-    pub fn post(target: &str) -> RequestBuilder {
-        Request::builder("POST", target)
-    }
-
-    /// Builds a `PUT`.
-    pub fn put(target: &str) -> RequestBuilder {
-        Request::builder("PUT", target)
-    }
-
-    /// Builds a `DELETE`.
-    pub fn delete(target: &str) -> RequestBuilder {
-        Request::builder("DELETE", target)
-    }
-
-    /// Builds a request of any method. A target that begins with `http://` or `https://` is the
-    /// URL of another server. Any other one that does not begin with `/` gets one prepended, as
-    /// every path of the host begins with it.
-    pub fn builder(method: &str, target: &str) -> RequestBuilder {
-        let (server, target) = split_url(target);
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let slash = if path.starts_with('/') { "" } else { "/" };
-        RequestBuilder {
-            request: Request {
-                head: Head {
-                    method: method.to_owned(),
-                    path: format!("{slash}{path}"),
-                    query: query.to_owned(),
-                    headers: Vec::new(),
-                },
-                body: Vec::new(),
-                server,
-                timeout: None,
-            },
-        }
-    }
-}
-
-/// Splits a URL after its authority, and removes its fragment. Whether it is valid is the host's
-/// decision.
-fn split_url(target: &str) -> (Option<String>, &str) {
-    let is_scheme =
-        |scheme: &str| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
-    let Some((scheme, rest)) = target.split_once("://").filter(|(s, _)| is_scheme(s)) else {
-        return (None, target);
-    };
-    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
-    let (authority, rest) = rest.split_at(end);
-    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
-    (Some(format!("{scheme}://{authority}")), rest)
-}
-
-/// A builder of a [`Request`].
-#[derive(Debug, Clone)]
-#[must_use = "`build` makes the request"]
-pub struct RequestBuilder {
-    request: Request,
-}
-
-impl RequestBuilder {
-    /// Adds a header. The name is converted to lower case.
-    pub fn header(mut self, name: &str, value: impl Into<String>) -> RequestBuilder {
-        let header = (name.to_ascii_lowercase(), value.into());
-        self.request.head.headers.push(header);
-        self
-    }
-
-    /// Sets how long [`fetch`](super::fetch()) waits for the whole response. By default, and at
-    /// most, as long as the host allows.
-    pub fn timeout(mut self, timeout: Duration) -> RequestBuilder {
-        self.request.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets the body.
-    pub fn body(mut self, body: impl Into<Vec<u8>>) -> RequestBuilder {
-        self.request.body = body.into();
-        self
-    }
-
-    /// Returns the request.
-    pub fn build(self) -> Request {
-        self.request
-    }
 }
 
 /// Encodes the frame as the host does.
@@ -320,6 +347,25 @@ mod tests {
         assert_eq!(request.header("y"), None);
         let again = Request::decode(request.encode().unwrap());
         assert_eq!(again, Ok(request));
+    }
+
+    #[test]
+    fn host_says_where_the_app_is() {
+        let head = r#"{"method":"GET","path":"/x","query":"","headers":[],"mount":"/a/shop",
+            "scheme":"https","authority":"a.test:8443","client":"2001:db8::1"}"#;
+        let request = Request::decode(framed(head, "")).unwrap();
+        let url = request.absolute_url("y");
+        assert_eq!(url.as_deref(), Some("https://a.test:8443/a/shop/y"));
+        let address = request.client_address().map(|address| address.to_string());
+        assert_eq!(address.as_deref(), Some("2001:db8::1"));
+        let built = Request::get("/x").mount("https://a.test:8443/a/shop/");
+        let built = built.client_address([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(built.build(), request);
+        // A host without these members.
+        let older = Request::get("/").build();
+        assert_eq!((older.mount(), older.scheme()), ("", "http"));
+        assert_eq!((older.authority(), older.client_address()), (None, None));
+        assert_eq!(older.absolute_url("/y"), None);
     }
 
     #[test]
@@ -380,8 +426,8 @@ mod tests {
             "a part of the path is \"%ff\", whose escapes do not stand for UTF-8"
         );
         let param = request.query_param("x").unwrap_err();
-        assert!(matches!(&param, Error::Decode(why) if why.contains("\"x\" is \"%C3\"")));
-        assert!(matches!(request.query_params(), Err(Error::Decode(_))));
+        assert!(matches!(&param, Error::BadRequest(why) if why.contains("\"x\" is \"%C3\"")));
+        assert!(matches!(request.query_params(), Err(Error::BadRequest(_))));
         // An error in another parameter does not matter.
         assert_eq!(request.query_param("y"), Ok(Some("2".to_owned())));
         assert_eq!(request.query_param("\u{fffd}"), Ok(None));
@@ -398,7 +444,7 @@ mod tests {
         let request = Request::post("/").body("[1, 2]").build();
         assert_eq!(request.json(), Ok(vec![1, 2]));
         let error = request.json::<String>().unwrap_err();
-        assert!(matches!(error, Error::Decode(_)));
+        assert!(matches!(error, Error::BadRequest(_)));
         assert!(error.to_string().contains("expected a string"), "{error}");
     }
 }

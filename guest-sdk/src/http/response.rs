@@ -1,7 +1,7 @@
 //! The response of an HTTP handler, or of another server.
 
 use crate::Error;
-use kvasm_abi::http::STATUSES;
+use kvasm_abi::http::{STATUSES, STATUSES_WITHOUT_BODY};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,7 +31,7 @@ pub struct Response {
     /// Names and values. A name that is not an HTTP token, or a value with a control character
     /// other than tab, fails the call.
     pub headers: Vec<(String, String)>,
-    /// The body.
+    /// The body. It is not sent with status 204, 205 or 304, which have none.
     pub body: Vec<u8>,
 }
 
@@ -49,6 +49,17 @@ impl Response {
             headers: Vec::new(),
             body: Vec::new(),
         }
+    }
+
+    /// Returns a response of status 204, which has no body.
+    pub fn no_content() -> Response {
+        Response::new(204)
+    }
+
+    /// Returns a response of status 304 with an `etag`, which has no body: the client has the
+    /// current representation.
+    pub fn not_modified(etag: impl Into<String>) -> Response {
+        Response::new(304).header("etag", etag)
     }
 
     /// Returns a text, with status 200 and the content type `text/plain; charset=utf-8`.
@@ -88,7 +99,7 @@ impl Response {
         self
     }
 
-    /// Sets the body. The content type is unchanged.
+    /// Sets the body. The content type is unchanged. With status 204, 205 or 304 it is not sent.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Response {
         self.body = body.into();
         self
@@ -99,6 +110,18 @@ impl Response {
         let mut headers = self.headers.iter();
         let found = headers.find(|(found, _)| found.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
+    }
+
+    /// Iterates over the values of the headers of this name in order, ignoring case.
+    pub fn header_values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let headers = self.headers.iter();
+        let found = headers.filter(move |(found, _)| found.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// Returns the body as text, with U+FFFD for what is not UTF-8.
+    pub fn body_text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.body)
     }
 
     /// Decodes the body as JSON, whatever its content type.
@@ -127,7 +150,11 @@ impl Response {
             status: self.status,
             headers: &self.headers,
         };
-        super::handler::frame(&head, &self.body)
+        let body: &[u8] = match STATUSES_WITHOUT_BODY.contains(&self.status) {
+            true => &[],
+            false => &self.body,
+        };
+        super::handler::frame(&head, body)
     }
 }
 
@@ -181,6 +208,22 @@ mod tests {
         assert_eq!(std::str::from_utf8(found), Ok(head));
         assert_eq!(body, b"hi");
         assert_eq!(Response::decode(frame), Ok(response));
+    }
+
+    #[test]
+    fn statuses_without_a_body_have_none() {
+        let kept = |response: Response| Response::decode(response.encode().unwrap()).unwrap();
+        for status in [204, 205, 304] {
+            let sent = kept(Response::text("hi").status(status));
+            assert_eq!((sent.status, sent.body), (status, Vec::new()));
+        }
+        assert_eq!(kept(Response::text("hi").status(206)).body_text(), "hi");
+        assert_eq!(Response::no_content().status, 204);
+        let unchanged = Response::not_modified("\"7\"")
+            .header("x", "1")
+            .header("X", "2");
+        assert_eq!(unchanged.header_value("ETag"), Some("\"7\""));
+        assert_eq!(unchanged.header_values("X").collect::<Vec<_>>(), ["1", "2"]);
     }
 
     #[test]

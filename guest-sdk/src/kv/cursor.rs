@@ -1,5 +1,6 @@
 //! Cursors of lists.
 
+use crate::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt::{self, Write};
 use std::str::FromStr;
@@ -9,8 +10,7 @@ use std::str::FromStr;
 ///
 /// It can be passed to clients and back as text or in JSON: it displays as hexadecimal digits
 /// and parses from them. The host rejects a cursor that was modified or belongs to another list
-/// with [`Error::Invalid`](crate::Error::Invalid).
-/// edited or comes from another list with [`Error::Invalid`](crate::Error::Invalid).
+/// with [`Error::Invalid`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Cursor(Vec<u8>);
 
@@ -43,6 +43,13 @@ impl fmt::Display for CursorError {
 }
 
 impl std::error::Error for CursorError {}
+
+/// Text of cursors comes from clients, so it is an [`Error::BadRequest`].
+impl From<CursorError> for Error {
+    fn from(error: CursorError) -> Error {
+        Error::BadRequest(error.to_string())
+    }
+}
 
 impl FromStr for Cursor {
     type Err = CursorError;

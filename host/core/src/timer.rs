@@ -22,10 +22,7 @@ pub fn timer_trigger() -> TriggerName {
 
 /// The declaration of a plugin that handles timers.
 pub fn timer_declaration() -> DeclaredTrigger {
-    DeclaredTrigger {
-        name: timer_trigger(),
-        watch: Watch::Timers,
-    }
+    DeclaredTrigger::new(timer_trigger(), Watch::Timers)
 }
 
 /// When a timer is due.

@@ -129,6 +129,35 @@ pub struct DeclaredTrigger {
     pub name: TriggerName,
     /// What it reacts to.
     pub watch: Watch,
+    /// The maximum number of attempts, if declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+    /// The maximum age of a failed delivery, in milliseconds, if declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_max_ms: Option<u64>,
+}
+
+impl DeclaredTrigger {
+    /// Returns a declaration with the default policy.
+    pub fn new(name: TriggerName, watch: Watch) -> DeclaredTrigger {
+        DeclaredTrigger {
+            name,
+            watch,
+            attempts_max: None,
+            age_max_ms: None,
+        }
+    }
+
+    /// Returns the retry policy of the trigger, unless an operator replaces the trigger.
+    pub fn policy(&self) -> Policy {
+        let default = Policy::default();
+        Policy {
+            attempts_max: self.attempts_max.unwrap_or(default.attempts_max),
+            age_max: self
+                .age_max_ms
+                .map_or(default.age_max, Duration::from_millis),
+        }
+    }
 }
 
 /// Who created a trigger.
@@ -149,6 +178,37 @@ pub struct Policy {
     /// The maximum age of a delivery that has failed, counted from the event or the last replay.
     /// Default 24 h.
     pub age_max: Duration,
+}
+
+impl Policy {
+    const ATTEMPTS_MAX: u32 = 100;
+    const AGE_MIN: Duration = Duration::from_secs(1);
+    const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+    /// Checks that both are within their limits: 1 to 100 attempts, 1 s to 30 days.
+    ///
+    /// # Errors
+    /// [`Invalid::OutOfRange`].
+    pub fn check(&self) -> Result<(), Invalid> {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        if !(1..=Self::ATTEMPTS_MAX).contains(&self.attempts_max) {
+            return Err(Invalid::OutOfRange {
+                subject: Subject::Attempts,
+                found: self.attempts_max.into(),
+                min: 1,
+                max: Self::ATTEMPTS_MAX.into(),
+            });
+        }
+        if !(Self::AGE_MIN..=Self::AGE_MAX).contains(&self.age_max) {
+            return Err(Invalid::OutOfRange {
+                subject: Subject::Age,
+                found: ms(self.age_max),
+                min: ms(Self::AGE_MIN),
+                max: ms(Self::AGE_MAX),
+            });
+        }
+        Ok(())
+    }
 }
 
 impl Default for Policy {
@@ -225,7 +285,7 @@ impl Trigger {
             origin: Origin::Plugin,
             watch: declaration.watch.clone(),
             target: Target::function(declaration.name.as_str()),
-            policy: Policy::default(),
+            policy: declaration.policy(),
             standing: TriggerHealth::default(),
             next_at: None,
             created_at: at,

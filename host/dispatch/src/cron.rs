@@ -134,10 +134,8 @@ mod tests {
 
     fn ticked(next_at: Option<i64>, now: i64) -> (Option<i64>, Option<i64>) {
         let schedule = Schedule::parse("*/5 * * * *").unwrap();
-        let declared = DeclaredTrigger {
-            name: TriggerName::parse("t").unwrap(),
-            watch: Watch::Schedule(schedule.clone()),
-        };
+        let name = TriggerName::parse("t").unwrap();
+        let declared = DeclaredTrigger::new(name, Watch::Schedule(schedule.clone()));
         let mut trigger = Trigger::declared(&declared, Timestamp(0));
         trigger.next_at = next_at.map(Timestamp);
         let tick = tick(AppId::generate(), &trigger, &schedule, Timestamp(now));

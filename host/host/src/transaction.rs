@@ -1,6 +1,7 @@
 //! Runs with a single commit: transactional functions, and handlers of deliveries.
 
 use super::idempotency::AnswerClaim;
+use super::request_hash::is_final;
 use super::{Host, Plugin};
 use kvasm_core::{Batch, Cost, LeaseToken, Pieces};
 use kvasm_runtime::{CallError, CallFailure, InvocationRequest, InvocationTarget, Response};
@@ -285,7 +286,10 @@ impl Host {
             let Response { cost, log, .. } = response;
             return lost(transaction, cost, log, ConflictKind::GaveWay);
         }
-        let keep = run.claim.map(|claim| claim.answer(&response.output));
+        let claim = run
+            .claim
+            .filter(|_| is_final(&run.target, &response.output));
+        let keep = claim.map(|claim| claim.answer(&response.output));
         let committed = match transaction.linked_batch(receipt) {
             Ok(None) if keep.is_none() => return RunOutcome::Done(response),
             Ok(found) => {

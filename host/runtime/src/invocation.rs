@@ -45,7 +45,10 @@ impl CompiledPlugin {
     pub fn is_transaction(&self, target: &InvocationTarget) -> bool {
         match target {
             InvocationTarget::Handler(_) => true,
-            InvocationTarget::Http => false,
+            InvocationTarget::Http => {
+                let handler = self.http.as_ref();
+                handler.is_some_and(|(_, function)| function.transaction)
+            }
             InvocationTarget::Function(name) => {
                 let function = self.functions.get(&**name);
                 function.is_some_and(|function| function.transaction)

@@ -26,6 +26,9 @@ pub(super) enum Declaration {
     Http {
         /// The export's name.
         name: String,
+        /// As of a function.
+        #[serde(default)]
+        transaction: bool,
     },
     /// A handler of changes of entries: of a collection, or of an operator's triggers.
     OnChange {
@@ -37,6 +40,10 @@ pub(super) enum Declaration {
         prefix: Option<String>,
         /// Limits it to these kinds of changes.
         on: Option<Vec<DeclaredChange>>,
+        /// The maximum number of attempts of its trigger.
+        attempts_max: Option<u32>,
+        /// The maximum age of a failed delivery of its trigger, in milliseconds.
+        age_max_ms: Option<u64>,
     },
     /// A handler of a schedule.
     Cron {
@@ -109,12 +116,16 @@ impl Declaration {
                 collection,
                 prefix,
                 on,
-            } => match (collection, prefix, on) {
-                (None, None, None) => return Ok(None),
+                attempts_max,
+                age_max_ms,
+            } => match (collection, prefix, on, attempts_max, age_max_ms) {
+                (None, None, None, None, None) => return Ok(None),
                 (None, ..) => {
-                    return Err(format!("{name:?} has a prefix or kinds but no collection"));
+                    return Err(format!(
+                        "{name:?} has a prefix, kinds or retries but no collection"
+                    ));
                 }
-                (Some(collection), prefix, on) => {
+                (Some(collection), prefix, on, ..) => {
                     let is_on = |kind| on.as_ref().is_none_or(|on| on.contains(&kind));
                     let changes = Changes {
                         collection: collection.clone(),
@@ -137,7 +148,22 @@ impl Declaration {
             Declaration::Cron { name, schedule } => (name, Watch::Schedule(schedule.clone())),
         };
         let name = TriggerName::parse(name).map_err(|e| e.to_string())?;
-        Ok(Some(DeclaredTrigger { name, watch }))
+        let (attempts_max, age_max_ms) = match self {
+            Declaration::OnChange {
+                attempts_max,
+                age_max_ms,
+                ..
+            } => (*attempts_max, *age_max_ms),
+            _ => (None, None),
+        };
+        let declared = DeclaredTrigger {
+            name,
+            watch,
+            attempts_max,
+            age_max_ms,
+        };
+        declared.policy().check().map_err(|e| e.to_string())?;
+        Ok(Some(declared))
     }
 }
 

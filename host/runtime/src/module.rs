@@ -196,7 +196,14 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
             Declaration::Http { .. } if offer.http.is_some() => {
                 return Err(refuse("it declares more than one HTTP handler".to_owned()));
             }
-            Declaration::Http { name } => offer.http = Some(find(name)?),
+            Declaration::Http { name, transaction } => {
+                let (name, function) = find(name)?;
+                let function = Function {
+                    transaction,
+                    ..function
+                };
+                offer.http = Some((name, function));
+            }
             Declaration::OnChange { name, .. }
             | Declaration::Cron { name, .. }
             | Declaration::OnTimer { name } => {

@@ -5,6 +5,7 @@ use super::access_log::note_app;
 use super::auth::{self, OptionalAuth, token_required};
 use super::body;
 use super::call_problem::Audience;
+use super::client_address::ClientView;
 use super::cost;
 use super::idempotency::{self, identify};
 use super::params::Segments;
@@ -20,12 +21,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use kvasm_abi::http::{STATUSES, prefix, split};
+use kvasm_abi::http::{STATUSES, STATUSES_WITHOUT_BODY, prefix, split};
 use kvasm_core::{App, AppName, Cost, Principal, display_truncated};
 use kvasm_host::{Call, InvokeError};
 use kvasm_runtime::Response as Answer;
 use kvasm_service::{Actor, SeenGeneration, ServiceError};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Maximum size of the head of a plugin's response. It is JSON, which may take six bytes for one
@@ -146,6 +148,13 @@ struct RequestHead<'r> {
     path: &'r str,
     query: &'r str,
     headers: Vec<(&'r str, &'r str)>,
+    /// The path of the app, before `path`.
+    mount: String,
+    scheme: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authority: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -195,11 +204,16 @@ pub(super) async fn handle(
     let limit = shared.host.limits().input_bytes;
     let trace = ids.is_continued.then(|| ids.trace.parent());
     let trace = trace.as_deref().map(|parent| (parent, ids.trace.state()));
+    let client = ClientView::of(&parts, &shared.options.trusted_proxies);
     let head = RequestHead {
         method: parts.method.as_str(),
         path,
         query: parts.uri.query().unwrap_or_default(),
         headers: plugin_headers::of_request(&parts.headers, trace),
+        mount: format!("/a/{name}"),
+        scheme: client.scheme,
+        authority: client.authority,
+        client: client.address,
     };
     let head = encode_request_head(&head)?;
     // The limit applies to the guest's whole input.
@@ -263,7 +277,11 @@ fn parse_response(output: Bytes, app: &AppName) -> Result<Response, String> {
     };
     let headers = plugin_headers::of_response(&head.headers, app)?;
     // As a body, so that no default content type is added.
-    Ok((status, headers, Body::from(output.slice_ref(body))).into_response())
+    let body = match STATUSES_WITHOUT_BODY.contains(&head.status) {
+        true => Body::empty(),
+        false => Body::from(output.slice_ref(body)),
+    };
+    Ok((status, headers, body).into_response())
 }
 
 /// Converts the output of the plugin of `app` to a response, or explains why it is invalid.

@@ -1,12 +1,17 @@
-//! Determines the client address of a request that may come through proxies.
+//! Determines the client of a request that may come through proxies: its address, and the scheme and
+//! authority that it has used.
 
-use axum::http::header::FORWARDED;
+use axum::http::header::{FORWARDED, HOST};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The peer address of a request's connection, in the request's extensions.
 #[derive(Debug, Clone, Copy)]
@@ -118,6 +123,69 @@ pub fn address(remote: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAd
     client
 }
 
+/// How a client has reached the server.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ClientView {
+    /// Its address, if the connection has one.
+    pub(super) address: Option<IpAddr>,
+    /// `http` or `https`. The server itself has no TLS.
+    pub(super) scheme: &'static str,
+    /// The host and perhaps the port that it has named, if they are valid.
+    pub(super) authority: Option<String>,
+}
+
+impl ClientView {
+    /// Returns the view of a request. What a trusted proxy adds to `X-Forwarded-Proto` and
+    /// `X-Forwarded-Host`, or to `Forwarded` if there is neither, replaces the server's own view.
+    pub(super) fn of(parts: &Parts, trusted: &[Network]) -> ClientView {
+        let headers = &parts.headers;
+        let remote = parts.extensions.get().map(|Remote(remote)| *remote);
+        let is_trusted = remote.is_some_and(|remote| {
+            let mut networks = trusted.iter();
+            networks.any(|network| network.contains(remote))
+        });
+        let forwarded = |name, parameter| match is_trusted {
+            true => forwarded(headers, name, parameter),
+            false => None,
+        };
+        let scheme = forwarded(X_FORWARDED_PROTO, "proto");
+        let named = forwarded(X_FORWARDED_HOST, "host").or_else(|| {
+            let of_uri = parts.uri.authority().map(Authority::as_str);
+            of_uri.or_else(|| headers.get(HOST)?.to_str().ok())
+        });
+        ClientView {
+            address: remote.map(|remote| address(remote, headers, trusted)),
+            scheme: match scheme {
+                Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
+                _ => "http",
+            },
+            authority: named.and_then(authority),
+        }
+    }
+}
+
+/// Returns what the nearest proxy has added: the last element of a header, or the parameter of the
+/// last element of `Forwarded`.
+fn forwarded<'h>(headers: &'h HeaderMap, name: HeaderName, parameter: &str) -> Option<&'h str> {
+    let has_own = [X_FORWARDED_PROTO, X_FORWARDED_HOST]
+        .iter()
+        .any(|name| headers.contains_key(name));
+    let name = if has_own { name } else { FORWARDED };
+    let line = headers.get_all(&name).iter().next_back()?.to_str().ok()?;
+    let last = line.rsplit(',').next()?.trim();
+    match has_own {
+        true => Some(last),
+        false => forwarded_parameter(last, parameter),
+    }
+}
+
+/// Returns a valid authority without a user.
+fn authority(text: &str) -> Option<String> {
+    let valid = Authority::try_from(text).ok()?;
+    let is_bare = !valid.host().is_empty() && !text.contains('@');
+    is_bare.then(|| text.to_ascii_lowercase())
+}
+
 /// The addresses in all headers of this name, last one first; `None` for an invalid element.
 ///
 /// A comma within quotes also separates: the left part comes from the client, which could otherwise
@@ -134,9 +202,14 @@ fn hops(
 
 /// The `for` parameter of a `Forwarded` element.
 fn forwarded_for(element: &str) -> Option<&str> {
+    forwarded_parameter(element, "for")
+}
+
+/// A parameter of a `Forwarded` element, unless it occurs twice.
+fn forwarded_parameter<'e>(element: &'e str, wanted: &str) -> Option<&'e str> {
     let mut nodes = element.split(';').filter_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
-        name.eq_ignore_ascii_case("for").then_some(value)
+        name.eq_ignore_ascii_case(wanted).then_some(value)
     });
     let node = nodes.next()?;
     if nodes.next().is_some() {
@@ -254,6 +327,44 @@ mod tests {
             ("x-forwarded-for", "192.0.2.1"),
         ];
         assert_eq!(client(&both), "192.0.2.1");
+    }
+
+    /// The scheme and authority of a request with these headers to `own.test` that an address sends.
+    fn origin(remote: &str, headers: &[(&'static str, &str)]) -> String {
+        let mut request = axum::http::Request::get("/a/shop/").header(HOST, "Own.test:80");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let remote = Remote(remote.parse().unwrap());
+        let (parts, ()) = request.extension(remote).body(()).unwrap().into_parts();
+        let view = ClientView::of(&parts, &networks(&["10.0.0.0/8"]));
+        format!("{}://{}", view.scheme, view.authority.unwrap_or_default())
+    }
+
+    #[test]
+    fn scheme_and_host_are_those_of_the_nearest_trusted_proxy() {
+        let proxied = |headers: &[(&'static str, &str)]| origin("10.0.0.1", headers);
+        let own = "http://own.test:80";
+        assert_eq!(proxied(&[]), own);
+        assert_eq!(
+            proxied(&[("x-forwarded-proto", "https")]),
+            "https://own.test:80"
+        );
+        // What the client forged is on the left.
+        let both = [
+            ("x-forwarded-proto", "https, http"),
+            ("x-forwarded-host", "evil.test"),
+            ("x-forwarded-host", "evil.test, shop.test:8443"),
+        ];
+        assert_eq!(proxied(&both), "http://shop.test:8443");
+        assert_eq!(origin("192.0.2.1", &both), own);
+        let forwarded = [("forwarded", "proto=http, host=\"shop.test:1\";Proto=HTTPS")];
+        assert_eq!(proxied(&forwarded), "https://shop.test:1");
+        let ignored = [forwarded[0], ("x-forwarded-proto", "http")];
+        assert_eq!(proxied(&ignored), own);
+        for bad in ["a b", "user@shop.test", "", "shop.test/x", ":80"] {
+            assert_eq!(proxied(&[("x-forwarded-host", bad)]), "http://", "{bad}");
+        }
     }
 
     #[test]

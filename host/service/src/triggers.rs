@@ -4,15 +4,11 @@ use super::dead_letters::DEAD_LETTERS_MAX;
 use super::webhook::SigningKeys;
 use super::{Actor, Admin, ServiceError, snapshot};
 use kvasm_core::{
-    App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, Policy, SettingName, Subject,
+    App, Capability, DeliveryFilter, Invalid, KeyRange, NewTrigger, SettingName, Subject,
     TIMER_TRIGGER, Target, Timestamp, Trigger, TriggerDeletion, TriggerName, Watch,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
-
-const ATTEMPTS_MAX: u32 = 100;
-const AGE_MIN: Duration = Duration::from_secs(1);
-const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 impl Admin {
     /// Returns all triggers of an app, in the order of their names.
@@ -225,27 +221,7 @@ fn check(trigger: &NewTrigger) -> Result<(), Invalid> {
             });
         }
     }
-    let Policy {
-        attempts_max,
-        age_max,
-    } = trigger.policy;
-    if !(1..=ATTEMPTS_MAX).contains(&attempts_max) {
-        return Err(Invalid::OutOfRange {
-            subject: Subject::Attempts,
-            found: attempts_max.into(),
-            min: 1,
-            max: ATTEMPTS_MAX.into(),
-        });
-    }
-    if !(AGE_MIN..=AGE_MAX).contains(&age_max) {
-        return Err(Invalid::OutOfRange {
-            subject: Subject::Age,
-            found: ms(age_max),
-            min: ms(AGE_MIN),
-            max: ms(AGE_MAX),
-        });
-    }
-    Ok(())
+    trigger.policy.check()
 }
 
 fn ms(duration: Duration) -> u64 {
@@ -285,7 +261,7 @@ fn audit_detail(trigger: &NewTrigger) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kvasm_core::{Changes, Collection, Schedule};
+    use kvasm_core::{Changes, Collection, Policy, Schedule};
 
     fn trigger() -> NewTrigger {
         NewTrigger {

@@ -99,10 +99,14 @@ impl AppData {
         for declaration in &exports.triggers {
             let trigger = self.triggers.entry(declaration.name.clone());
             let trigger = trigger.or_insert_with(|| Trigger::declared(declaration, at));
-            if trigger.origin == Origin::Plugin && trigger.watch != declaration.watch {
+            if trigger.origin == Origin::Operator {
+                continue;
+            }
+            if trigger.watch != declaration.watch {
                 trigger.watch = declaration.watch.clone();
                 trigger.next_at = None;
             }
+            trigger.policy = declaration.policy();
         }
         for trigger in self.triggers.values_mut() {
             trigger.standing.reset();

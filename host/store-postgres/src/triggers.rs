@@ -1,7 +1,6 @@
 //! Changes of an app's triggers. Each first locks the app, like changes of its plugins, so that
 //! they run one at a time.
 
-use super::change::signed;
 use super::lease::Lease;
 use super::pool::Statement;
 use super::rows::{self, origin_word, pause_word};
@@ -201,7 +200,11 @@ pub(super) async fn declare(
             .map(|declared| Columns::of(&declared.watch));
         let watches: Vec<_> = watches.collect();
         let column = |of: fn(&Columns<'_>) -> bool| watches.iter().map(of).collect::<Vec<_>>();
-        let policy = Policy::default();
+        let policies: Vec<Policy> = declared
+            .values()
+            .map(|declared| declared.policy())
+            .collect();
+        let attempts = policies.iter().map(|policy| i64::from(policy.attempts_max));
         let statement = sqlx::query(sql::DECLARE)
             .bind(app.uuid())
             .bind(&names)
@@ -210,8 +213,8 @@ pub(super) async fn declare(
             .bind(column(|watch| watch.on_set))
             .bind(column(|watch| watch.on_delete))
             .bind(watches.iter().map(|w| w.schedule).collect::<Vec<_>>())
-            .bind(signed(u64::from(policy.attempts_max)))
-            .bind(age_ms(policy))
+            .bind(attempts.collect::<Vec<i64>>())
+            .bind(policies.iter().map(|p| age_ms(*p)).collect::<Vec<i64>>())
             .bind(at.0);
         lease.run(statement).await?;
     }

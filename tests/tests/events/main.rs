@@ -4,6 +4,7 @@
 mod bank;
 mod contention;
 mod cron;
+mod declared_retries;
 mod event_host;
 mod faults;
 mod guest_transactions;

@@ -10,6 +10,7 @@ mod entries;
 mod events;
 mod faults;
 mod grants;
+mod handlers;
 mod idempotency;
 mod limits;
 mod logs;

@@ -179,10 +179,8 @@ async fn plugin_lists_its_declared_triggers() {
         delete: false,
     });
     let schedule = Watch::Schedule(Schedule::parse("0 3 * * *").unwrap());
-    let declared = [("index", watch), ("nightly", schedule)].map(|(name, watch)| DeclaredTrigger {
-        name: TriggerName::parse(name).unwrap(),
-        watch,
-    });
+    let declared = [("index", watch), ("nightly", schedule)]
+        .map(|(name, watch)| DeclaredTrigger::new(TriggerName::parse(name).unwrap(), watch));
     let plugin = NewPlugin {
         app: app.id,
         digest: Digest([1; 32]),

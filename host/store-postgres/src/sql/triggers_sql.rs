@@ -67,21 +67,26 @@ statements! {
     /// App, names: removes triggers that the plugin no longer declares.
     UNDECLARE = "DELETE FROM triggers AS t WHERE t.app_id = $1 AND t.origin = 'plugin' \
         AND NOT (t.name = ANY($2))";
-    /// App, names, collections, prefixes, on sets, on deletions, schedules, attempts, age, now: the
+    /// App, names, collections, prefixes, on sets, on deletions, schedules, attempts, ages, now: the
     /// triggers that the plugin declares. An operator's trigger with the same name stays.
     DECLARE = concat!(
         insert_trigger!(),
         "SELECT $1, n.name, 'plugin', n.name, n.collection, n.prefix, n.on_set, n.on_delete, \
-         n.schedule, NULL, $8, $9, $10, NULL, 0, 0, NULL, NULL, 0, NULL, NULL FROM unnest($2::text[], $3::text[], $4::text[], \
-         $5::boolean[], $6::boolean[], $7::text[]) \
-         AS n (name, collection, prefix, on_set, on_delete, schedule) \
+         n.schedule, NULL, n.attempts_max, n.age_max_ms, $10, NULL, 0, 0, NULL, NULL, 0, NULL, NULL \
+         FROM unnest($2::text[], $3::text[], $4::text[], \
+         $5::boolean[], $6::boolean[], $7::text[], $8::bigint[], $9::bigint[]) \
+         AS n (name, collection, prefix, on_set, on_delete, schedule, attempts_max, age_max_ms) \
          ORDER BY n.name COLLATE \"C\" \
          ON CONFLICT (app_id, name) DO UPDATE SET collection = excluded.collection, \
          prefix = excluded.prefix, on_set = excluded.on_set, on_delete = excluded.on_delete, \
-         schedule = excluded.schedule, next_at = NULL WHERE t.origin = 'plugin' \
-         AND (t.collection, t.prefix, t.on_set, t.on_delete, t.schedule) IS DISTINCT FROM \
+         schedule = excluded.schedule, attempts_max = excluded.attempts_max, \
+         age_max_ms = excluded.age_max_ms, next_at = CASE \
+         WHEN (t.collection, t.prefix, t.on_set, t.on_delete, t.schedule) IS NOT DISTINCT FROM \
          (excluded.collection, excluded.prefix, excluded.on_set, excluded.on_delete, \
-         excluded.schedule)"
+         excluded.schedule) THEN t.next_at END WHERE t.origin = 'plugin' \
+         AND (t.collection, t.prefix, t.on_set, t.on_delete, t.schedule, t.attempts_max, \
+         t.age_max_ms) IS DISTINCT FROM (excluded.collection, excluded.prefix, excluded.on_set, \
+         excluded.on_delete, excluded.schedule, excluded.attempts_max, excluded.age_max_ms)"
     );
     /// App: a new version starts without failures, and unpaused.
     RESUME = "UPDATE triggers AS t SET failures = 0, series = t.series + 1, probe_at = NULL, \

@@ -247,6 +247,7 @@ fn sync(
                 trigger.watch = declaration.watch.clone();
                 trigger.next_at = None;
             }
+            trigger.policy = declaration.policy();
         }
         trigger.standing.reset();
         write(connection, app, &trigger)?;

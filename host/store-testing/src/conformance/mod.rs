@@ -16,6 +16,7 @@ pub mod batches;
 pub mod checks;
 pub mod clock_repair;
 pub mod dead_letters;
+pub mod declared_retries;
 pub mod deliveries;
 pub mod delivery_states;
 pub mod dispatchers;

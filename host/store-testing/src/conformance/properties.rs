@@ -249,6 +249,9 @@ macro_rules! conformance {
                 activation_resumes_triggers_paused_by_failures,
                 audited_write_creates_deliveries,
             }
+            declared_retries {
+                declared_retries_follow_the_active_version,
+            }
             webhooks {
                 webhook_is_stored_with_its_url_and_secret,
                 delivery_of_a_webhook_names_no_function,

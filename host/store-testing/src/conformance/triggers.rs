@@ -391,14 +391,14 @@ fn trigger(name: &str, watch: Watch) -> NewTrigger {
     super::event_kit::trigger(name, watch)
 }
 
-fn declared(name: &str, c: &str) -> DeclaredTrigger {
-    DeclaredTrigger {
-        name: super::event_kit::trigger_name(name),
-        watch: super::event_kit::watch(c),
-    }
+pub(super) fn declared(name: &str, c: &str) -> DeclaredTrigger {
+    DeclaredTrigger::new(
+        super::event_kit::trigger_name(name),
+        super::event_kit::watch(c),
+    )
 }
 
-async fn deploy(app: &Tenant, wasm: &str, triggers: Vec<DeclaredTrigger>) {
+pub(super) async fn deploy(app: &Tenant, wasm: &str, triggers: Vec<DeclaredTrigger>) {
     let exports = Exports {
         triggers,
         ..Exports::default()
