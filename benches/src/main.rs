@@ -17,6 +17,7 @@ mod reads;
 mod report;
 mod schema;
 mod settings;
+mod targets;
 mod writes;
 
 use anyhow::Result;
@@ -138,6 +139,7 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("call", calls::measure),
     ("get", reads::measure),
     ("set", writes::measure),
+    ("targets", targets::measure),
     ("config", settings::measure),
     ("fetch", fetches::measure),
     ("deadline", deadlines::measure),

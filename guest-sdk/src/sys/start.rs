@@ -1,4 +1,5 @@
 //! Setup that must run before plugin code on wasm32.
+#![cfg_attr(target_os = "wasi", allow(unsafe_code))]
 
 use super::wasm;
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -16,6 +17,21 @@ pub(crate) fn start() {
         }
         std::panic::set_hook(Box::new(report));
     });
+}
+
+/// Runs the module's constructors, once in each instance.
+///
+/// A linker that finds nothing which calls them wraps each export: it would run the constructors
+/// before and the destructors of C's library after every function.
+#[cfg(target_os = "wasi")]
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    unsafe extern "C" {
+        fn __wasm_call_ctors();
+    }
+    // SAFETY: the linker defines the function. Hosts call `_initialize` before anything else, and
+    // once.
+    unsafe { __wasm_call_ctors() }
 }
 
 /// Logs the message and location of a panic, which on wasm32-unknown-unknown ends in a trap
