@@ -95,6 +95,11 @@ impl Failure {
         Failure::new(FailureSource::Host, message)
     }
 
+    /// The plugin's fault.
+    pub(super) fn plugin(message: impl Into<String>) -> Failure {
+        Failure::new(FailureSource::Plugin, message)
+    }
+
     fn new(fault: FailureSource, message: impl Into<String>) -> Failure {
         Failure {
             fault,
@@ -187,6 +192,11 @@ impl Failure {
     pub(super) fn with_cost(mut self, cost: Option<CostView>) -> Failure {
         self.cost = cost.map(Box::new);
         self
+    }
+
+    /// Prints the message, for a command that continues.
+    pub(super) fn note(&self) {
+        output::note_item(&format!("error: {}", self.message));
     }
 
     /// Prints the message and returns the exit code.
