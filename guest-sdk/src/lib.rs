@@ -361,11 +361,44 @@ pub use kvasm_guest_macros::on_timer;
 /// ```
 pub use kvasm_guest_macros::needs;
 
+/// Turns a function into a native test of the whole plugin.
+///
+/// It is a `#[test]` whose function takes a [`&mut Harness`](testing::Harness): a host in the test's
+/// process that runs the functions and handlers of the program, as if they were deployed. It may
+/// return what a test may return, and have other attributes such as `#[should_panic]`.
+///
+/// ```standalone_crate
+/// use kvasm_guest::{Error, Json, kv};
+///
+/// #[kvasm_guest::function]
+/// fn visit(Json(name): Json<String>) -> Result<Json<i64>, Error> {
+///     kv::collection("visits").increment(&name, 1).map(Json)
+/// }
+///
+/// #[cfg(test)]
+/// mod tests {
+///     use super::*;
+///     use kvasm_guest::testing::Harness;
+///
+///     #[kvasm_guest::test]
+///     fn visits_are_counted(h: &mut Harness) {
+///         assert_eq!(h.call(visit, Json("ada")).unwrap(), "1");
+///         assert_eq!(h.call("visit", Json("ada")).unwrap(), "2");
+///         h.fail_next(Error::Unavailable("the store is down".to_owned()));
+///         assert!(h.call(visit, Json("ada")).is_err());
+///         assert_eq!(h.last_cost().entries_written, 0);
+///     }
+/// }
+/// ```
+pub use kvasm_guest_macros::test;
+
 /// Used by the macros. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::function::{run, run_with};
     pub use crate::http::handler::run_http;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::testing::registry::{Registration, type_id};
     pub use crate::transaction::{CloneInput, KeepInput, Repeat, in_transaction, run_transaction};
     pub use crate::trigger::{run_change, run_scheduled, run_scheduled_with, run_timer};
 }

@@ -86,6 +86,15 @@ pub(super) fn batch_len(len: usize) -> Result<(), Error> {
     count("batch", len, BATCH_OPS_MAX)
 }
 
+/// The limits of a transaction: what it reads and writes together, and the size of its writes.
+pub(super) fn transaction_len(len: usize) -> Result<(), Error> {
+    count("transaction", len, BATCH_OPS_MAX)
+}
+
+pub(super) fn transaction_bytes(len: usize) -> Result<(), Error> {
+    size("transaction", len, BATCH_BYTES_MAX)
+}
+
 pub(super) fn keys_len(len: usize) -> Result<(), Error> {
     count("list of keys", len, KEYS_MAX)
 }

@@ -15,6 +15,18 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 
+mod calendar;
+mod dispatch;
+mod harness;
+mod outcome;
+mod plugin;
+pub(crate) mod registry;
+mod run;
+
+pub use dispatch::Deliveries;
+pub use harness::{Harness, Snapshot};
+pub use outcome::{CallError, Callee, Input, Output};
+
 use crate::dead_letters::DeadLetter;
 use crate::http::{IntoResponse, Request, Response};
 use crate::sys::native;
