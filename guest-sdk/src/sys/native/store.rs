@@ -100,7 +100,8 @@ impl Store {
         validate::value(value, format)?;
         if options.ttl_ms == Some(0) {
             return Err(Error::Invalid(
-                "the time to live is 0; it must be from 1 to 18446744073709551615".to_owned(),
+                "the time to live in milliseconds is 0; it must be from 1 to 18446744073709551615"
+                    .to_owned(),
             ));
         }
         self.check(collection, key, options.if_version, now_ms)?;

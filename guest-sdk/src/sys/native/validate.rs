@@ -114,7 +114,7 @@ pub(super) fn dead_letters_limit(limit: i32) -> Result<usize, Error> {
         Ok(0) => Ok(LETTERS_DEFAULT.unsigned_abs() as usize),
         Ok(some) if limit <= LETTERS_MAX => Ok(some),
         _ => Err(Error::Invalid(format!(
-            "the limit is {limit}; it must be from 0 to {LETTERS_MAX}"
+            "the page limit is {limit}; it must be from 1 to {LETTERS_MAX}"
         ))),
     }
 }

@@ -93,10 +93,15 @@ impl Store {
         if earlier.is_none() {
             view.check_room()?;
         }
+        let is_deletion = bytes.is_none();
         let bytes = bytes.map_or(0, |bytes| collection.len() + key.len() + bytes);
         let total = view.bytes - earlier.map_or(0, |earlier| earlier.bytes) + bytes;
         validate::transaction_bytes(total)?;
         view.bytes = total;
+        if is_deletion {
+            // It takes a version too.
+            view.next_version();
+        }
         let version_before = earlier.map_or(live, |earlier| earlier.version_before);
         let written = Written {
             version_before,
