@@ -30,7 +30,7 @@
 //!
 //! The same code compiles natively, so that `cargo test` needs neither wasm nor a host: calls
 //! go to an in-process store, one per thread, with the limits and errors of the real one.
-//! [`testing`] controls its clock and context.
+//! [`#[kvasm_guest::test]`](macro@test) runs the whole plugin on it, with its handlers.
 //!
 //! On wasm32 the SDK sends `log` lines of level debug and above to the app's log
 //! (`log::set_max_level` changes the level), and logs the message and location of a panic
@@ -326,8 +326,8 @@ pub use kvasm_guest_macros::on_timer;
 /// and timers (`kvasm grant`). What is not both declared and granted is denied. A version is
 /// activated only if all is granted, and all that is `required` is set. A configuration value
 /// can be read without a declaration; with one, the host checks its type before an activation,
-/// and returns the default while it is not set. Native tests check no declaration, and know no
-/// defaults.
+/// and returns the default while it is not set. Native tests check declarations, and know
+/// defaults, only with a [`Harness`](testing::Harness).
 ///
 /// - `http "ORIGIN"`: scheme, host and perhaps a port; `https://*.example.com` is all subdomains.
 /// - `[required] config NAME: TYPE [= DEFAULT] [, "DESCRIPTION"]`: the type is `String`, `bool`, an

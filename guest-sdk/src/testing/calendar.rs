@@ -206,6 +206,7 @@ fn days_of_month(year: i64, month: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// 2026-01-01T00:00:00Z, a Thursday.
     const NEW_YEAR: i64 = 1_767_225_600_000;
@@ -235,6 +236,48 @@ mod tests {
             ("0 0 29 2 *", (365 + 365 + 31 + 28) * DAY),
         ] {
             assert_eq!(next(schedule), minutes, "{schedule}");
+        }
+    }
+
+    fn field(min: u32, max: u32) -> impl Strategy<Value = String> {
+        let number = min..=max;
+        let range = (number.clone(), number.clone())
+            .prop_map(|(a, b)| format!("{}-{}", a.min(b), a.max(b)));
+        let step = (prop_oneof![Just("*".to_owned()), range.clone()], 1..=max)
+            .prop_map(|(range, step)| format!("{range}/{step}"));
+        let part = prop_oneof![number.prop_map(|n| n.to_string()), range, step];
+        let list = proptest::collection::vec(part, 1..4).prop_map(|parts| parts.join(","));
+        prop_oneof![2 => Just("*".to_owned()), 3 => list]
+    }
+
+    fn schedule() -> impl Strategy<Value = String> {
+        let days = prop_oneof![
+            8 => field(1, 31),
+            1 => Just("L".to_owned()),
+            1 => Just("?".to_owned())
+        ];
+        let weekdays = prop_oneof![
+            6 => field(0, 7),
+            1 => Just("mon-fri".to_owned()),
+            1 => (0..8_u32, 1..6_u32).prop_map(|(day, nth)| format!("{day}#{nth}")),
+            1 => Just("friL".to_owned())
+        ];
+        let months = prop_oneof![8 => field(1, 12), 1 => Just("feb,APR".to_owned())];
+        (field(0, 59), field(0, 23), days, months, weekdays)
+            .prop_map(|(m, h, d, mo, w)| format!("{m} {h} {d} {mo} {w}"))
+    }
+
+    proptest! {
+        #[test]
+        fn times_are_those_of_the_host(text in schedule(), at_ms in 0..2_500_000_000_000_i64) {
+            let ours = Calendar::parse(&text);
+            // The host refuses a schedule that never matches.
+            if let Ok(host) = kvasm_core::Schedule::parse(&text) {
+                let ours = ours.map_err(TestCaseError::fail)?;
+                let at = kvasm_core::Timestamp(at_ms);
+                let expected = host.next_after(at).map(|at| at.0);
+                prop_assert_eq!(ours.next_after(at_ms), expected);
+            }
         }
     }
 
