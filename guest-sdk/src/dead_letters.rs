@@ -14,7 +14,8 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 //!
-//! In native tests they are those added with `testing::add_dead_letter`.
+//! In native tests they are those that a `testing::Harness` has given up, and those added with
+//! `testing::add_dead_letter`.
 
 use crate::{Error, sys};
 use serde::{Deserialize, Serialize};

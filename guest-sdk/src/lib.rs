@@ -30,7 +30,7 @@
 //!
 //! The same code compiles natively, so that `cargo test` needs neither wasm nor a host: calls
 //! go to an in-process store, one per thread, with the limits and errors of the real one.
-//! [`testing`] controls its clock and context.
+//! [`#[kvasm_guest::test]`](macro@test) runs the whole plugin on it, with its handlers.
 //!
 //! On wasm32 the SDK sends `log` lines of level debug and above to the app's log
 //! (`log::set_max_level` changes the level), and logs the message and location of a panic
@@ -338,8 +338,8 @@ pub use kvasm_guest_macros::on_timer;
 /// and timers (`kvasm grant`). What is not both declared and granted is denied. A version is
 /// activated only if all is granted, and all that is `required` is set. A configuration value
 /// can be read without a declaration; with one, the host checks its type before an activation,
-/// and returns the default while it is not set. Native tests check no declaration, and know no
-/// defaults.
+/// and returns the default while it is not set. Native tests check declarations, and know
+/// defaults, only with a [`Harness`](testing::Harness).
 ///
 /// - `http "ORIGIN"`: scheme, host and perhaps a port; `https://*.example.com` is all subdomains.
 /// - `[required] config NAME: TYPE [= DEFAULT] [, "DESCRIPTION"]`: the type is `String`, `bool`, an
@@ -373,11 +373,44 @@ pub use kvasm_guest_macros::on_timer;
 /// ```
 pub use kvasm_guest_macros::needs;
 
+/// Turns a function into a native test of the whole plugin.
+///
+/// It is a `#[test]` whose function takes a [`&mut Harness`](testing::Harness): a host in the test's
+/// process that runs the functions and handlers of the program, as if they were deployed. It may
+/// return what a test may return, and have other attributes such as `#[should_panic]`.
+///
+/// ```standalone_crate
+/// use kvasm_guest::{Error, Json, kv};
+///
+/// #[kvasm_guest::function]
+/// fn visit(Json(name): Json<String>) -> Result<Json<i64>, Error> {
+///     kv::collection("visits").increment(&name, 1).map(Json)
+/// }
+///
+/// #[cfg(test)]
+/// mod tests {
+///     use super::*;
+///     use kvasm_guest::testing::Harness;
+///
+///     #[kvasm_guest::test]
+///     fn visits_are_counted(h: &mut Harness) {
+///         assert_eq!(h.call(visit, Json("ada")).unwrap(), "1");
+///         assert_eq!(h.call("visit", Json("ada")).unwrap(), "2");
+///         h.fail_next(Error::Unavailable("the store is down".to_owned()));
+///         assert!(h.call(visit, Json("ada")).is_err());
+///         assert_eq!(h.last_cost().entries_written, 0);
+///     }
+/// }
+/// ```
+pub use kvasm_guest_macros::test;
+
 /// Used by the macros. Not part of the public interface.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::function::{run, run_with};
     pub use crate::http::handler::run_http;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::testing::registry::{Registration, type_id};
     pub use crate::transaction::{CloneInput, KeepInput, Repeat, in_transaction, run_transaction};
     pub use crate::trigger::{run_change, run_scheduled, run_scheduled_with, run_timer};
 }

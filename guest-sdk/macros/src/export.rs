@@ -1,7 +1,7 @@
 //! The expansion of the attributes: an export, a line of the manifest, and the function. It is
 //! unchanged, unless it is a transaction.
 
-use crate::{args, manifest};
+use crate::{args, harness, manifest};
 use kvasm_abi::{MANIFEST_SECTION, TIMER_HANDLER};
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
@@ -118,7 +118,9 @@ fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<Token
     }
     // An unnamed constant cannot clash with anything.
     let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
-    let section = section(&manifest::line(kind, &name, &args));
+    let line = manifest::line(kind, &name, &args);
+    let section = section(&line);
+    let registration = harness::register(&line, Some(&function.sig.ident));
     Ok(quote! {
         #(#cfgs)*
         const _: () = {
@@ -133,6 +135,7 @@ fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<Token
                 invoke()
             }
             #section
+            #registration
         };
     })
 }

@@ -2,6 +2,7 @@
 
 mod args;
 mod export;
+mod harness;
 mod manifest;
 mod name;
 mod needs;
@@ -45,4 +46,10 @@ pub fn cron(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro]
 pub fn needs(items: TokenStream) -> TokenStream {
     needs::expand(items.into()).into()
+}
+
+/// Turns a function into a native test of the plugin. See `kvasm_guest::test`.
+#[proc_macro_attribute]
+pub fn test(args: TokenStream, item: TokenStream) -> TokenStream {
+    harness::expand(args.into(), item.into()).into()
 }

@@ -1,6 +1,6 @@
 //! `needs!`: what the plugin declares that it needs from its app.
 
-use crate::{export, manifest};
+use crate::{export, harness, manifest};
 use kvasm_abi::names::{self, SETTING_BYTES_MAX, SETTING_CHARACTERS};
 use proc_macro2::{Span, TokenStream};
 use quote::{quote, quote_spanned};
@@ -28,11 +28,13 @@ pub fn expand(items: TokenStream) -> TokenStream {
         Err(error) => return error.to_compile_error(),
     };
     let section = export::section(&needs.lines);
+    let registration = harness::register(&needs.lines, None);
     let checks = needs.checks;
     quote! {
         const _: () = {
             #(#checks)*
             #section
+            #registration
         };
     }
 }

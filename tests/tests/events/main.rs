@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod bank;
+mod conformance;
 mod contention;
 mod cron;
 mod declared_retries;

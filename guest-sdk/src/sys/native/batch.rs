@@ -1,7 +1,7 @@
 //! `kv_get_many` and `kv_commit` of the in-process host, from their packed bytes.
 
 use super::store::Store;
-use super::validate;
+use super::{declared, validate};
 use crate::Error;
 use crate::sys::CommitFailure;
 use kvasm_abi::{
@@ -11,13 +11,19 @@ use kvasm_abi::{
 /// The maximum number of keys in the message of a conflict.
 const NAMED_MAX: usize = 10;
 
-pub(super) fn get_many(store: &Store, keys: &[u8], now_ms: i64) -> Result<Vec<u8>, Error> {
+pub(super) fn get_many(store: &mut Store, keys: &[u8], now_ms: i64) -> Result<Vec<u8>, Error> {
     let keys = Records::<Address<'_>>::decode(keys).map_err(|_| malformed("list of keys"))?;
     validate::keys_len(keys.len())?;
-    let mut slots = Vec::with_capacity(keys.len());
-    let mut value_bytes = 0;
+    let mut addresses = Vec::with_capacity(keys.len());
     for address in keys {
         let (collection, key) = validate::address(address)?;
+        store.note_read(collection, key)?;
+        addresses.push((collection, key));
+    }
+    let store = &*store;
+    let mut slots = Vec::with_capacity(addresses.len());
+    let mut value_bytes = 0;
+    for (collection, key) in addresses {
         let row = store.live(collection, key, now_ms);
         let slot = row.map(|row| (row.header(), row.value.as_slice()));
         value_bytes += slot.map_or(0, |(_, value)| value.len());
@@ -37,9 +43,9 @@ pub(super) fn commit(
     let batch = Batch::decode(batch).map_err(|_| malformed("batch"))?;
     validate::batch_len(batch.len())?;
     batch.ops.clone().try_for_each(validate_op)?;
-    check(store, batch.checks, now_ms)?;
     // The last operation may fail, in which case none takes effect.
     let mut after = store.clone();
+    check(&mut after, batch.checks, now_ms)?;
     let applied: Result<Vec<Applied>, Error> =
         batch.ops.map(|op| apply(&mut after, op, now_ms)).collect();
     let applied = applied?;
@@ -50,6 +56,7 @@ pub(super) fn commit(
 /// Rejects invalid operations, whatever the store holds.
 fn validate_op(op: BatchOp<'_>) -> Result<(), Error> {
     if let BatchOp::TimerSet { address, .. } | BatchOp::TimerCancel { address } = op {
+        declared::require_timers()?;
         validate::timer_name(address.key)?;
     } else {
         validate::address(op.address())?;
@@ -65,7 +72,7 @@ fn validate_op(op: BatchOp<'_>) -> Result<(), Error> {
 }
 
 fn check<'a>(
-    store: &Store,
+    store: &mut Store,
     checks: Records<'a, BatchCheck<'a>>,
     now_ms: i64,
 ) -> Result<(), CommitFailure> {
@@ -73,6 +80,7 @@ fn check<'a>(
     let mut named = Vec::new();
     for (position, check) in (0u32..).zip(checks) {
         let (collection, key) = validate::address(check.address)?;
+        store.note_read(collection, key)?;
         if !store.has_version(collection, key, check.version, now_ms) {
             failed.push(position);
             named.push(format!("{key:?} of {collection:?}"));
@@ -105,14 +113,14 @@ fn apply(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applied, Err
         } => {
             let name = validate::timer_name(address.key)?;
             let time = validate::timer(flags.cast_signed(), ms, payload)?;
-            store.set_timer(name, time, payload, now_ms);
+            store.set_timer(name, time, payload, now_ms)?;
             Ok(Applied {
                 result: 0,
                 value: 0,
             })
         }
         BatchOp::TimerCancel { address } => {
-            let existed = store.cancel_timer(validate::timer_name(address.key)?);
+            let existed = store.cancel_timer(validate::timer_name(address.key)?)?;
             Ok(Applied {
                 result: existed.into(),
                 value: 0,
@@ -153,6 +161,16 @@ fn apply_entry(store: &mut Store, op: BatchOp<'_>, now_ms: i64) -> Result<Applie
 /// A format over `i32` is unknown too.
 fn wire_format(format: u32) -> i32 {
     i32::try_from(format).unwrap_or(i32::MAX)
+}
+
+/// Returns a conflict of all checks, for one that a test asks for.
+pub(super) fn conflict(error: Error, batch: &[u8]) -> CommitFailure {
+    let checks = Batch::decode(batch).map_or(0, |batch| batch.checks.len());
+    let all: Vec<u32> = (0u32..).take(checks).collect();
+    CommitFailure::Conflict {
+        failed: packed(&all),
+        error,
+    }
 }
 
 fn malformed(subject: &str) -> Error {

@@ -1,9 +1,13 @@
 //! Outbound requests, which a function of the test answers.
 
-use super::{cost, with};
+use super::faults::{Check, operate};
+use super::{cost, declared, with};
 use crate::Error;
 use crate::http::{Request, Response};
 use std::time::Duration;
+
+/// The maximum number of requests of a run. As on the host by default.
+const FETCHES_MAX: u32 = 32;
 
 /// Answers requests.
 pub(crate) type Responder = Box<dyn FnMut(&Request) -> Result<Response, Error>>;
@@ -17,7 +21,10 @@ struct Head {
 }
 
 pub(crate) fn http_fetch(frame: &[u8]) -> Result<Vec<u8>, Error> {
-    cost::count_call();
+    operate(Check::Nothing, || send(frame))
+}
+
+fn send(frame: &[u8]) -> Result<Vec<u8>, Error> {
     let context = super::current_context();
     if context.transaction && context.trigger.is_none() {
         return Err(Error::Invalid(
@@ -27,10 +34,17 @@ pub(crate) fn http_fetch(frame: &[u8]) -> Result<Vec<u8>, Error> {
                 .to_owned(),
         ));
     }
+    if with(|host| host.requests.1) >= FETCHES_MAX {
+        return Err(Error::RateLimited(format!(
+            "too many outbound requests: the limit is {FETCHES_MAX} per run"
+        )));
+    }
+    with(|host| host.requests.1 += 1);
     let malformed = |why: String| Error::Invalid(format!("the request is malformed: {why}"));
     let (head, body) = kvasm_abi::http::split(frame)
         .map_err(|_| malformed("it ends within its head".to_owned()))?;
     let head: Head = serde_json::from_slice(head).map_err(|e| malformed(e.to_string()))?;
+    declared::require_origin(&head.url)?;
     let mut request = Request::builder(&head.method, &head.url).body(body);
     let has = |name: &str| head.headers.iter().any(|(found, _)| found == name);
     let (has_key, has_trace) = (
@@ -54,6 +68,7 @@ pub(crate) fn http_fetch(frame: &[u8]) -> Result<Vec<u8>, Error> {
     }
     let request = request.build();
     cost::count_fetch();
+    with(|host| host.requests.0.push(request.clone()));
     // Taken out while it runs: it may use the host itself.
     let Some(mut responder) = with(|host| host.responder.take()) else {
         return Err(Error::Denied(
@@ -72,4 +87,14 @@ pub(crate) fn http_fetch(frame: &[u8]) -> Result<Vec<u8>, Error> {
 /// Sets the function that answers requests.
 pub(crate) fn on_fetch(responder: Responder) {
     with(|host| host.responder = Some(responder));
+}
+
+/// Begins a run, which may send as many requests as the limit allows.
+pub(crate) fn begin_fetches() {
+    with(|host| host.requests.1 = 0);
+}
+
+/// Returns the requests that were sent, the earliest first.
+pub(crate) fn requests() -> Vec<Request> {
+    with(|host| host.requests.0.clone())
 }

@@ -2,31 +2,49 @@
 //! entries.
 
 mod batch;
+mod clock;
 mod cost;
+mod declared;
+mod faults;
 mod fetch;
+mod outbox;
+mod quota;
 mod settings;
+mod snapshot;
 mod store;
 mod timers;
 mod transaction;
 mod validate;
+mod view;
 
+pub(crate) use clock::{advance, now_ms, set_now_ms};
 pub use cost::Cost;
 pub(crate) use cost::cost;
-pub(crate) use fetch::{Responder, http_fetch, on_fetch};
+pub(crate) use declared::{DeclaredNeeds, declare};
+pub(crate) use faults::{
+    Crash, clear_faults, conflict, crash_after, fail, operations, set_running,
+};
+pub(crate) use fetch::{Responder, begin_fetches, http_fetch, on_fetch, requests};
+pub(crate) use outbox::{Delivery, DueSchedule, Event, EventKind, Outbox, Watch};
+pub(crate) use quota::Quota;
 pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
-pub(crate) use timers::{restore_timer, take_due_timer, timer_cancel, timer_set, timers};
+pub(crate) use snapshot::HostSnapshot;
+pub(crate) use timers::{
+    SetTimer, restore_timer, take_due_timer, take_timer, timer_cancel, timer_set, timers,
+    update_timer,
+};
 pub(crate) use transaction::{
-    transaction, transaction_begin, transaction_commit, transaction_drop,
+    begin_run, transaction, transaction_begin, transaction_commit, transaction_drop,
 };
 
 use super::{CommitFailure, Query};
 use crate::dead_letters::DeadLetter;
 use crate::{Caller, Context, Error};
+use faults::{Check, Faults, operate};
 use kvasm_abi::SetOptions;
 use settings::Settings;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use store::Store;
 
 /// The trace of calls in tests.
@@ -36,10 +54,14 @@ struct Host {
     store: Store,
     settings: Settings,
     responder: Option<Responder>,
+    /// The requests that were sent, and how many of them the current run has sent.
+    requests: (Vec<crate::http::Request>, u32),
     context: Context,
     dead_letters: Vec<DeadLetter>,
-    /// How far tests have advanced the clock, in milliseconds.
-    clock_ahead_ms: i64,
+    clock: clock::Clock,
+    faults: Faults,
+    quota: Quota,
+    needs: Option<DeclaredNeeds>,
     input: Vec<u8>,
     output: Vec<u8>,
     cost: Cost,
@@ -55,6 +77,7 @@ impl Host {
             store: Store::default(),
             settings: Settings::default(),
             responder: None,
+            requests: (Vec::new(), 0),
             context: Context {
                 app: "test".to_owned(),
                 function: "test".to_owned(),
@@ -66,7 +89,10 @@ impl Host {
                 tracestate: None,
             },
             dead_letters: Vec::new(),
-            clock_ahead_ms: 0,
+            clock: clock::Clock::default(),
+            faults: Faults::default(),
+            quota: Quota::default(),
+            needs: None,
             input: Vec::new(),
             output: Vec::new(),
             cost: Cost::default(),
@@ -76,19 +102,12 @@ impl Host {
     }
 
     fn now_ms(&self) -> i64 {
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        millis(since_epoch).saturating_add(self.clock_ahead_ms)
+        self.clock.now_ms()
     }
 }
 
 thread_local! {
     static HOST: RefCell<Host> = RefCell::new(Host::new());
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Runs `call` with this thread's host. No call runs plugin code, so the host is never borrowed
@@ -104,6 +123,27 @@ fn with_store<R>(call: impl FnOnce(&mut Store, i64) -> R) -> R {
     })
 }
 
+/// Like [`with_store`], for a write: outside of transactions, it is undone if it exceeds the quota.
+fn write_store<T, E: From<Error>>(
+    write: impl FnOnce(&mut Store, i64) -> Result<T, E>,
+) -> Result<T, E> {
+    with(|host| {
+        let now_ms = host.now_ms();
+        if !host.quota.is_set() || host.store.view.is_some() {
+            return write(&mut host.store, now_ms);
+        }
+        let before = host.store.clone();
+        let result = write(&mut host.store, now_ms);
+        if result.is_ok()
+            && let Err(error) = host.quota.check(&before, &host.store)
+        {
+            host.store = before;
+            return Err(error.into());
+        }
+        result
+    })
+}
+
 /// Does nothing: tests install their own logger, if any.
 pub(crate) fn start() {}
 
@@ -113,11 +153,13 @@ pub(crate) fn kv_get(
     format: i32,
     flags: i32,
 ) -> Result<Vec<u8>, Error> {
-    cost::count_call();
-    let (result, bytes) = with_store(|store, now_ms| {
-        let row = store.live(collection, key, now_ms);
-        let bytes = row.map_or(0, |row| row.value.len());
-        (store.get(collection, key, format, flags, now_ms), bytes)
+    let mut bytes = 0;
+    let result = operate(Check::Nothing, || {
+        with_store(|store, now_ms| {
+            let row = store.live(collection, key, now_ms);
+            bytes = row.map_or(0, |row| row.value.len());
+            store.get(collection, key, format, flags, now_ms)
+        })
     });
     cost::count_lookup(&result, bytes);
     result
@@ -130,16 +172,17 @@ pub(crate) fn kv_set(
     format: i32,
     options: &SetOptions,
 ) -> Result<u64, Error> {
-    cost::count_call();
-    let result =
-        with_store(|store, now_ms| store.set(collection, key, value, format, options, now_ms));
+    let result = operate(checks(options.if_version), || {
+        write_store(|store, now_ms| store.set(collection, key, value, format, options, now_ms))
+    });
     cost::count_write(&result, value.len());
     result
 }
 
 pub(crate) fn kv_has(collection: &str, key: &str) -> Result<bool, Error> {
-    cost::count_call();
-    let result = with_store(|store, now_ms| store.has(collection, key, now_ms));
+    let result = operate(Check::Nothing, || {
+        with_store(|store, now_ms| store.has(collection, key, now_ms))
+    });
     cost::count_lookup(&result, 0);
     result
 }
@@ -149,43 +192,64 @@ pub(crate) fn kv_delete(
     key: &str,
     if_version: Option<u64>,
 ) -> Result<bool, Error> {
-    cost::count_call();
-    let result = with_store(|store, now_ms| store.delete(collection, key, if_version, now_ms));
+    let result = operate(checks(if_version), || {
+        write_store(|store, now_ms| store.delete(collection, key, if_version, now_ms))
+    });
     cost::count_write(&result, 0);
     result
 }
 
 pub(crate) fn kv_list(collection: &str, query: &Query<'_>) -> Result<Vec<u8>, Error> {
-    cost::count_call();
-    let page = with_store(|store, now_ms| store.list(collection, query, now_ms));
+    let page = operate(Check::Nothing, || {
+        with_store(|store, now_ms| store.list(collection, query, now_ms))
+    });
     cost::count_page(&page, query.values);
     page
 }
 
 pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i64, Error> {
-    cost::count_call();
-    let result = with_store(|store, now_ms| store.increment(collection, key, delta, now_ms));
+    let result = operate(Check::Nothing, || {
+        write_store(|store, now_ms| store.increment(collection, key, delta, now_ms))
+    });
     cost::count_write(&result, 0);
     result.map(|(_version, value)| value)
 }
 
 pub(crate) fn kv_get_many(keys: &[u8]) -> Result<Vec<u8>, Error> {
-    cost::count_call();
-    let slots = with_store(|store, now_ms| batch::get_many(store, keys, now_ms));
+    let slots = operate(Check::Nothing, || {
+        with_store(|store, now_ms| batch::get_many(store, keys, now_ms))
+    });
     cost::count_lookups(keys, &slots);
     slots
 }
 
-pub(crate) fn kv_commit(batch: &[u8], _checks: usize) -> Result<Vec<u8>, CommitFailure> {
-    cost::count_call();
-    let result = with_store(|store, now_ms| batch::commit(store, batch, now_ms));
+pub(crate) fn kv_commit(batch: &[u8], count: usize) -> Result<Vec<u8>, CommitFailure> {
+    let result = operate(checks((count > 0).then_some(0)), || {
+        write_store(|store, now_ms| batch::commit(store, batch, now_ms))
+    });
     cost::count_batch(batch, &result);
-    result
+    result.map_err(|failure| match failure {
+        CommitFailure::Error(error @ Error::Conflict(_)) => batch::conflict(error, batch),
+        other => other,
+    })
+}
+
+/// A write that expects a version can be in conflict. In a transaction only the commit is, as a test
+/// asks for it.
+fn checks(expected: Option<u64>) -> Check {
+    let is_within = with(|host| host.store.view.is_some());
+    match expected {
+        Some(_) if !is_within => Check::Versions,
+        _ => Check::Nothing,
+    }
 }
 
 /// Returns the dead letters before this one, or from the newest, ordered by id.
 pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
-    cost::count_call();
+    operate(Check::Nothing, || letters(before, limit))
+}
+
+fn letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
     let limit = validate::dead_letters_limit(limit)?;
     with(|host| {
         host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
@@ -220,11 +284,6 @@ pub(crate) fn context() -> Result<Vec<u8>, Error> {
     with(|host| serde_json::to_vec(&host.context)).map_err(|e| Error::Internal(e.to_string()))
 }
 
-pub(crate) fn now_ms() -> i64 {
-    cost::count_call();
-    with(|host| host.now_ms())
-}
-
 pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
     cost::count_call();
     for chunk in bytes.chunks_mut(8) {
@@ -236,10 +295,6 @@ pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
             .for_each(|(byte, random)| *byte = random);
     }
     Ok(())
-}
-
-pub(crate) fn advance(duration: Duration) {
-    with(|host| host.clock_ahead_ms = host.clock_ahead_ms.saturating_add(millis(duration)));
 }
 
 pub(crate) fn set_context(context: Context) {
@@ -285,4 +340,31 @@ pub(crate) fn set_input(bytes: &[u8]) {
 
 pub(crate) fn take_output() -> Vec<u8> {
     with(|host| std::mem::take(&mut host.output))
+}
+
+/// Returns the dead letters, oldest first.
+pub(crate) fn all_dead_letters() -> Vec<DeadLetter> {
+    let mut letters = with(|host| host.dead_letters.clone());
+    letters.sort_by(|a, b| a.id.cmp(&b.id));
+    letters
+}
+
+/// Removes the dead letters that were not added by a test, and returns their deliveries.
+pub(crate) fn take_dead() -> Vec<Delivery> {
+    with(|host| {
+        let dead = std::mem::take(&mut host.store.outbox.dead);
+        host.dead_letters
+            .retain(|letter| !dead.contains_key(&letter.id));
+        dead.into_values().collect()
+    })
+}
+
+/// Changes the outbox.
+pub(crate) fn outbox<R>(change: impl FnOnce(&mut Outbox) -> R) -> R {
+    with(|host| change(&mut host.store.outbox))
+}
+
+/// Sets the quota.
+pub(crate) fn set_quota(quota: Quota) {
+    with(|host| host.quota = quota);
 }

@@ -1,6 +1,6 @@
 //! Configuration values and secrets.
 
-use super::{cost, validate, with};
+use super::{cost, declared, validate, with};
 use crate::Error;
 use std::collections::BTreeMap;
 
@@ -11,10 +11,15 @@ pub(super) struct Settings {
 }
 
 pub(crate) fn config_get(name: &str) -> Result<Vec<u8>, Error> {
-    get(name, "configuration value", |settings| &settings.config)
+    let value = get(name, "configuration value", |settings| &settings.config);
+    match value {
+        Err(Error::NotFound(_)) => declared::default_of(name).map_or(value, Ok),
+        value => value,
+    }
 }
 
 pub(crate) fn secret_get(name: &str) -> Result<Vec<u8>, Error> {
+    validate::setting(name).and_then(|()| declared::require_secret(name))?;
     get(name, "secret", |settings| &settings.secrets)
 }
 

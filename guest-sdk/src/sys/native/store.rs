@@ -1,14 +1,14 @@
 //! The entries of the in-process host.
 
+use super::outbox::{Changed, EventKind, Outbox};
 use super::timers::SetTimer;
 use super::validate;
+use super::view::{TransactionView, Written};
 use crate::Error;
 use crate::sys::Query;
 use kvasm_abi::json::Integer;
 use kvasm_abi::limits::PAGE_BYTES;
-use kvasm_abi::{
-    EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, PROVISIONAL_VERSION_MIN, SetOptions,
-};
+use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, SetOptions};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -22,20 +22,22 @@ pub(super) struct Store {
     pub(super) timers: BTreeMap<String, SetTimer>,
     /// How many were ever set.
     pub(super) timers_set: u64,
-    /// Within a transaction, the last provisional version assigned.
-    provisional: Option<u64>,
+    /// Deliveries, and what creates them.
+    pub(super) outbox: Outbox,
+    /// Within a transaction, what it has done.
+    pub(super) view: Option<TransactionView>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) value: Vec<u8>,
     pub(super) format: i32,
     pub(super) version: u64,
-    expires_at_ms: Option<i64>,
+    pub(super) expires_at_ms: Option<i64>,
 }
 
 impl Row {
-    fn is_live(&self, now_ms: i64) -> bool {
+    pub(super) fn is_live(&self, now_ms: i64) -> bool {
         self.expires_at_ms
             .is_none_or(|expires_at_ms| expires_at_ms > now_ms)
     }
@@ -58,7 +60,7 @@ impl Row {
 
 impl Store {
     pub(super) fn get(
-        &self,
+        &mut self,
         collection: &str,
         key: &str,
         format: i32,
@@ -67,6 +69,7 @@ impl Store {
     ) -> Result<Vec<u8>, Error> {
         validate::collection(collection)?;
         validate::key(key)?;
+        self.note_read(collection, key)?;
         let Some(row) = self.live(collection, key, now_ms) else {
             return Err(Error::NotFound("there is no such entry".to_owned()));
         };
@@ -97,14 +100,22 @@ impl Store {
         validate::value(value, format)?;
         if options.ttl_ms == Some(0) {
             return Err(Error::Invalid(
-                "the time to live is 0; it must be from 1 to 18446744073709551615".to_owned(),
+                "the time to live in milliseconds is 0; it must be from 1 to 18446744073709551615"
+                    .to_owned(),
             ));
         }
         self.check(collection, key, options.if_version, now_ms)?;
         let expires_at_ms = options
             .ttl_ms
             .map(|ttl_ms| now_ms.saturating_add_unsigned(ttl_ms));
-        Ok(self.put(collection, key, value.to_vec(), format, expires_at_ms))
+        self.put(
+            collection,
+            key,
+            value.to_vec(),
+            format,
+            expires_at_ms,
+            now_ms,
+        )
     }
 
     fn put(
@@ -114,7 +125,9 @@ impl Store {
         value: Vec<u8>,
         format: i32,
         expires_at_ms: Option<i64>,
-    ) -> u64 {
+        now_ms: i64,
+    ) -> Result<u64, Error> {
+        self.note_write(collection, key, Some(value.len()), now_ms)?;
         let version = self.next_version();
         let row = Row {
             value,
@@ -122,9 +135,12 @@ impl Store {
             version,
             expires_at_ms,
         };
+        if self.view.is_none() {
+            self.fire_set(collection, key, &row, now_ms);
+        }
         let rows = self.collections.entry(collection.to_owned()).or_default();
         rows.insert(key.to_owned(), row);
-        version
+        Ok(version)
     }
 
     /// Adds to an integer; an absent entry counts as 0. Returns the new version and the new
@@ -138,6 +154,7 @@ impl Store {
     ) -> Result<(u64, i64), Error> {
         validate::collection(collection)?;
         validate::key(key)?;
+        self.note_read(collection, key)?;
         let row = self.live(collection, key, now_ms);
         let expires_at_ms = row.and_then(|row| row.expires_at_ms);
         let before = match row.map(Row::as_integer) {
@@ -153,48 +170,86 @@ impl Store {
         };
         let value = before.checked_add(delta).ok_or_else(overflow)?;
         let json = value.to_string().into_bytes();
-        let version = self.put(collection, key, json, FORMAT_JSON, expires_at_ms);
+        let version = self.put(collection, key, json, FORMAT_JSON, expires_at_ms, now_ms)?;
         Ok((version, value))
     }
 
-    /// Makes further versions provisional. Returns whether they already were.
+    /// Begins a transaction. Returns whether it is nested in another one.
     pub(super) fn begin(&mut self) -> bool {
-        self.provisional
-            .replace(self.provisional.unwrap_or(PROVISIONAL_VERSION_MIN))
-            .is_some()
+        let is_within = self.view.is_some();
+        self.view.get_or_insert_with(TransactionView::new);
+        is_within
     }
 
-    /// Restores an earlier state. Within a transaction, no provisional version is assigned again.
+    /// Restores an earlier state.
     pub(super) fn roll_back(&mut self, before: Store) {
-        *self = Store {
-            provisional: before.provisional.and(self.provisional),
-            ..before
+        let view = self.view.take();
+        let view_before = before.view.clone();
+        *self = before;
+        self.view = match (view, view_before) {
+            (Some(view), Some(before)) => Some(view.rolled_back(before)),
+            _ => None,
         };
     }
 
-    /// Assigns final versions to the writes of the transaction, in order.
-    pub(super) fn assign_final_versions(&mut self) {
-        self.provisional = None;
-        let rows = self.collections.values_mut().flat_map(BTreeMap::values_mut);
-        let mut written: Vec<&mut Row> = rows
-            .filter(|row| row.version >= PROVISIONAL_VERSION_MIN)
-            .collect();
-        written.sort_by_key(|row| row.version);
-        for row in written {
-            self.last_version += 1;
-            row.version = self.last_version;
+    /// Ends the outermost transaction: assigns final versions to its writes, in the order of their
+    /// keys, and queues the deliveries of the changes.
+    pub(super) fn end(&mut self, now_ms: i64) {
+        let Some(view) = self.view.take() else {
+            return;
+        };
+        for ((collection, key), Written { version_before, .. }) in view.written {
+            let rows = self.collections.get_mut(&collection);
+            match rows.and_then(|rows| rows.get_mut(&key)) {
+                Some(row) => {
+                    self.last_version += 1;
+                    row.version = self.last_version;
+                    let row = row.clone();
+                    self.fire_set(&collection, &key, &row, now_ms);
+                }
+                None => self.fire_delete(&collection, &key, version_before, now_ms),
+            }
+        }
+    }
+
+    fn fire_set(&mut self, collection: &str, key: &str, row: &Row, now_ms: i64) {
+        if !self.outbox.watches.is_empty() {
+            let changed = changed(collection, key, row.version);
+            let kind = EventKind::Set(changed, row.format, row.value.clone());
+            self.outbox.fire(kind, now_ms);
+        }
+    }
+
+    /// The deletion of an entry that did not exist is not a change.
+    fn fire_delete(&mut self, collection: &str, key: &str, version: Option<u64>, now_ms: i64) {
+        if let Some(version) = version {
+            let kind = EventKind::Delete(changed(collection, key, version));
+            self.outbox.fire(kind, now_ms);
         }
     }
 
     fn next_version(&mut self) -> u64 {
-        let last = self.provisional.as_mut().unwrap_or(&mut self.last_version);
-        *last += 1;
-        *last
+        match &mut self.view {
+            Some(view) => view.next_version(),
+            None => {
+                self.last_version += 1;
+                self.last_version
+            }
+        }
     }
 
-    pub(super) fn has(&self, collection: &str, key: &str, now_ms: i64) -> Result<bool, Error> {
+    /// Iterates over all rows, also those that have expired.
+    pub(super) fn rows(&self) -> impl Iterator<Item = (&str, &str, &Row)> {
+        self.collections.iter().flat_map(|(collection, rows)| {
+            let rows = rows.iter();
+            rows.map(|(key, row)| (collection.as_str(), key.as_str(), row))
+        })
+    }
+
+    pub(super) fn has(&mut self, collection: &str, key: &str, now_ms: i64) -> Result<bool, Error> {
         validate::collection(collection)?;
         validate::key(key)?;
+        self.note_read(collection, key)?;
         Ok(self.live(collection, key, now_ms).is_some())
     }
 
@@ -208,9 +263,15 @@ impl Store {
         validate::collection(collection)?;
         validate::key(key)?;
         self.check(collection, key, if_version, now_ms)?;
+        self.note_read(collection, key)?;
+        self.note_write(collection, key, None, now_ms)?;
         let rows = self.collections.get_mut(collection);
         let row = rows.and_then(|rows| rows.remove(key));
-        Ok(row.is_some_and(|row| row.is_live(now_ms)))
+        let version = row.filter(|row| row.is_live(now_ms)).map(|row| row.version);
+        if self.view.is_none() {
+            self.fire_delete(collection, key, version, now_ms);
+        }
+        Ok(version.is_some())
     }
 
     /// One packed page.
@@ -267,12 +328,15 @@ impl Store {
     }
 
     fn check(
-        &self,
+        &mut self,
         collection: &str,
         key: &str,
         expected: Option<u64>,
         now_ms: i64,
     ) -> Result<(), Error> {
+        if expected.is_some() {
+            self.note_read(collection, key)?;
+        }
         if expected.is_none_or(|expected| self.has_version(collection, key, expected, now_ms)) {
             return Ok(());
         }
@@ -280,6 +344,14 @@ impl Store {
             "version conflict: the entry is not as the write expects; nothing was written"
                 .to_owned(),
         ))
+    }
+}
+
+fn changed(collection: &str, key: &str, version: u64) -> Changed {
+    Changed {
+        collection: collection.to_owned(),
+        key: key.to_owned(),
+        version,
     }
 }
 

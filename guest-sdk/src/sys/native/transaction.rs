@@ -1,6 +1,7 @@
 //! Transactions of the in-process host: the previous store is restored unless the work
 //! succeeds.
 
+use super::faults::{self, Check};
 use super::store::Store;
 use super::{cost, with};
 use crate::Error;
@@ -32,10 +33,15 @@ pub(crate) fn transaction_begin() -> Result<usize, Error> {
     })
 }
 
-/// Ends the innermost transaction, and keeps its writes.
+/// Ends the innermost transaction, and keeps its writes, unless it cannot commit.
 pub(crate) fn transaction_commit() -> Result<(), Error> {
     cost::count_call();
-    innermost().map(TransactionGuard::commit)
+    innermost()?.finish()
+}
+
+/// Begins the transaction of a whole run.
+pub(crate) fn begin_run() -> TransactionGuard {
+    TransactionGuard::begin()
 }
 
 /// Ends the innermost transaction, and rolls its writes back.
@@ -54,7 +60,7 @@ fn innermost() -> Result<TransactionGuard, Error> {
     })
 }
 
-pub(super) struct TransactionGuard {
+pub(crate) struct TransactionGuard {
     /// The store to restore on rollback.
     before: Option<Store>,
     /// Whether this is nested in another transaction, of which it is then a part.
@@ -78,6 +84,28 @@ impl TransactionGuard {
     fn commit(mut self) {
         self.before = None;
     }
+
+    /// Commits. After an error, its writes are rolled back. The outermost commit is an operation of
+    /// the store.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        if self.is_within {
+            self.commit();
+            return Ok(());
+        }
+        faults::operate_uncounted(Check::Versions, move || {
+            with(|host| {
+                // Within the check, the store has the deliveries of the commit.
+                let mut after = host.store.clone();
+                after.end(host.now_ms());
+                match &self.before {
+                    Some(before) if host.quota.is_set() => host.quota.check(before, &after),
+                    _ => Ok(()),
+                }
+            })?;
+            self.commit();
+            Ok(())
+        })
+    }
 }
 
 impl Drop for TransactionGuard {
@@ -86,7 +114,7 @@ impl Drop for TransactionGuard {
             match self.before.take() {
                 Some(before) => host.store.roll_back(before),
                 None if self.is_within => {}
-                None => host.store.assign_final_versions(),
+                None => host.store.end(host.now_ms()),
             }
             host.context.transaction = self.is_within;
             host.transactions -= 1;

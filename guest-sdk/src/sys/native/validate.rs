@@ -86,6 +86,15 @@ pub(super) fn batch_len(len: usize) -> Result<(), Error> {
     count("batch", len, BATCH_OPS_MAX)
 }
 
+/// The limits of a transaction: what it reads and writes together, and the size of its writes.
+pub(super) fn transaction_len(len: usize) -> Result<(), Error> {
+    count("transaction", len, BATCH_OPS_MAX)
+}
+
+pub(super) fn transaction_bytes(len: usize) -> Result<(), Error> {
+    size("transaction", len, BATCH_BYTES_MAX)
+}
+
 pub(super) fn keys_len(len: usize) -> Result<(), Error> {
     count("list of keys", len, KEYS_MAX)
 }
@@ -105,7 +114,7 @@ pub(super) fn dead_letters_limit(limit: i32) -> Result<usize, Error> {
         Ok(0) => Ok(LETTERS_DEFAULT.unsigned_abs() as usize),
         Ok(some) if limit <= LETTERS_MAX => Ok(some),
         _ => Err(Error::Invalid(format!(
-            "the limit is {limit}; it must be from 0 to {LETTERS_MAX}"
+            "the page limit is {limit}; it must be from 1 to {LETTERS_MAX}"
         ))),
     }
 }

@@ -1,5 +1,8 @@
 //! Controls the in-process host of native tests. Not available on wasm32.
 //!
+//! [`Harness`] runs a whole plugin, with its handlers; [`#[kvasm_guest::test]`](macro@crate::test)
+//! passes one to a test. The functions here deliver single events, and work with and without one.
+//!
 //! Each thread has its own host, which is initially empty; `cargo test` runs each test on its
 //! own thread.
 //!
@@ -14,6 +17,18 @@
 //! assert_eq!(codes.get::<i32>("a")?, None);
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
+
+mod calendar;
+mod dispatch;
+mod harness;
+mod outcome;
+mod plugin;
+pub(crate) mod registry;
+mod run;
+
+pub use dispatch::Deliveries;
+pub use harness::{Harness, Snapshot};
+pub use outcome::{CallError, Callee, Input, Output};
 
 use crate::dead_letters::DeadLetter;
 use crate::http::{IntoResponse, Request, Response};
@@ -202,7 +217,7 @@ pub fn transaction<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
 /// Delivers a change to a handler as the host would: encoded and decoded, and as a transaction.
 /// The same change can be delivered again, as the host may do.
 ///
-/// This does not write the entry itself. Natively no write triggers a delivery automatically.
+/// This does not write the entry itself. Without a [`Harness`] no write triggers a delivery.
 ///
 /// # Errors
 /// Why the handler failed. Its writes are then rolled back.

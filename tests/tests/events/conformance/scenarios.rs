@@ -1,0 +1,350 @@
+//! The calls by which the harness and a host are compared.
+
+use super::StepCall;
+use super::plugin::{Expected, Range, Step, Text};
+
+fn of(c: &str, k: &str) -> (String, String) {
+    (c.to_owned(), k.to_owned())
+}
+
+pub(super) fn text(value: &str) -> Text {
+    Text(value.to_owned(), 1)
+}
+
+pub(super) fn set(c: &str, k: &str, value: &str) -> Step {
+    Step::Set(c.to_owned(), k.to_owned(), text(value))
+}
+
+pub(super) fn get(c: &str, k: &str) -> Step {
+    Step::Get(c.to_owned(), k.to_owned())
+}
+
+pub(super) fn add(c: &str, k: &str, by: i64) -> Step {
+    Step::Increment(c.to_owned(), k.to_owned(), by)
+}
+
+pub(super) fn list(c: &str, range: Range) -> Step {
+    Step::List(c.to_owned(), range)
+}
+
+fn limited(limit: usize) -> Range {
+    Range {
+        limit: Some(limit),
+        ..Range::default()
+    }
+}
+
+/// Names, values and sizes at and over their limits.
+fn limits() -> Vec<Step> {
+    let long = |bytes: usize| "n".repeat(bytes);
+    let mut steps = Vec::new();
+    for (c, k) in [
+        of("", "k"),
+        of("c", ""),
+        of("c\0", "k"),
+        of("c", "k\0"),
+        of(&long(128), "k"),
+        of(&long(129), "k"),
+        of("c", &long(1024)),
+        of("c", &long(1025)),
+        of("ü", "🦀\u{10ffff}"),
+    ] {
+        steps.extend([set(&c, &k, "1"), get(&c, &k), add(&c, &k, 1)]);
+        steps.push(Step::Delete(c.clone(), k.clone()));
+        steps.push(Step::Has(c, k));
+    }
+    let mib = 1024 * 1024;
+    for bytes in [mib, mib + 1] {
+        let value = Text("v".to_owned(), bytes);
+        steps.push(Step::SetBytes("c".into(), "big".into(), value.clone()));
+        steps.push(Step::GetBytes("c".into(), "big".into()));
+    }
+    steps.push(set("c", "nul", "a\0b"));
+    steps.push(Step::SetTtl("c".into(), "t".into(), 0));
+    steps.push(Step::SetTtl("c".into(), "t".into(), u64::MAX));
+    steps.push(Step::GetMany(
+        "c".into(),
+        (0..1001).map(|n| n.to_string()).collect(),
+    ));
+    steps.push(Step::GetMany("c".into(), vec!["a".into(), String::new()]));
+    let many = |count: usize| {
+        (0..count)
+            .map(|n| set("many", &format!("{n:04}"), "1"))
+            .collect()
+    };
+    steps.push(Step::Batch(Vec::new(), many(1000)));
+    steps.push(Step::Batch(Vec::new(), many(1001)));
+    let big = |n: usize| Step::SetBytes("c".into(), n.to_string(), Text("v".into(), mib));
+    steps.push(Step::Batch(Vec::new(), (0..4).map(big).collect()));
+    steps
+}
+
+fn integers() -> Vec<Step> {
+    let max = i64::MAX.to_string();
+    let beyond = Step::SetBytes("c".into(), "bytes".into(), text("1"));
+    vec![
+        add("c", "new", 5),
+        add("c", "new", -7),
+        set("c", "max", &max),
+        add("c", "max", 1),
+        add("c", "max", i64::MIN),
+        set("c", "min", &i64::MIN.to_string()),
+        add("c", "min", -1),
+        set("c", "text", "x"),
+        add("c", "text", 1),
+        beyond,
+        add("c", "bytes", 1),
+        get("c", "bytes"),
+        get("c", "text"),
+        Step::Update("c".into(), "max".into()),
+        Step::Update("c".into(), "text".into()),
+    ]
+}
+
+fn lists() -> Vec<Step> {
+    let keys = [
+        "a", "a/", "a/1", "a/2", "a0", "b", "Z", "é", "🦀", "\u{ffff}", "~", "\u{1}",
+    ];
+    let mut steps: Vec<Step> = keys.iter().map(|key| set("l", key, key)).collect();
+    steps.push(Step::Delete("l".into(), "b".into()));
+    let some = |text: &str| Some(text.to_owned());
+    for range in [
+        Range::default(),
+        limited(3),
+        limited(0),
+        limited(1001),
+        Range {
+            prefix: some("a/"),
+            ..limited(2)
+        },
+        Range {
+            start: some("a/1"),
+            end: some("a0"),
+            ..Range::default()
+        },
+        Range {
+            start: some("b"),
+            end: some("a"),
+            ..Range::default()
+        },
+        Range {
+            prefix: some(&"p".repeat(1025)),
+            ..Range::default()
+        },
+        Range {
+            prefix: some("x\0"),
+            ..Range::default()
+        },
+        Range {
+            prefix: some(""),
+            start: some(""),
+            end: some(""),
+            ..Range::default()
+        },
+    ] {
+        let reverse = Range {
+            reverse: true,
+            ..range.clone()
+        };
+        steps.extend([list("l", range), list("l", reverse)]);
+    }
+    // A cursor belongs to its list.
+    let other = |range| Step::OtherList("l".into(), limited(2), "l".into(), range);
+    steps.push(other(limited(3)));
+    steps.push(other(Range {
+        reverse: true,
+        ..Range::default()
+    }));
+    steps.push(other(Range {
+        prefix: some("a"),
+        ..Range::default()
+    }));
+    steps.push(Step::OtherList(
+        "l".into(),
+        limited(2),
+        "m".into(),
+        limited(2),
+    ));
+    steps.push(Step::OtherList(
+        "m".into(),
+        limited(2),
+        "l".into(),
+        limited(2),
+    ));
+    // A page ends with the entry that reaches 1 MiB.
+    for n in 0..4 {
+        let value = Text("v".to_owned(), 400_000);
+        steps.push(Step::SetBytes("pages".into(), n.to_string(), value));
+    }
+    steps.push(list("pages", Range::default()));
+    steps
+}
+
+fn versions() -> Vec<Step> {
+    let mut steps = vec![
+        set("c", "k", "1"),
+        get("c", "k"),
+        set("c", "k", "2"),
+        get("c", "k"),
+    ];
+    for expected in [Expected::Absent, Expected::Current, Expected::Wrong] {
+        for key in ["k", "new"] {
+            steps.push(Step::SetIf("c".into(), key.into(), text("x"), expected));
+            steps.push(get("c", key));
+            steps.push(Step::DeleteIf("c".into(), key.into(), expected));
+            steps.push(get("c", key));
+        }
+        let checks = vec![
+            ("c".to_owned(), "k".to_owned(), expected),
+            ("c".to_owned(), "none".to_owned(), Expected::Wrong),
+        ];
+        steps.push(Step::Batch(checks.clone(), vec![set("c", "b", "1")]));
+        steps.push(Step::Batch(
+            checks[..1].to_vec(),
+            vec![set("c", "b", "1"), add("c", "b", 1)],
+        ));
+    }
+    let ops = vec![
+        add("c", "n", 1),
+        add("c", "n", 1),
+        Step::Delete("c".into(), "k".into()),
+    ];
+    steps.push(Step::Batch(Vec::new(), ops));
+    steps.push(get("c", "n"));
+    steps
+}
+
+fn transactions() -> Vec<StepCall> {
+    let inner = || {
+        vec![
+            set("t", "a", "1"),
+            get("t", "a"),
+            add("t", "n", 1),
+            Step::Delete("t".into(), "a".into()),
+            Step::SetIf("t".into(), "b".into(), text("x"), Expected::Absent),
+            Step::SetIf("t".into(), "b".into(), text("x"), Expected::Wrong),
+            list("t", Range::default()),
+        ]
+    };
+    let nested =
+        |depth: usize| (0..depth).fold(inner(), |steps, n| vec![Step::Transaction(steps, n == 1)]);
+    let writes = |count: usize| (0..count).map(|n| set("w", &n.to_string(), "1")).collect();
+    let reads = |count: usize| {
+        (0..count)
+            .map(|n| Step::Has("r".into(), n.to_string()))
+            .collect()
+    };
+    let mib = |n: usize| Step::SetBytes("big".into(), n.to_string(), Text("v".into(), 1 << 20));
+    let whole: Vec<Step> = inner();
+    vec![
+        ("steps", vec![Step::Transaction(inner(), false)]),
+        (
+            "steps",
+            vec![
+                Step::Transaction(inner(), true),
+                list("t", Range::default()),
+            ],
+        ),
+        ("steps", nested(3)),
+        ("steps", nested(5)),
+        ("transaction", nested(2)),
+        ("transaction", whole.clone()),
+        ("failing", whole),
+        ("panicking", inner()),
+        (
+            "steps",
+            vec![
+                Step::Transaction(writes(1001), false),
+                Step::Has("w".into(), "0".into()),
+            ],
+        ),
+        ("steps", vec![Step::Transaction(reads(1001), false)]),
+        (
+            "steps",
+            vec![Step::Transaction((0..5).map(mib).collect(), false)],
+        ),
+        (
+            "steps",
+            vec![list("t", Range::default()), list("w", limited(5))],
+        ),
+    ]
+}
+
+fn others() -> Vec<Step> {
+    vec![
+        Step::Config("greeting".into()),
+        Step::Config("other".into()),
+        Step::Config(String::new()),
+        Step::Config("A b".into()),
+        Step::Letters(0),
+        Step::Letters(1001),
+        Step::Letters(10),
+        Step::Timer(String::new(), 0),
+        Step::Timer("t".repeat(257), 0),
+        Step::Timer("t\0".into(), 0),
+        Step::Timer("late".into(), i64::MAX),
+        Step::TimerAfter("late".into(), u64::MAX),
+        Step::TimerAfter("late".into(), 3_600_000),
+        Step::CancelTimer("late".into()),
+        Step::CancelTimer("late".into()),
+    ]
+}
+
+pub(super) fn scenarios() -> Vec<StepCall> {
+    let mut all: Vec<StepCall> = [limits(), integers(), lists(), versions(), others()]
+        .into_iter()
+        .map(|steps| ("steps", steps))
+        .collect();
+    all.extend(transactions());
+    all
+}
+
+/// What handlers leave: their log, the timers, and the dead letters.
+pub(super) fn left() -> StepCall {
+    let steps = ["log", "cycle", "timers"].map(|c| list(c, Range::default()));
+    ("steps", steps.to_vec())
+}
+
+/// Writes that call handlers.
+pub(super) fn events() -> Vec<StepCall> {
+    let watched = |k: &str, v: &str| set("watched", k, v);
+    let delete = |k: &str| Step::Delete("watched".into(), k.into());
+    let batch = vec![
+        watched("w-batch", "1"),
+        watched("w-batch", "2"),
+        delete("w-batch"),
+    ];
+    let transaction = vec![
+        watched("w-tx", "1"),
+        watched("w-tx", "2"),
+        watched("w-gone", "1"),
+        delete("w-gone"),
+        Step::Transaction(vec![watched("w-dropped", "1")], true),
+    ];
+    vec![
+        (
+            "steps",
+            vec![
+                watched("w1", "1"),
+                watched("w1", "2"),
+                watched("other", "1"),
+                delete("w1"),
+                delete("w1"),
+                watched("w2", "once"),
+                watched("w2", "after"),
+                watched("w3", "permanent"),
+                watched("w3", "after"),
+                watched("w4", "panic"),
+                Step::SetTtl("watched".into(), "w5".into(), 3_600_000),
+                Step::Batch(Vec::new(), batch),
+                Step::Timer("now".into(), 0),
+                Step::Timer("permanent".into(), 0),
+                Step::TimerAfter("never".into(), 3_600_000),
+                Step::CancelTimer("never".into()),
+            ],
+        ),
+        ("transaction", transaction),
+        ("failing", vec![watched("w-failed", "1")]),
+        ("steps", vec![set("cycle", "k", "0")]),
+    ]
+}
