@@ -33,25 +33,6 @@ async fn counter() {
 }
 
 #[tokio::test]
-async fn hello_c() {
-    let bench = TestHost::new().await;
-    let plugin = bench.load(wasm("hello-c")).await;
-    let functions: Vec<_> = plugin.functions().map(str::to_owned).collect();
-    let function = functions.first().unwrap();
-    let mut answers = Vec::new();
-    for _ in 0..2 {
-        let call = Call::function(function.as_str()).input("Ada");
-        let output = bench.host.call(&plugin, call).await.unwrap().output;
-        answers.push(String::from_utf8(output).unwrap());
-    }
-    assert!(
-        answers[0].contains("Ada") && answers[0].contains('1'),
-        "{answers:?}"
-    );
-    assert!(answers[1].contains('2'), "{answers:?}");
-}
-
-#[tokio::test]
 async fn guestbook_example_paginates_and_isolates_apps() {
     let bench = TestHost::new().await;
     let other = bench
@@ -118,13 +99,6 @@ async fn examples_count_every_concurrent_call() {
     call_concurrently(host, &counter, "add", r#"{"name":"a","by":1}"#).await;
     let read = call(host, &counter, "read", json!({"name": "a"})).await;
     assert_eq!(read["value"], CALLS);
-
-    let hello = bench.load(wasm("hello-c")).await;
-    let function = "hello";
-    call_concurrently(host, &hello, function, "Ada").await;
-    let last = host.call(&hello, Call::function(function).input("Ada"));
-    let last = String::from_utf8(last.await.unwrap().output).unwrap();
-    assert!(last.contains(&(CALLS + 1).to_string()), "{last}");
 
     let guestbook = bench.load(wasm("guestbook")).await;
     let signature = r#"{"name":"ada","message":"{n}"}"#;

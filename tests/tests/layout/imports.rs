@@ -13,7 +13,7 @@ use kvasm_abi::{IMPORTS, Import, MODULE, Status, level};
 use std::collections::BTreeMap;
 
 const SDK: &str = "guest-sdk/src/sys/wasm.rs";
-const HEADER: &str = "examples/hello-c/kvasm.h";
+const HEADER: &str = "guest-sdk/c/kvasm.h";
 
 /// The name and signature of each function, in order, as `f(i32 i64) -> i64`.
 type Declared = Vec<String>;
