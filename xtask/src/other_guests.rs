@@ -18,7 +18,7 @@ const SECTION: &str = "kvasm.plugin.v1";
 const LANGUAGES: [(&str, Build); 3] = [
     ("go.mod", build_go),
     ("plugin.zig", build_zig),
-    ("plugin.ts", build_assemblyscript),
+    ("asconfig.json", build_assemblyscript),
 ];
 
 /// Builds the folder into the module.
@@ -81,21 +81,10 @@ fn build_zig(folder: &Path, module: &Path) -> Result<()> {
     run(&mut command)
 }
 
+/// The options are in `asconfig.json` beside the source.
 fn build_assemblyscript(folder: &Path, module: &Path) -> Result<()> {
-    let sdk = workspace().join("guest-sdk/assemblyscript");
     let mut command = toolchains::asc()?;
     command
-        .args([
-            "plugin.ts",
-            "--optimize",
-            "--noAssert",
-            "--runtime",
-            "minimal",
-        ])
-        .args(["--use", "abort=~lib/kvasm/kvasm_abort", "--path"])
-        .arg(&sdk)
-        .arg("--transform")
-        .arg(sdk.join("transform.mjs"))
         .arg("--outFile")
         .arg(module)
         .current_dir(folder)

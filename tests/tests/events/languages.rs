@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-const EXAMPLES: [&str; 2] = ["hello-c", "hello-go"];
+const EXAMPLES: [&str; 4] = ["hello-c", "hello-go", "hello-assemblyscript", "hello-zig"];
 
 /// One test, because each host compiles the modules again, and that of Go takes seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
