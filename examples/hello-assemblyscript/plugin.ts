@@ -1,5 +1,4 @@
-// Notes in AssemblyScript, and a greeting that counts its visits. The hello-* examples do the same in
-// each language.
+// Notes in AssemblyScript, and a greeting that counts its visits.
 //
 // Each call runs in a fresh instance: globals last for one call, entries stay.
 

@@ -1,5 +1,4 @@
-/* Notes in C, and a greeting that counts its visits. The hello-* examples do the same in each
- * language: tests/tests/events/languages.rs runs all of them through the same calls.
+/* Notes in C, and a greeting that counts its visits.
  *
  * Each call runs in a fresh instance: globals and memory last for one call, entries stay. */
 #include "kvasm_http.h"
@@ -8,8 +7,8 @@
 #define VISITS KVASM_TEXT("visits")
 #define STATS KVASM_TEXT("stats")
 
-/* Greets the name in the input, and counts its visits. The entry is overwritten only if nobody has
- * written it since it was read, so concurrent calls lose no visit. */
+/* Greets the name in the input, and counts its visits. The entry is overwritten only if no other call
+ * has written it since it was read, so concurrent calls lose no visit. */
 KVASM_FUNCTION(hello) {
     kvasm_bytes name = kvasm_input();
     if (name.len < 1 || name.len > 64)

@@ -13,8 +13,7 @@
 //	func main() {}
 //
 // It is built by `kvasm build`, or with GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared. Each
-// call runs in a fresh instance: variables last for one call, entries stay. Built natively, as `go
-// test` does, the package has a host of its own in memory: see [Call].
+// call runs in a fresh instance: variables last for one call, entries stay.
 package kvasm
 
 import (

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::c_guests::subfolders;
@@ -97,11 +97,8 @@ fn build_assemblyscript(folder: &Path, module: &Path) -> Result<()> {
 fn add_declarations(folder: &Path, module: &Path) -> Result<()> {
     let file = folder.join("kvasm.json");
     let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let declared: Value =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", file.display()))?;
-    let Some(Value::Array(declarations)) = declared.get("declarations") else {
-        bail!("{} has no list \"declarations\"", file.display());
-    };
+    let declarations: Vec<Value> = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not an array of declarations", file.display()))?;
     let lines: String = declarations
         .iter()
         .map(|line| format!("{line}\n"))

@@ -17,6 +17,7 @@ mod modules;
 mod packed;
 mod permissions;
 mod pointers;
+mod proposals;
 mod random;
 mod scopes;
 mod service;
