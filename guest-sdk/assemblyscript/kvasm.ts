@@ -320,6 +320,28 @@ export function readSlots(bytes: ArrayBuffer, keys: string[]): Array<Entry | nul
   return reader.isWhole() ? slots : null;
 }
 
+/** The result of one operation of a batch. */
+export class Applied {
+  constructor(
+    /** The new version of a set and an increment; of a delete and of a cancelled timer, 1 if there was one. */
+    public result: u64,
+    /** The new value of an increment. */
+    public value: i64,
+  ) {}
+}
+
+/** Reads the result of a batch. Returns null for malformed bytes. */
+export function readApplied(bytes: ArrayBuffer): Applied[] | null {
+  const reader = new Reader(bytes);
+  const count = reader.u32();
+  const applied: Applied[] = [];
+  for (let i: u32 = 0; i < count && !reader.malformed; i++) {
+    const result = reader.u64();
+    applied.push(new Applied(result, <i64>reader.u64()));
+  }
+  return reader.isWhole() ? applied : null;
+}
+
 export function packKeys(collection: string, keys: string[]): ArrayBuffer {
   const writer = new Writer().u32(keys.length);
   for (let i = 0; i < keys.length; i++) writer.text(collection).text(keys[i]);
@@ -430,6 +452,14 @@ export class Collection {
     return check(host.kv_delete(at(this.bytes), this.bytes.byteLength, at(k), k.byteLength, 0)) == 1;
   }
 
+  /** Deletes the entry if it has this version. Returns false otherwise. */
+  deleteIf(key: string, version: u64): bool {
+    const k = utf8(key);
+    const options = deleteOptions(version);
+    const status = host.kv_delete(at(this.bytes), this.bytes.byteLength, at(k), k.byteLength, at(options));
+    return status == CONFLICT ? false : check(status) >= 0;
+  }
+
   /** Adds to an integer, atomically, and returns the sum. An absent entry counts as 0. */
   increment(key: string, delta: i64): i64 {
     const k = utf8(key);
@@ -469,9 +499,13 @@ export class Collection {
   }
 }
 
-function setOptions(ttlMs: u64, conditional: bool, version: u64): ArrayBuffer {
+export function setOptions(ttlMs: u64, conditional: bool, version: u64): ArrayBuffer {
   const mask: u32 = (ttlMs > 0 ? 1 : 0) | (conditional ? 2 : 0);
   return new Writer().u32(24).u32(mask).u64(ttlMs).u64(version).done();
+}
+
+export function deleteOptions(version: u64): ArrayBuffer {
+  return new Writer().u32(16).u32(1).u64(version).done();
 }
 
 /** Checks and writes that take effect together, or not at all: at most 1,000. */
@@ -528,11 +562,11 @@ export class Batch {
     return new Writer().u32(this.checksCount).put(this.checks.done()).u32(this.opsCount).put(this.ops.done()).done();
   }
 
-  /** Applies the batch. Returns false if a check failed. */
-  commit(): bool {
+  /** Applies the batch. Returns a result for each operation, or null if a check failed. */
+  commit(): Applied[] | null {
     const packed = this.packed();
     const length = host.kv_commit(at(packed), packed.byteLength, 0, 0);
-    return length == CONFLICT ? false : check(length) >= 0;
+    return length == CONFLICT ? null : readApplied(result(length));
   }
 }
 

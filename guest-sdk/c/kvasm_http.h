@@ -221,13 +221,18 @@ KVASM_INLINE void kvasm_response_header(struct kvasm_response *response, kvasm_b
     kvasm_put_bytes(&response->head, KVASM_TEXT("]"));
 }
 
-/* Returns the exit code for the handler to return. */
-KVASM_INLINE int32_t kvasm_response_send(struct kvasm_response *response, kvasm_bytes body) {
+/* The frame of a response that is complete. */
+KVASM_INLINE kvasm_bytes kvasm_response_packed(struct kvasm_response *response, kvasm_bytes body) {
     struct kvasm_writer out = {0};
     kvasm_put_bytes(&response->head, KVASM_TEXT("]}"));
     kvasm_put_sized(&out, kvasm_written(&response->head));
     kvasm_put_bytes(&out, body);
-    kvasm_write(kvasm_written(&out));
+    return kvasm_written(&out);
+}
+
+/* Returns the exit code for the handler to return. */
+KVASM_INLINE int32_t kvasm_response_send(struct kvasm_response *response, kvasm_bytes body) {
+    kvasm_write(kvasm_response_packed(response, body));
     return KVASM_OK;
 }
 

@@ -140,10 +140,10 @@ func unquote(json string) string {
 		case 't':
 			out = append(out, '\t')
 		case 'u':
-			unit := hex(json, i+1)
+			unit := hexUnit(json, i+1)
 			i += 4
 			if utf16.IsSurrogate(unit) && i+6 < len(json) {
-				unit = utf16.DecodeRune(unit, hex(json, i+3))
+				unit = utf16.DecodeRune(unit, hexUnit(json, i+3))
 				i += 6
 			}
 			out = utf8.AppendRune(out, unit)
@@ -154,7 +154,7 @@ func unquote(json string) string {
 	return string(out)
 }
 
-func hex(text string, at int) rune {
+func hexUnit(text string, at int) rune {
 	if at+4 > len(text) {
 		return utf8.RuneError
 	}

@@ -45,28 +45,38 @@ func Text(status int, text string) *Response {
 	return &Response{Status: status, Headers: [][2]string{kind}, Body: []byte(text)}
 }
 
+func parseRequest(bytes []byte) (*Request, error) {
+	head, body, ok := splitFrame(bytes)
+	members, valid := parseHead(head)
+	if !ok || !valid {
+		return nil, errMalformed
+	}
+	return &Request{
+		Method:  members.text("method"),
+		Path:    members.text("path"),
+		Query:   members.text("query"),
+		Headers: members.headers(),
+		Body:    body,
+	}, nil
+}
+
+func (r *Response) frame() []byte {
+	head := strconv.AppendInt([]byte(`{"status":`), int64(r.Status), 10)
+	return joinFrame(append(putHeaders(head, r.Headers), '}'), r.Body)
+}
+
 // HTTP runs the handler of requests. An error becomes status 500; its message goes to the app's log.
 func HTTP(handle func(request *Request) (*Response, error)) int32 {
 	return guard(func() ([]byte, error) {
-		head, body, ok := splitFrame(input())
-		members, valid := parseHead(head)
-		if !ok || !valid {
-			return nil, errMalformed
-		}
-		request := &Request{
-			Method:  members.text("method"),
-			Path:    members.text("path"),
-			Query:   members.text("query"),
-			Headers: members.headers(),
-			Body:    body,
+		request, err := parseRequest(input())
+		if err != nil {
+			return nil, err
 		}
 		response, err := handle(request)
 		if err != nil {
 			return nil, err
 		}
-		head = strconv.AppendInt([]byte(`{"status":`), int64(response.Status), 10)
-		head = append(putHeaders(head, response.Headers), '}')
-		return joinFrame(head, response.Body), nil
+		return response.frame(), nil
 	})
 }
 
@@ -129,23 +139,31 @@ func (d *Delivery) At() time.Time { return time.UnixMilli(d.AtMs) }
 // it is run again later; see [Permanent] and [Later].
 func Deliver(handle func(delivery *Delivery) error) int32 {
 	return guard(func() ([]byte, error) {
-		head, body, ok := splitFrame(input())
-		members, valid := parseHead(head)
-		if !ok || !valid {
-			return nil, Permanent(errMalformed)
+		delivery, err := parseDelivery(input())
+		if err != nil {
+			return nil, Permanent(err)
 		}
-		return nil, handle(&Delivery{
-			Kind:       members.text("kind"),
-			EventID:    members.text("event_id"),
-			Trigger:    members.text("trigger"),
-			Attempt:    int(members.number("attempt")),
-			Depth:      int(members.number("depth")),
-			AtMs:       members.number("at_ms"),
-			Collection: members.text("collection"),
-			Key:        members.text("key"),
-			Version:    uint64(members.number("version")),
-			Timer:      members.text("timer"),
-			Body:       body,
-		})
+		return nil, handle(delivery)
 	})
+}
+
+func parseDelivery(bytes []byte) (*Delivery, error) {
+	head, body, ok := splitFrame(bytes)
+	members, valid := parseHead(head)
+	if !ok || !valid {
+		return nil, errMalformed
+	}
+	return &Delivery{
+		Kind:       members.text("kind"),
+		EventID:    members.text("event_id"),
+		Trigger:    members.text("trigger"),
+		Attempt:    int(members.number("attempt")),
+		Depth:      int(members.number("depth")),
+		AtMs:       members.number("at_ms"),
+		Collection: members.text("collection"),
+		Key:        members.text("key"),
+		Version:    uint64(members.number("version")),
+		Timer:      members.text("timer"),
+		Body:       body,
+	}, nil
 }

@@ -99,8 +99,11 @@ func (c Collection) Delete(key string) (bool, error) {
 
 // DeleteIf removes an entry if it has this version. Otherwise the error is [Conflict].
 func (c Collection) DeleteIf(key string, version uint64) error {
-	options := putU64(putU32(putU32(make([]byte, 0, 16), 16), 1), version)
-	return check(kvDelete(string(c), key, options))
+	return check(kvDelete(string(c), key, encodeDelete(version)))
+}
+
+func encodeDelete(version uint64) []byte {
+	return putU64(putU32(putU32(make([]byte, 0, 16), 16), 1), version)
 }
 
 // Increment adds to an integer, atomically, and returns the sum. An absent entry counts as 0.

@@ -118,6 +118,12 @@ pub const Collection = struct {
         return try kvasm.check(host.kv_delete(kvasm.at(self.name), self.name.len, kvasm.at(key), key.len, null)) == 1;
     }
 
+    /// Deletes the entry if it has this version. `error.Conflict`: it has another one.
+    pub fn deleteIf(self: Collection, key: []const u8, version: u64) kvasm.Error!void {
+        const raw = (records.DeleteOptions{ .if_version = version }).encode();
+        _ = try kvasm.check(host.kv_delete(kvasm.at(self.name), self.name.len, kvasm.at(key), key.len, &raw));
+    }
+
     /// Adds to an integer, atomically, and returns the sum. An absent entry counts as 0.
     pub fn increment(self: Collection, key: []const u8, delta: i64) kvasm.Error!i64 {
         var sum: i64 = 0;

@@ -157,3 +157,16 @@ pub const SetOptions = struct {
         return bytes;
     }
 };
+
+pub const DeleteOptions = struct {
+    /// Delete only if the entry has this version.
+    if_version: u64,
+
+    pub fn encode(self: DeleteOptions) [16]u8 {
+        var bytes: [16]u8 = undefined;
+        std.mem.writeInt(u32, bytes[0..4], 16, .little);
+        std.mem.writeInt(u32, bytes[4..8], 1, .little);
+        std.mem.writeInt(u64, bytes[8..16], self.if_version, .little);
+        return bytes;
+    }
+};

@@ -80,6 +80,7 @@ impl Server {
         let listen = format!("127.0.0.1:{port}");
         let store = format!("sqlite:{}", folder.join("kvasm.db").display());
         let cache = folder.join("compiled");
+        let token_file = folder.join("admin-token");
         println!("$ kvasm serve --listen {listen}");
         let mut process = clean(program)
             .args([
@@ -91,28 +92,31 @@ impl Server {
                 "--cache-dir",
             ])
             .arg(cache)
+            .arg("--token-file")
+            .arg(&token_file)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let (mut url, mut token) = (None, None);
+        let mut url = None;
         if let Some(stdout) = process.stdout.take() {
             for line in BufReader::new(stdout).lines() {
                 let line = line?;
                 println!("{line}");
-                if let Some(text) = line.strip_prefix("Admin token, shown this once: ") {
-                    token = Some(text.to_owned());
-                }
                 if let Some(text) = line.strip_prefix("Listening on ") {
                     url = Some(text.to_owned());
                     break;
                 }
             }
         }
-        let (Some(url), Some(token)) = (url, token) else {
+        let Some(url) = url else {
             let _ = process.kill();
             bail!("the server did not start; is port {port} in use?");
         };
+        // Written before the server listens.
+        let token = fs::read_to_string(&token_file)
+            .with_context(|| format!("cannot read {}", token_file.display()))?;
+        let token = token.trim_end().to_owned();
         Ok(Server {
             process,
             program: program.to_owned(),

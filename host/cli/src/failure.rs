@@ -91,6 +91,11 @@ impl Failure {
         Failure::new(FailureSource::Host, message)
     }
 
+    /// The plugin's fault.
+    pub(super) fn plugin(message: impl Into<String>) -> Failure {
+        Failure::new(FailureSource::Plugin, message)
+    }
+
     fn new(fault: FailureSource, message: impl Into<String>) -> Failure {
         Failure {
             fault,

@@ -206,6 +206,11 @@ pub(super) async fn show_needs(
     if global.json {
         return output::json(&json!({ "version": version, "needs": needs }));
     }
+    print_needs(&needs)
+}
+
+/// Prints what a plugin needs, as a table.
+pub(super) fn print_needs(needs: &NeedsView) -> Result<(), Failure> {
     let grants = needs.http.iter().map(|origin| {
         let need = format!("http {origin}");
         [need, String::new(), String::new()]

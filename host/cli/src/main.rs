@@ -4,6 +4,7 @@
 mod allocator;
 mod app;
 mod batch;
+mod build;
 mod call;
 mod client;
 mod config;
@@ -14,6 +15,7 @@ mod failure;
 mod global;
 mod grant;
 mod input;
+mod inspect;
 mod kv;
 mod log;
 mod logs;
@@ -29,6 +31,7 @@ mod server_timeout;
 mod settings;
 mod timer;
 mod token;
+mod token_file;
 mod transfer;
 mod trigger;
 
@@ -41,6 +44,8 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 Examples:
   kvasm new my-plugin
+  kvasm build my-plugin
+  kvasm inspect my-plugin/target/kvasm/my_plugin.wasm
   kvasm serve
   kvasm login --server http://127.0.0.1:7180 --token kvasm_...
   kvasm app create demo --public
@@ -85,6 +90,10 @@ enum Command {
     Run(run::RunArgs),
     /// Create a plugin in Rust to start from
     New(new::NewArgs),
+    /// Build a plugin from its sources
+    Build(build::BuildArgs),
+    /// Show what a module is, and whether this host would load it
+    Inspect(inspect::InspectArgs),
     /// Deploy plugins and roll them back
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -215,6 +224,8 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Call(call) => call::run(global, call).await,
         Command::Run(run) => run::run(global, run).await,
         Command::New(arguments) => new::run(global, &arguments),
+        Command::Build(build) => build::run(global, build).await,
+        Command::Inspect(inspect) => inspect::run(global, inspect).await,
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,

@@ -7,7 +7,6 @@ use super::failure::Failure;
 use directories::ProjectDirs;
 use kvasm::egress::Egress;
 use kvasm::metrics::Metrics;
-use kvasm::model::{App, AppName};
 use kvasm::service::Keyring;
 use kvasm::store::{
     MemoryStore, Migrate, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
@@ -16,6 +15,9 @@ use kvasm::{Compiler, Host, HostBuilder};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+
+/// The name of the default store's file.
+const DEFAULT_STORE: &str = "kvasm.db";
 
 /// A store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,11 +181,17 @@ pub(super) fn parse(text: &str) -> Result<StoreSpec, Failure> {
     text.parse().map_err(why)
 }
 
+/// The default store, if its file exists.
+pub(super) fn existing_default_store() -> Option<StoreSpec> {
+    let path = user_folders().ok()?.data_dir().join(DEFAULT_STORE);
+    path.exists().then_some(StoreSpec::Sqlite(path))
+}
+
 /// A SQLite file in the user's data directory.
 pub(super) fn default_store() -> Result<StoreSpec, Failure> {
     let folder = user_folders()?.data_dir().to_owned();
     make_private(&folder)?;
-    Ok(StoreSpec::Sqlite(folder.join("kvasm.db")))
+    Ok(StoreSpec::Sqlite(folder.join(DEFAULT_STORE)))
 }
 
 /// Creates a folder that only its owner can enter.
@@ -267,21 +275,30 @@ pub(super) fn outbound(
 
 /// A host builder with the selected store and the configuration's limits.
 pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuilder, Failure> {
+    on_store(&spec(global, config)?, config).await
+}
+
+/// A host builder with this store and the configuration's limits.
+pub(super) async fn on_store(spec: &StoreSpec, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
-    let spec = spec(global, config)?;
-    let store = store(&spec, metrics.clone(), Migrate::Alone, config).await?;
-    let builder = Host::builder()
+    let store = store(spec, metrics.clone(), Migrate::Alone, config).await?;
+    let builder = limited(config)
         .shared_store(store)
         .metrics(metrics.clone())
-        .secrets(keyring(&spec, config)?)
+        .secrets(keyring(spec, config)?);
+    outbound(builder, config, metrics)
+}
+
+/// A host builder with the configuration's limits and an empty store in memory.
+pub(super) fn limited(config: &Config) -> HostBuilder {
+    Host::builder()
         .limits(config.limits.clone())
         .memory(config.memory)
         .modules_bytes(config.modules_bytes)
         .compiler(compiler())
         .compile_time(config.compile_time)
         .compile_memory(config.compile_memory as u64)
-        .new_apps(config.new_apps);
-    outbound(builder, config, metrics)
+        .new_apps(config.new_apps)
 }
 
 /// Compiles modules in processes of this program.
@@ -294,8 +311,3 @@ pub(super) fn compiler() -> Compiler {
 
 /// The argument that runs this program as a compiler process.
 pub(super) const COMPILE_WORKER: &str = "compile-worker";
-
-/// Finds an app by name.
-pub(super) async fn app(host: &Host, name: &AppName) -> Result<App, Failure> {
-    host.app(name).await?.ok_or_else(|| Failure::no_app(name))
-}

@@ -3,6 +3,7 @@
 use super::config::{Config, Listen, LogFormat};
 use super::failure::{CommandOutcome, Failure};
 use super::log::{LogGuard, LogWriter, log_panics};
+use super::token_file::TokenFile;
 use super::{Global, open};
 use clap::Args;
 use kvasm::Host;
@@ -12,6 +13,7 @@ use kvasm::server::{AdminAddress, ServerOptions, router, routers, serve};
 use kvasm::service::Health;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
@@ -31,6 +33,9 @@ pub(super) struct Serve {
     /// Set a configuration key, such as --set limits.wall_time=2s (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     keys: Vec<(String, String)>,
+    /// Write the admin token of the first start to this new file instead of printing it
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print the effective configuration and exit
     #[arg(long)]
     print_config: bool,
@@ -271,10 +276,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
         stop.clone(),
     );
     tokio::spawn(stopping);
-    let mut lines = Vec::new();
-    if let Some(token) = host.admin().bootstrap().await? {
-        lines.push(format!("Admin token, shown this once: {}", token.reveal()));
-    }
+    let mut lines = first_token(&host, args.token_file.as_deref()).await?;
     lines.extend(listeners.lines()?);
     print_lines(lines)?;
     log_start(&config, &listeners)?;
@@ -294,6 +296,34 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     }
     tracing::info!("stopped");
     Ok(CommandOutcome::Done)
+}
+
+/// Creates the first token of the store, if it has none. Returns the lines to print.
+async fn first_token(host: &Host, path: Option<&Path>) -> Result<Vec<String>, Failure> {
+    // A restart finds the file of the first start, and leaves it alone.
+    let file = match path {
+        Some(path) if !host.admin().is_bootstrapped().await? => {
+            Some((path, TokenFile::create(path)?))
+        }
+        _ => None,
+    };
+    Ok(match (host.admin().bootstrap().await?, file) {
+        (Some(token), Some((path, file))) => {
+            file.write(&token.reveal())?;
+            vec![format!("Admin token written to {}", path.display())]
+        }
+        (Some(token), None) => vec![format!("Admin token, shown this once: {}", token.reveal())],
+        (None, _) => {
+            if let Some(path) = path.filter(|path| !path.exists()) {
+                tracing::warn!(
+                    file = %path.display(),
+                    "the admin token of this store was created before, so --token-file is not written; \
+                     create another one with `kvasm token create`"
+                );
+            }
+            Vec::new()
+        }
+    })
 }
 
 /// Logs the version and the main limits of this server. The store is shown without secrets.

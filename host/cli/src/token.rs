@@ -2,11 +2,13 @@
 
 use super::client::{Pages, RequestPath, connect};
 use super::failure::{CommandOutcome, Failure};
+use super::token_file::TokenFile;
 use super::{Global, output};
 use clap::{Args, Subcommand};
 use kvasm::api::{AuditPage, NewToken, TokenMade, TokenPage};
 use kvasm::model::{AppName, Scope, Timestamp};
 use serde_json::json;
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Subcommand)]
@@ -28,6 +30,9 @@ pub(super) enum TokenCommand {
         /// creates it]
         #[arg(long, value_name = "TIME", value_parser = expires)]
         expires: Option<Expires>,
+        /// Write the token to this new file instead of printing it
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
     },
     /// List tokens
     List {
@@ -84,7 +89,9 @@ pub(super) async fn run(global: &Global, command: TokenCommand) -> Result<Comman
             scopes,
             app,
             expires,
+            token_file,
         } => {
+            let file = token_file.as_deref().map(TokenFile::create).transpose()?;
             let expires_at = expires.map(|Expires(after)| {
                 let ms = |after: Duration| u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 after.map(|after| Timestamp::now().plus_ms(ms(after)).0)
@@ -96,6 +103,15 @@ pub(super) async fn run(global: &Global, command: TokenCommand) -> Result<Comman
             };
             let path = path(app.as_ref(), &["tokens"]);
             let made: TokenMade = client.post("POST", &path, &new).await?;
+            if let (Some(file), Some(path)) = (file, &token_file) {
+                file.write(&made.secret)?;
+                let view = json!({ "token": made.token, "file": path });
+                return output::object(global.json, &view, || {
+                    let (id, path) = (&made.token.id, path.display());
+                    format!("Token {id} is in {path}.")
+                })
+                .map(|()| CommandOutcome::Done);
+            }
             if !global.json {
                 output::note(&format!("Token {}. It is not shown again:", made.token.id));
             }

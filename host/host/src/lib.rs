@@ -12,10 +12,11 @@ mod webhook;
 
 use idempotency::{AnswerClaim, KeyTurns, KeyedCall, is_preceded};
 use kvasm_core::store::{Store, StoreError};
-use kvasm_core::{App, AppName, Digest, Limits, TraceContext};
+use kvasm_core::{App, AppName, Digest, Limits, Needs, TraceContext};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{
-    CallError, CallFailure, CompiledPlugin, InvocationRequest, LoadError, Response, Runtime,
+    CallError, CallFailure, CompiledPlugin, Inspection, InvocationRequest, LoadError, Response,
+    Runtime,
 };
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
@@ -143,6 +144,15 @@ impl Host {
             app_name: app.name.as_str().into(),
             compiled,
         })
+    }
+
+    /// Reads a module and checks whether it could be loaded, with all reasons for a refusal that
+    /// can be found. It is compiled, but not run.
+    ///
+    /// # Errors
+    /// [`LoadError::NotWasm`] if it is not a module, or truncated; an error of the host.
+    pub async fn inspect(&self, wasm: impl Into<Vec<u8>>) -> Result<Inspection, LoadError> {
+        self.0.runtime.inspect(wasm.into().into()).await
     }
 
     /// Calls a function of a plugin, in a fresh instance, for the plugin's app. A transactional
@@ -281,6 +291,11 @@ impl Plugin {
     /// Returns the names of its functions, in order.
     pub fn functions(&self) -> impl Iterator<Item = &str> {
         self.compiled.functions()
+    }
+
+    /// Returns what it declares that it needs from its app.
+    pub fn needs(&self) -> &Needs {
+        self.compiled.needs()
     }
 
     /// Returns the SHA-256 of its module.

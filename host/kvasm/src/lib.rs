@@ -89,9 +89,10 @@ pub use kvasm_host::{
     Plugin,
 };
 pub use kvasm_runtime::{
-    BadPointer, Blame, CacheLimits, CallError, CallFailure, Compiler, DeliveryContext, GuestLog,
-    GuestState, Invocation, LoadError, LogLine, Response, RuntimeError, compile_worker,
-    engine_config,
+    BadPointer, Blame, CacheLimits, CallError, CallFailure, Compiler, DeliveryContext,
+    FunctionKind, GuestLog, GuestState, ImportState, InspectedFunction, InspectedImport,
+    Inspection, Invocation, LoadError, LogLine, MemorySize, NotCallable, Response, RuntimeError,
+    SectionSizes, compile_worker, engine_config,
 };
 /// The engine's API, for custom host functions.
 pub use wasmtime;

@@ -5,8 +5,10 @@ mod abi;
 mod cache;
 mod compile_queue;
 mod compiler;
+mod declared;
 mod engine;
 mod error;
+mod inspect;
 mod invocation;
 mod limiter;
 mod loader;
@@ -25,8 +27,13 @@ pub use abi::{BadPointer, DeliveryContext, GuestLog, GuestState, LogLine};
 pub use abi::{fuzz_batch, fuzz_fetch};
 pub use cache::CacheLimits;
 pub use compiler::Compiler;
+pub use declared::FunctionKind;
 pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
+pub use inspect::{
+    ImportState, InspectedFunction, InspectedImport, Inspection, MemorySize, NotCallable,
+    SectionSizes,
+};
 pub use invocation::Invocation;
 #[cfg(feature = "fuzzing")]
 pub use manifest::{fuzz_declarations, section as fuzz_section};

@@ -314,7 +314,7 @@ impl Runtime {
         }
     }
 
-    fn check_size(&self, wasm: &[u8]) -> Result<(), Invalid> {
+    pub(super) fn check_size(&self, wasm: &[u8]) -> Result<(), Invalid> {
         if wasm.len() > self.limits.module_bytes {
             return Err(Invalid::TooLarge {
                 subject: Subject::Module,

@@ -1,11 +1,10 @@
 //! A compiled plugin, ready to be instantiated.
 
+use super::declared::{self, DeclaredFunction, FunctionKind, check_names};
 use super::error::LoadError;
 use super::invocation::Invocation;
-use super::manifest::{self, Declaration};
-use super::needs::DeclaredNeeds;
 use crate::abi::{printable, printable_start};
-use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, TRIGGERS_MAX, Watch, display_truncated};
+use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, Watch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,11 +14,6 @@ use wasmtime::{
 
 /// Size of a module in addition to its image: types, names, resolved imports.
 const OVERHEAD_BYTES: usize = 64 * 1024;
-/// Maximum length of a function name, in bytes: it is part of each log line.
-const NAME_BYTES_MAX: usize = 256;
-/// Maximum total length of a module's function names, in bytes: they are part of each list of
-/// versions.
-const NAMES_BYTES_MAX: usize = 64 * 1024;
 /// How many of a wrong type's parameters and results an error shows.
 const SHOWN_TYPES_MAX: usize = 16;
 /// How much of a wrong type an error shows, in bytes.
@@ -34,6 +28,27 @@ pub(super) enum Signature {
     Status,
     /// `() -> ()`: a WASI command's `_start`.
     Start,
+}
+
+impl Signature {
+    /// Returns the signature of a function with so many parameters and results, the first of which
+    /// is an `i32` or is not; `None` if the host cannot call it.
+    pub(super) fn of(params: usize, results: usize, first_is_i32: bool) -> Option<Signature> {
+        match (params, results) {
+            (0, 1) if first_is_i32 => Some(Signature::Status),
+            (0, 0) => Some(Signature::Start),
+            _ => None,
+        }
+    }
+
+    /// Whether an export of this name is a function of the plugin. One without a result is not,
+    /// except for a command's entry point.
+    pub(super) fn is_callable(self, name: &str) -> bool {
+        match self {
+            Signature::Status => true,
+            Signature::Start => name == "_start",
+        }
+    }
 }
 
 pub(super) struct Function {
@@ -156,7 +171,7 @@ impl CompiledPlugin {
     }
 }
 
-fn import_error(error: wasmtime::Error) -> LoadError {
+pub(super) fn import_error(error: wasmtime::Error) -> LoadError {
     match error.downcast_ref::<UnknownImportError>() {
         Some(unknown) => LoadError::UnknownImport {
             module: printable(unknown.module()),
@@ -175,83 +190,35 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
             .exports()
             .filter_map(|export| function(module, export.name()));
         offer.functions = all.collect();
-        check_names(&offer)?;
+        check_names(offer.functions.keys().map(String::as_str))?;
         return Ok(offer);
     };
-    let refuse = |why: String| LoadError::Manifest(printable(&why));
-    let mut needs = DeclaredNeeds::default();
-    for declaration in manifest::parse(section).map_err(refuse)? {
-        let find =
-            |name: String| function(module, &name).ok_or_else(|| not_callable(module, &name));
-        if let Some(trigger) = declaration.trigger().map_err(refuse)? {
-            offer.triggers.push(trigger);
-        }
-        needs.add(&declaration).map_err(refuse)?;
-        match declaration {
-            Declaration::Function { name, transaction } => {
-                let (name, function) = find(name)?;
+    let declared = declared::read(section)?;
+    for DeclaredFunction { name, kind } in declared.functions {
+        let found = function(module, &name);
+        let (name, function) = found.ok_or_else(|| not_callable(module, &name))?;
+        match kind {
+            FunctionKind::Function | FunctionKind::Transaction => {
                 let function = Function {
-                    transaction,
+                    transaction: kind == FunctionKind::Transaction,
                     ..function
                 };
                 offer.functions.insert(name, function);
             }
-            Declaration::Http { .. } if offer.http.is_some() => {
-                return Err(refuse("it declares more than one HTTP handler".to_owned()));
+            FunctionKind::Http => offer.http = Some((name, function)),
+            FunctionKind::OnChange | FunctionKind::Cron | FunctionKind::OnTimer => {
+                offer.handlers.insert(name, function);
             }
-            Declaration::Http { name } => offer.http = Some(find(name)?),
-            Declaration::OnChange { name, .. }
-            | Declaration::Cron { name, .. }
-            | Declaration::OnTimer { name } => {
-                let (name, function) = find(name)?;
-                if offer.handlers.insert(name.clone(), function).is_some() {
-                    return Err(refuse(format!("it declares the handler {name:?} twice")));
-                }
-            }
-            Declaration::HttpOrigin { .. }
-            | Declaration::Config { .. }
-            | Declaration::Secret { .. }
-            | Declaration::Timers {} => {}
         }
     }
-    if offer.triggers.len() > TRIGGERS_MAX {
-        let found = offer.triggers.len();
-        let why = format!("it declares {found} triggers; the limit is {TRIGGERS_MAX}");
-        return Err(refuse(why));
-    }
-    offer.needs = needs.finish().map_err(refuse)?;
-    check_names(&offer)?;
+    offer.triggers = declared.triggers;
+    offer.needs = declared.needs;
     Ok(offer)
-}
-
-/// Returns an error if names are too long, individually or in total.
-fn check_names(offer: &CallableExports) -> Result<(), LoadError> {
-    let http = offer.http.as_ref().map(|(name, _)| name);
-    let named = offer.functions.keys().chain(offer.handlers.keys());
-    let mut all = 0;
-    for name in named.chain(http) {
-        all += name.len();
-        if name.len() > NAME_BYTES_MAX {
-            return Err(LoadError::LongName {
-                start: display_truncated(name, 64),
-                len: name.len(),
-                limit: NAME_BYTES_MAX,
-            });
-        }
-    }
-    if all > NAMES_BYTES_MAX {
-        return Err(LoadError::ManyNames {
-            len: all,
-            limit: NAMES_BYTES_MAX,
-        });
-    }
-    Ok(())
 }
 
 fn function(module: &Module, name: &str) -> Option<(String, Function)> {
     let signature = signature(module, name)?;
-    // A function without a result is not callable, except for a command's entry point.
-    if signature == Signature::Start && name != "_start" {
+    if !signature.is_callable(name) {
         return None;
     }
     let export = module.get_export_index(name)?;
@@ -298,11 +265,6 @@ fn signature(module: &Module, name: &str) -> Option<Signature> {
     let Some(ExternType::Func(function)) = module.get_export(name) else {
         return None;
     };
-    let returns_i32 =
-        |f: &FuncType| f.results().len() == 1 && f.result(0).is_some_and(|r| r.is_i32());
-    match function.params().len() {
-        0 if returns_i32(&function) => Some(Signature::Status),
-        0 if function.results().len() == 0 => Some(Signature::Start),
-        _ => None,
-    }
+    let is_i32 = function.result(0).is_some_and(|result| result.is_i32());
+    Signature::of(function.params().len(), function.results().len(), is_i32)
 }

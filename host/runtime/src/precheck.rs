@@ -24,7 +24,7 @@ pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
         match payload {
             Ok(Payload::ImportSection(section)) => {
                 let mut imports = section.into_imports().map_while(Result::ok);
-                let of_browsers = imports.find(|i| i.module.starts_with(BROWSER_IMPORTS));
+                let of_browsers = imports.find(|import| is_of_browsers(import.module));
                 if let Some(import) = of_browsers {
                     return Err(LoadError::ForBrowsers(printable_start(
                         import.module.as_bytes(),
@@ -75,6 +75,11 @@ pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
         limits.memory_bytes as u64,
         "limits.memory",
     )
+}
+
+/// Whether a module that is imported from is that of wasm-bindgen.
+pub(super) fn is_of_browsers(module: &str) -> bool {
+    module.starts_with(BROWSER_IMPORTS)
 }
 
 fn over(

@@ -178,16 +178,27 @@ impl Admin {
         }
     }
 
+    /// Whether the first token of the store has been created. It may have been revoked since.
+    ///
+    /// # Errors
+    /// A store error.
+    pub async fn is_bootstrapped(&self) -> Result<bool, ServiceError> {
+        for id in [TokenId::BOOTSTRAP, TokenId::OLD_BOOTSTRAP] {
+            if self.store.token(id).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Creates the first token of a store, with all scopes. Returns `None` if the store already
     /// had one, even if it is revoked.
     ///
     /// # Errors
     /// A store error.
     pub async fn bootstrap(&self) -> Result<Option<BearerToken>, ServiceError> {
-        for id in [TokenId::BOOTSTRAP, TokenId::OLD_BOOTSTRAP] {
-            if self.store.token(id).await?.is_some() {
-                return Ok(None);
-            }
+        if self.is_bootstrapped().await? {
+            return Ok(None);
         }
         let new = TokenSpec {
             name: "bootstrap".to_owned(),

@@ -1,15 +1,19 @@
 //! The `kvasm` program as users run it: verbs, exit codes, misuse.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod build;
 mod entries;
 mod events;
 mod grants;
 mod input_validation;
+mod inspect;
+mod languages;
 mod large_data;
 mod misbehaving_servers;
 mod new;
 mod plugins;
 mod settings;
+mod token_files;
 mod verbs;
 
 use kvasm_tests::program::process::program;

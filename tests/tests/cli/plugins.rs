@@ -5,7 +5,7 @@ use kvasm_tests::guests::{module, wasm};
 use serde_json::json;
 
 impl User {
-    fn file(&self, name: &str, bytes: &[u8]) -> String {
+    pub fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.home.path().join(name);
         std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
@@ -49,15 +49,66 @@ fn run_executes_a_plugin_and_persists_its_data() {
     );
 }
 
+/// An app that is not there is made in memory, unless a store is named.
+#[test]
+fn missing_app_is_made_for_the_call_only() {
+    let user = User::new();
+    let counter = user.file("counter.wasm", &wasm("counter"));
+    let input = "{\"name\":\"n\",\"by\":2}";
+    let add = |more: &[&str]| {
+        let answer = user.run(&[&["run", &counter, "add", "--input", input], more].concat());
+        assert_eq!(answer.code, 0, "{more:?}: {}", answer.stderr);
+        (answer.stdout, answer.stderr)
+    };
+    for more in [&[][..], &["--app", "nope"], &["--store", "memory"]] {
+        for _ in 0..2 {
+            let (stdout, stderr) = add(more);
+            assert_eq!(stdout, "{\"value\":2}");
+            assert!(stderr.contains("exists for this call only"), "{stderr}");
+        }
+    }
+    // Nothing is left of it.
+    assert!(!user.home.path().join(".local").exists());
+    let answer = user.json(&["run", &counter, "add", "--input", input]);
+    assert_eq!(answer["kept"], false);
+
+    let store = format!("sqlite:{}", user.home.path().join("my store.db").display());
+    let config = format!("store = \"{store}\"\n");
+    let config = user.file("kvasm.toml", config.as_bytes());
+    let advice = format!("`kvasm --store '{store}' app create nope`");
+    for named in [["--store", &store], ["--config", &config]] {
+        let run = [&["run", &counter, "--app", "nope", "add"], &named[..]].concat();
+        user.fails(&run, 2, &advice);
+        user.fails(
+            &[&["run", &counter, "add"], &named[..]].concat(),
+            2,
+            "--app is missing",
+        );
+    }
+    // The advice leads to where the call goes.
+    user.ok(&["--store", &store, "app", "create", "nope"]);
+    let named = ["--app", "nope", "--config", &config];
+    let (stdout, stderr) = add(&named);
+    assert_eq!(stdout, "{\"value\":2}");
+    assert!(!stderr.contains("this call only"), "{stderr}");
+    assert_eq!(add(&named).0, "{\"value\":4}");
+}
+
+/// Who tries out a plugin permits what it declares.
+#[test]
+fn app_of_one_call_grants_what_the_plugin_needs() {
+    let user = User::with_app();
+    let needs = user.file("needs.wasm", &wasm("needs"));
+    let read = ["run", &needs, "read", "--app"];
+    user.fails(&[&read[..], &["demo"]].concat(), 3, "stripe-key");
+    let output = user.ok(&[&read[..], &["other"]].concat());
+    assert!(output.contains("Some(3) None 0"), "{output}");
+}
+
 #[test]
 fn exit_codes_classify_failures() {
     let user = User::with_app();
     let counter = user.file("counter.wasm", &wasm("counter"));
-    user.fails(
-        &["run", &counter, "--app", "nope", "add"],
-        2,
-        "kvasm app create nope",
-    );
     user.fails(&["run", &counter, "--app", "demo", "nope"], 2, "it has add");
     user.fails(
         &["run", "/nonexistent.wasm", "--app", "demo", "add"],

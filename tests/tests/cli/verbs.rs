@@ -116,10 +116,12 @@ fn rows() -> Vec<Row> {
 }
 
 /// Verbs that need neither a server nor a store, or only one of them.
-const ALONE: [&str; 8] = [
+const ALONE: [&str; 10] = [
     "serve",
     "login",
     "new",
+    "build",
+    "inspect",
     "run",
     "migrate",
     "logs",

@@ -23,4 +23,5 @@ mod scopes;
 mod service;
 mod settings;
 mod timers;
+mod vectors;
 mod wasi;

@@ -26,7 +26,7 @@ macro_rules! package {
 
 const C_PACKAGE: &[(&str, &str)] = package!("c": "kvasm.h", "kvasm_plugin.h", "kvasm_http.h");
 const GO_PACKAGE: &[(&str, &str)] = package!("go": "go.mod", "kvasm.go", "kv.go", "http.go", "head.go",
-    "json.go", "records.go", "host_wasm.go");
+    "json.go", "records.go", "host_wasm.go", "host_native.go");
 const ASSEMBLYSCRIPT_PACKAGE: &[(&str, &str)] =
     package!("assemblyscript": "kvasm.ts", "http.ts", "host.ts", "transform.mjs");
 const ZIG_PACKAGE: &[(&str, &str)] = package!("zig": "kvasm.zig", "host.zig", "records.zig", "batch.zig",
@@ -101,6 +101,9 @@ impl Starter {
                     include_str!("../../../../examples/hello-assemblyscript/asconfig.json");
                 // It is named there as the compiler names files, without the folder that it runs in.
                 let config = here(config).replace("abort=./", "abort=");
+                // `kvasm build` names the transform: the compiler takes no path below its folder.
+                let lines = config.lines().filter(|line| !line.contains("transform"));
+                let config = lines.map(|line| format!("{line}\n")).collect();
                 let source = include_str!("../../../../examples/hello-assemblyscript/plugin.ts");
                 let package = include_str!("../../templates/package.json.in");
                 let own = vec![

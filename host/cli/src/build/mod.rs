@@ -1,0 +1,217 @@
+//! `kvasm build`: from the sources of a plugin to a module that can be deployed. The language's file
+//! compiles; what is the same for all languages is here.
+
+mod languages;
+mod rust;
+pub(crate) mod section;
+pub(crate) mod size;
+
+use crate::failure::{CommandOutcome, Failure};
+use crate::{Global, inspect, output};
+use clap::{Args, ValueEnum};
+use languages::OtherLanguage;
+use serde_json::json;
+use size::SizePart;
+use std::path::{Path, PathBuf};
+
+/// How many of the largest parts of a module are shown.
+const PARTS_SHOWN: usize = 5;
+
+#[derive(Args)]
+pub(super) struct BuildArgs {
+    /// Folder of the plugin
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+    /// Optimise, and strip what the host does not need; this is the default
+    #[arg(long, conflicts_with = "debug")]
+    release: bool,
+    /// Do not optimise, and keep function names and debugging information for backtraces
+    #[arg(long)]
+    debug: bool,
+    /// Keep function names, which backtraces show
+    #[arg(long)]
+    names: bool,
+    /// The target, for plugins in Rust
+    #[arg(long, value_enum, default_value_t = WasmTarget::Unknown)]
+    target: WasmTarget,
+    /// Where to write the module [default: build/FOLDER.wasm; for Rust target/kvasm/NAME.wasm]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// What a plugin in Rust is compiled for.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WasmTarget {
+    /// The smallest modules
+    #[value(name = "wasm32-unknown-unknown")]
+    Unknown,
+    /// With standard output, clocks and random numbers of WASI preview 1
+    #[value(name = "wasm32-wasip1")]
+    Wasip1,
+}
+
+impl WasmTarget {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            WasmTarget::Unknown => "wasm32-unknown-unknown",
+            WasmTarget::Wasip1 => "wasm32-wasip1",
+        }
+    }
+}
+
+/// How to build.
+pub(crate) struct BuildOptions {
+    /// Without optimisations, and nothing is stripped.
+    pub(crate) debug: bool,
+    /// Whether function names are kept in any case.
+    pub(crate) names: bool,
+    pub(crate) target: WasmTarget,
+    /// Where to write the module, if not to the language's place.
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// What a language's compiler has made.
+pub(crate) struct Compiled {
+    /// The module, with names.
+    pub(crate) wasm: Vec<u8>,
+    /// The language's place for it.
+    pub(crate) output: PathBuf,
+}
+
+/// A built module.
+pub(crate) struct Built {
+    /// Where it is.
+    pub(crate) path: PathBuf,
+    pub(crate) wasm: Vec<u8>,
+    /// The size before it was stripped.
+    unstripped_bytes: usize,
+    /// What makes it large, the largest first.
+    parts: Vec<SizePart>,
+}
+
+/// The language of a plugin.
+enum Language {
+    Rust,
+    Other(OtherLanguage),
+}
+
+impl Language {
+    /// Returns the language of the plugin in a folder.
+    fn of(folder: &Path) -> Result<Language, Failure> {
+        if folder.join("Cargo.toml").is_file() {
+            return Ok(Language::Rust);
+        }
+        if let Some(language) = OtherLanguage::of(folder) {
+            return Ok(Language::Other(language));
+        }
+        let shown = folder.display();
+        Err(Failure::user(match folder.is_dir() {
+            true => format!(
+                "{shown} has no Cargo.toml, go.mod, asconfig.json, plugin.zig or .c file, so it is not \
+                 the folder of a plugin"
+            ),
+            false => format!("{shown} is not a folder"),
+        }))
+    }
+
+    fn compile(&self, folder: &Path, options: &BuildOptions) -> Result<Compiled, Failure> {
+        match self {
+            Language::Rust => rust::compile(folder, options),
+            Language::Other(language) => language.compile(folder, options),
+        }
+    }
+}
+
+pub(super) async fn run(global: &Global, args: BuildArgs) -> Result<CommandOutcome, Failure> {
+    // The default has an option, so that scripts can say what they mean.
+    let _ = args.release;
+    let options = BuildOptions {
+        debug: args.debug,
+        names: args.names,
+        target: args.target,
+        output: args.output,
+    };
+    let built = build(&args.folder, &options)?;
+    report(global, &built)?;
+    let place = built.path.display().to_string();
+    let inspected = inspect::read(global, built.wasm).await;
+    let inspection = inspected.map_err(|e| e.at(&place))?;
+    inspect::check(&inspection).map_err(|e| e.at(&place))?;
+    Ok(CommandOutcome::Done)
+}
+
+/// Builds the plugin in a folder. The compiler's messages go to standard error.
+///
+/// # Errors
+/// A user error: there is no plugin, it does not compile, or a tool is missing.
+pub(crate) fn build(folder: &Path, options: &BuildOptions) -> Result<Built, Failure> {
+    let compiled = Language::of(folder)?.compile(folder, options)?;
+    let declared = section::declare(compiled.wasm, folder)?;
+    let mut parts = size::parts(&declared)?;
+    parts.retain(|part| match part.name.strip_prefix("section ") {
+        Some(section) => options.debug || section::is_kept(section, options.names),
+        None => true,
+    });
+    let unstripped_bytes = declared.len();
+    let wasm = match options.debug {
+        true => declared,
+        false => section::strip(&declared, options.names)?,
+    };
+    let path = options.output.clone().unwrap_or(compiled.output);
+    write(&path, &wasm)?;
+    Ok(Built {
+        path,
+        wasm,
+        unstripped_bytes,
+        parts,
+    })
+}
+
+/// Writes a file whole or not at all, since another process may be reading it.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed =
+        |error: std::io::Error| Failure::user(format!("cannot write {}: {error}", path.display()));
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    std::fs::write(&partial, bytes)
+        .and_then(|()| std::fs::rename(&partial, path))
+        .map_err(failed)
+}
+
+fn report(global: &Global, built: &Built) -> Result<(), Failure> {
+    let largest = built.parts.iter().take(PARTS_SHOWN);
+    let largest: Vec<&SizePart> = largest.filter(|part| part.bytes > 0).collect();
+    let view = json!({
+        "path": built.path,
+        "bytes": built.wasm.len(),
+        "unstripped_bytes": built.unstripped_bytes,
+        "largest": largest
+            .iter()
+            .map(|part| json!({ "name": part.name, "bytes": part.bytes }))
+            .collect::<Vec<_>>(),
+    });
+    output::object(global.json, &view, || {
+        let mut text = format!("{}: {} bytes", shown(&built.path), built.wasm.len());
+        if built.unstripped_bytes > built.wasm.len() {
+            text.push_str(&format!(" ({} before stripping)", built.unstripped_bytes));
+        }
+        let width = largest.iter().map(|part| part.name.len()).max();
+        for part in &largest {
+            let width = width.unwrap_or_default();
+            text.push_str(&format!("\n  {:width$}  {:>9}", part.name, part.bytes));
+        }
+        text
+    })
+}
+
+/// A path as people write it: relative to the current folder, if it is within.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}

@@ -1,0 +1,157 @@
+//! Custom sections of a built module: adds the declarations, and strips what the host does not read.
+
+use crate::failure::Failure;
+use crate::input;
+use serde_json::Value;
+use std::path::Path;
+use wasm_encoder::{CustomSection, Module, RawSection};
+use wasmparser::{Parser, Payload};
+
+/// The file beside the source that declares the functions of a plugin whose language cannot emit
+/// custom sections: a JSON array of the declarations that docs/abi.md describes.
+pub(crate) const DECLARATIONS: &str = "kvasm.json";
+
+/// The custom section with a plugin's declarations, as in docs/abi.md.
+const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
+/// Custom sections that the host reads begin with this.
+const HOST_SECTIONS: &str = "kvasm.";
+
+/// Adds the declarations of the file `kvasm.json` in `folder`, if there is one, to a module.
+///
+/// # Errors
+/// A user error: the file is not such an array, or the module has declarations already.
+pub(crate) fn declare(wasm: Vec<u8>, folder: &Path) -> Result<Vec<u8>, Failure> {
+    let path = folder.join(DECLARATIONS);
+    if !path.exists() {
+        return Ok(wasm);
+    }
+    let at = |why: String| Failure::user(why).at(&path.display().to_string());
+    let text = input::text(input::file(&path)?).map_err(at)?;
+    let section = declarations(&text).map_err(at)?;
+    if names(&wasm)?.iter().any(|name| name == MANIFEST_SECTION) {
+        return Err(at(format!(
+            "the module already has a section {MANIFEST_SECTION:?}, which its language wrote; \
+             remove the file, or the declarations in the source"
+        )));
+    }
+    let mut wasm = wasm;
+    append(&mut wasm, MANIFEST_SECTION, &section);
+    Ok(wasm)
+}
+
+/// Turns the array into the section: one declaration a line.
+fn declarations(text: &str) -> Result<Vec<u8>, String> {
+    let all: Vec<Value> = serde_json::from_str(text)
+        .map_err(|error| format!("expected a JSON array of declarations: {error}"))?;
+    let mut section = Vec::new();
+    for declaration in all {
+        if !declaration.is_object() {
+            return Err(format!(
+                "expected an object like {{\"kind\":\"function\",\"name\":\"hello\"}}, not {declaration}"
+            ));
+        }
+        section.extend(declaration.to_string().into_bytes());
+        section.push(b'\n');
+    }
+    Ok(section)
+}
+
+/// Appends a custom section to a module, which may have any number of them anywhere.
+fn append(wasm: &mut Vec<u8>, name: &str, data: &[u8]) {
+    use wasm_encoder::{Encode, Section};
+    let section = CustomSection {
+        name: name.into(),
+        data: data.into(),
+    };
+    wasm.push(section.id());
+    section.encode(wasm);
+}
+
+/// Returns a module without the custom sections that the host does not read. Function names, which
+/// only backtraces need, are kept if `names` says so.
+///
+/// # Errors
+/// The plugin's fault: it is not a module.
+pub(crate) fn strip(wasm: &[u8], names: bool) -> Result<Vec<u8>, Failure> {
+    let mut module = Module::new();
+    for payload in Parser::new(0).parse_all(wasm) {
+        let payload = payload.map_err(malformed)?;
+        if let Payload::CustomSection(section) = &payload
+            && !is_kept(section.name(), names)
+        {
+            continue;
+        }
+        if let Some((id, range)) = payload.as_section() {
+            let data = wasm.get(range).unwrap_or_default();
+            module.section(&RawSection { id, data });
+        }
+    }
+    Ok(module.finish())
+}
+
+/// Whether a custom section of this name survives [`strip`].
+pub(crate) fn is_kept(name: &str, names: bool) -> bool {
+    name.starts_with(HOST_SECTIONS) || (names && name == "name")
+}
+
+/// Returns the names of the custom sections of a module.
+fn names(wasm: &[u8]) -> Result<Vec<String>, Failure> {
+    let mut names = Vec::new();
+    for payload in Parser::new(0).parse_all(wasm) {
+        if let Payload::CustomSection(section) = payload.map_err(malformed)? {
+            names.push(section.name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+pub(super) fn malformed(error: wasmparser::BinaryReaderError) -> Failure {
+    Failure::plugin(format!("the compiler made no valid module: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
+
+    fn module(custom: &[&str]) -> Vec<u8> {
+        let mut wasm = EMPTY.to_vec();
+        for name in custom {
+            append(&mut wasm, name, b"data");
+        }
+        wasm
+    }
+
+    #[test]
+    fn only_sections_that_the_host_reads_are_kept() {
+        let wasm = module(&["name", "producers", "kvasm.plugin.v1", ".debug_info"]);
+        assert_eq!(names(&wasm).ok().unwrap().len(), 4);
+        let stripped = |names| strip(&wasm, names).ok().unwrap();
+        assert_eq!(stripped(false), module(&["kvasm.plugin.v1"]));
+        assert_eq!(stripped(true), module(&["name", "kvasm.plugin.v1"]));
+        assert!(strip(b"\0asm\x01\0\0\0\x00\xff", false).is_err());
+    }
+
+    #[test]
+    fn declarations_are_added_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let declare = |wasm| declare(wasm, folder.path());
+        assert_eq!(declare(module(&[])).ok().unwrap(), EMPTY);
+        let file = folder.path().join(DECLARATIONS);
+        std::fs::write(
+            &file,
+            "[{\"kind\":\"function\",\"name\":\"a\"},\n {\"kind\":\"timers\"}]\n",
+        )
+        .unwrap();
+        let declared = declare(module(&["name"])).ok().unwrap();
+        assert_eq!(names(&declared).ok().unwrap(), ["name", MANIFEST_SECTION]);
+        let section = "{\"kind\":\"function\",\"name\":\"a\"}\n{\"kind\":\"timers\"}\n";
+        assert!(declared.ends_with(section.as_bytes()));
+        assert!(declare(declared).is_err());
+        for bad in ["", "{}", "[1]", "[{\"kind\":}]"] {
+            std::fs::write(&file, bad).unwrap();
+            assert!(declare(module(&[])).is_err(), "{bad}");
+        }
+    }
+}
