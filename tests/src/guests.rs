@@ -22,19 +22,21 @@ pub fn wasm(name: &str) -> Vec<u8> {
     })
 }
 
-/// Returns a guest of this state of the project, and those of the same name that were built for each
-/// earlier state of the ABI: hosts run them unchanged.
-pub fn of_each_release(name: &str) -> Vec<Vec<u8>> {
+/// Returns the guests of this name that were built for earlier states of the ABI: hosts run them
+/// unchanged.
+pub fn frozen(name: &str) -> Vec<Vec<u8>> {
     let releases = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/guests");
     let releases = std::fs::read_dir(releases).unwrap().map(Result::unwrap);
-    let folders = releases
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir());
-    let frozen = folders.map(|folder| std::fs::read(folder.join(format!("{name}.wasm"))).unwrap());
-    let mut guests: Vec<_> = frozen.collect();
+    let folders = releases.map(|entry| entry.path()).filter(|path| path.is_dir());
+    let guests = folders.map(|folder| std::fs::read(folder.join(format!("{name}.wasm"))).unwrap());
+    let guests: Vec<_> = guests.collect();
     assert!(!guests.is_empty());
-    guests.push(wasm(name));
     guests
+}
+
+/// Returns the frozen guests of a name, and that of this state of the project.
+pub fn of_each_release(name: &str) -> Vec<Vec<u8>> {
+    [frozen(name), vec![wasm(name)]].concat()
 }
 
 /// A builder of a host whose plugins may import `meanwhile` from `test_v1`. It runs `work` for

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::apt;
-use crate::process::{find_program, probe, run, step};
+use crate::process::{find_program, probe, run, step, workspace};
 
 const DEBIAN_CLANG: [&str; 2] = ["clang-19", "lld-19"];
 const DEBIAN_WASI: [&str; 2] = ["wasi-libc", "libclang-rt-19-dev-wasm32"];
@@ -46,8 +46,9 @@ pub fn build(parent: &Path, out: &Path) -> Result<Vec<PathBuf>> {
         }
         // Without bulk memory, copies become calls of memcpy, which freestanding C does not
         // have.
-        command.args(["-O2", "-std=c11", "-Wall", "-Wextra", "-mbulk-memory"]);
+        command.args(["-Oz", "-std=c11", "-Wall", "-Wextra", "-mbulk-memory"]);
         command.arg("-Wl,--strip-debug").arg("-I").arg(&folder);
+        command.arg("-I").arg(workspace().join("guest-sdk/c"));
         command
             .arg("-o")
             .arg(&module)
@@ -59,7 +60,8 @@ pub fn build(parent: &Path, out: &Path) -> Result<Vec<PathBuf>> {
     Ok(modules)
 }
 
-fn subfolders(parent: &Path) -> Result<Vec<PathBuf>> {
+/// Returns the folders directly in `parent`, except for build output, in order.
+pub fn subfolders(parent: &Path) -> Result<Vec<PathBuf>> {
     let entries =
         fs::read_dir(parent).with_context(|| format!("cannot list {}", parent.display()))?;
     let mut folders = Vec::new();

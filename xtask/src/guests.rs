@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::c_guests;
+use crate::other_guests;
 use crate::process::{copy_if_changed, output, step, workspace};
 use crate::wasm_std::WasmStd;
 
@@ -45,6 +46,7 @@ pub fn build() -> Result<PathBuf> {
             modules.extend(build_rust(&wasm_std, &parent, &work)?);
         }
         modules.extend(c_guests::build(&parent, &c_work)?);
+        modules.extend(other_guests::build(&parent, &c_work)?);
     }
     if modules.is_empty() {
         bail!("no plugin was built: examples/ has no cdylib crate and no folder with C files");

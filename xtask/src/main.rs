@@ -15,10 +15,12 @@ mod demo;
 mod guests;
 mod host;
 mod mutants;
+mod other_guests;
 mod postgres;
 mod process;
 mod schemathesis;
 mod test;
+mod toolchains;
 mod wasm_std;
 
 /// The commands of the Kvasm workspace.

@@ -1,9 +1,12 @@
 //! `kvasm new`: a plugin to start from.
 
+mod starters;
+
 use super::failure::{CommandOutcome, Failure};
 use super::{Global, output};
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use starters::Starter;
 use std::path::{Path, PathBuf};
 
 const MANIFEST: &str = include_str!("../templates/Cargo.toml.in");
@@ -32,36 +35,92 @@ enum Template {
     Http,
     /// A handler of changes of entries
     Trigger,
+    /// Notes in C: functions, a handler of requests and one of changes
+    C,
+    /// The same in Go
+    Go,
+    /// The same in AssemblyScript
+    Assemblyscript,
+    /// The same in Zig
+    Zig,
 }
 
-impl Template {
-    fn source(self) -> &'static str {
-        match self {
-            Template::Function => include_str!("../templates/function.rs.in"),
-            Template::Http => include_str!("../templates/http.rs.in"),
-            Template::Trigger => include_str!("../templates/trigger.rs.in"),
-        }
-    }
-
-    /// Returns the commands that try the plugin out.
-    fn try_out(self) -> &'static str {
-        match self {
-            Template::Function => {
-                "kvasm call demo add_tag --input '{\"name\":\"ada\",\"tag\":\"kind\"}'"
-            }
-            Template::Http => {
-                "curl -X PUT --data milk http://127.0.0.1:7180/a/demo/shop\n\
-                 curl http://127.0.0.1:7180/a/demo/shop"
-            }
-            Template::Trigger => {
-                "kvasm call demo place --input '{\"customer\":\"ada\",\"cents\":500}'\n\
-                 kvasm call demo total --input '\"ada\"'"
-            }
-        }
-    }
+/// A template in Rust.
+struct RustTemplate {
+    source: &'static str,
+    /// The commands that try the plugin out.
+    try_out: &'static str,
 }
+
+const FUNCTION: RustTemplate = RustTemplate {
+    source: include_str!("../templates/function.rs.in"),
+    try_out: "kvasm call demo add_tag --input '{\"name\":\"ada\",\"tag\":\"kind\"}'",
+};
+const HTTP: RustTemplate = RustTemplate {
+    source: include_str!("../templates/http.rs.in"),
+    try_out: "curl -X PUT --data milk http://127.0.0.1:7180/a/demo/shop\n\
+              curl http://127.0.0.1:7180/a/demo/shop",
+};
+const TRIGGER: RustTemplate = RustTemplate {
+    source: include_str!("../templates/trigger.rs.in"),
+    try_out: "kvasm call demo place --input '{\"customer\":\"ada\",\"cents\":500}'\n\
+              kvasm call demo total --input '\"ada\"'",
+};
 
 pub(super) fn run(global: &Global, arguments: &NewArgs) -> Result<CommandOutcome, Failure> {
+    match arguments.template {
+        Template::Function => make_rust(global, arguments, &FUNCTION),
+        Template::Http => make_rust(global, arguments, &HTTP),
+        Template::Trigger => make_rust(global, arguments, &TRIGGER),
+        Template::C => make_other(global, arguments, Starter::C),
+        Template::Go => make_other(global, arguments, Starter::Go),
+        Template::Assemblyscript => make_other(global, arguments, Starter::AssemblyScript),
+        Template::Zig => make_other(global, arguments, Starter::Zig),
+    }
+}
+
+/// Makes a plugin in a language other than Rust.
+fn make_other(
+    global: &Global,
+    arguments: &NewArgs,
+    starter: Starter,
+) -> Result<CommandOutcome, Failure> {
+    if arguments.sdk.is_some() {
+        return Err(Failure::user(
+            "--sdk is for templates in Rust; the others contain all that they need".to_owned(),
+        ));
+    }
+    let path = &arguments.path;
+    let name = checked_name(path)?;
+    refuse_existing(path)?;
+    write_all(path, &starter.files(name))?;
+    let module = format!("build/{name}.wasm");
+    let made = json!({ "name": name, "path": path, "module": module });
+    output::object(global.json, &made, || {
+        let shown = path.display();
+        format!(
+            "Created {shown}. Next:\n  cd {shown}\n  kvasm build\n  kvasm plugin deploy APP {module}"
+        )
+    })?;
+    Ok(CommandOutcome::Done)
+}
+
+/// Writes files at paths below a folder.
+fn write_all(folder: &Path, files: &[(&str, String)]) -> Result<(), Failure> {
+    for (file, text) in files {
+        let file = folder.join(file);
+        let parent = file.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent).map_err(|error| failed(parent, &error))?;
+        std::fs::write(&file, text).map_err(|error| failed(&file, &error))?;
+    }
+    Ok(())
+}
+
+fn make_rust(
+    global: &Global,
+    arguments: &NewArgs,
+    template: &RustTemplate,
+) -> Result<CommandOutcome, Failure> {
     let path = &arguments.path;
     let name = checked_name(path)?;
     refuse_existing(path)?;
@@ -82,19 +141,14 @@ pub(super) fn run(global: &Global, arguments: &NewArgs) -> Result<CommandOutcome
                 &[
                     ("name", name),
                     ("module", &module),
-                    ("try", arguments.template.try_out()),
+                    ("try", template.try_out),
                 ],
             ),
         ),
         (".gitignore", "/target\n".to_owned()),
-        ("src/lib.rs", arguments.template.source().to_owned()),
+        ("src/lib.rs", template.source.to_owned()),
     ];
-    let source = path.join("src");
-    std::fs::create_dir_all(&source).map_err(|error| failed(&source, &error))?;
-    for (file, text) in &files {
-        let file = path.join(file);
-        std::fs::write(&file, text).map_err(|error| failed(&file, &error))?;
-    }
+    write_all(path, &files)?;
     let made = json!({ "name": name, "path": path, "module": module });
     output::object(global.json, &made, || {
         let shown = path.display();

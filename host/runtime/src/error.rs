@@ -68,9 +68,20 @@ pub enum LoadError {
     /// Its declarations are malformed.
     #[error("the custom section \"kvasm.plugin.v1\" is malformed: {0}")]
     Manifest(String),
-    /// It declares a function that it does not export as one.
+    /// It declares a function that it does not export.
     #[error("the module declares {0:?} but does not export a function () -> i32 of that name")]
     MissingFunction(String),
+    /// It exports what it declares with another type.
+    #[error(
+        "the module declares {name:?} and exports it as {found}; the host calls functions () -> i32, \
+         which read their input with input_read and write their output with output_write"
+    )]
+    WrongType {
+        /// The name of the export.
+        name: String,
+        /// Its type, such as "(i32 i32) -> i64", or what it is instead of a function.
+        found: String,
+    },
     /// A function has too long a name.
     #[error("the name of the function {start:?} is {len} bytes; the limit is {limit} bytes")]
     LongName {
@@ -145,6 +156,7 @@ impl LoadError {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
+            | LoadError::WrongType { .. }
             | LoadError::LongName { .. }
             | LoadError::ManyNames { .. }
             | LoadError::TooMuch { .. }

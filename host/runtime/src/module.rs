@@ -3,15 +3,21 @@
 use super::declared::{self, DeclaredFunction, FunctionKind, check_names};
 use super::error::LoadError;
 use super::invocation::Invocation;
-use crate::abi::printable;
+use crate::abi::{printable, printable_start};
 use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, Watch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use wasmtime::{ExternType, InstancePre, Linker, Module, ModuleExport, UnknownImportError};
+use wasmtime::{
+    ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError, ValType,
+};
 
 /// Size of a module in addition to its image: types, names, resolved imports.
 const OVERHEAD_BYTES: usize = 64 * 1024;
+/// How many of a wrong type's parameters and results an error shows.
+const SHOWN_TYPES_MAX: usize = 16;
+/// How much of a wrong type an error shows, in bytes.
+const TYPE_BYTES_MAX: usize = 256;
 /// The imports that need the app's settings.
 const SETTINGS_IMPORTS: [&str; 2] = ["config_get", "secret_get"];
 
@@ -190,7 +196,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
     let declared = declared::read(section)?;
     for DeclaredFunction { name, kind } in declared.functions {
         let found = function(module, &name);
-        let (name, function) = found.ok_or_else(|| LoadError::MissingFunction(printable(&name)))?;
+        let (name, function) = found.ok_or_else(|| not_callable(module, &name))?;
         match kind {
             FunctionKind::Function | FunctionKind::Transaction => {
                 let function = Function {
@@ -229,6 +235,36 @@ fn function(module: &Module, name: &str) -> Option<(String, Function)> {
         computes_long: AtomicBool::new(false),
     };
     Some((name.to_owned(), function))
+}
+
+/// Returns why a declared name cannot be called.
+fn not_callable(module: &Module, name: &str) -> LoadError {
+    let found = match module.get_export(name) {
+        None => return LoadError::MissingFunction(printable(name)),
+        Some(ExternType::Func(function)) => shown(&function),
+        Some(ExternType::Global(_)) => "a global".to_owned(),
+        Some(ExternType::Memory(_)) => "a memory".to_owned(),
+        Some(ExternType::Table(_)) => "a table".to_owned(),
+        Some(ExternType::Tag(_)) => "a tag".to_owned(),
+    };
+    LoadError::WrongType {
+        name: printable(name),
+        found: printable_start(found.as_bytes(), TYPE_BYTES_MAX),
+    }
+}
+
+/// Returns a function's type as in `(i32 i64) -> i32`.
+fn shown(function: &FuncType) -> String {
+    // Enough to recognise it: a type may have a thousand parameters.
+    let names = |types: &mut dyn Iterator<Item = ValType>| {
+        let names: Vec<_> = types.take(SHOWN_TYPES_MAX).map(|t| t.to_string()).collect();
+        names.join(" ")
+    };
+    let params = names(&mut function.params());
+    match function.results().len() {
+        0 => format!("({params}) -> ()"),
+        _ => format!("({params}) -> {}", names(&mut function.results())),
+    }
 }
 
 fn signature(module: &Module, name: &str) -> Option<Signature> {

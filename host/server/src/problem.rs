@@ -341,6 +341,7 @@ impl From<LoadError> for Problem {
             | LoadError::NoMemory
             | LoadError::Manifest(_)
             | LoadError::MissingFunction(_)
+            | LoadError::WrongType { .. }
             | LoadError::LongName { .. }
             | LoadError::ManyNames { .. }
             | LoadError::TooMuch { .. }

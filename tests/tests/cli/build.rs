@@ -193,7 +193,7 @@ fn project_that_makes_no_module_is_explained() {
     std::fs::write(folder.join("a/Cargo.toml"), member).unwrap();
     refuses("this is a workspace; name the folder of a plugin");
     std::fs::remove_file(folder.join("Cargo.toml")).unwrap();
-    refuses("has no Cargo.toml");
+    refuses("has no Cargo.toml, go.mod");
     user.fails(&["build", "/nonexistent"], 2, "is not a folder");
 }
 

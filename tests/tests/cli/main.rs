@@ -8,6 +8,7 @@ mod events;
 mod grants;
 mod input_validation;
 mod inspect;
+mod languages;
 mod large_data;
 mod misbehaving_servers;
 mod new;

@@ -241,6 +241,27 @@ async fn manifest_declarations_must_match_exports() {
     let missing = load_error(fields(&quote(r#"{"kind":"function","name":"walk"}"#))).await;
     assert!(matches!(&missing, LoadError::MissingFunction(name) if name == "walk"));
     let unknown = load_error(fields(&quote(r#"{"kind":"timer","name":"run"}"#))).await;
+    for (export, kind) in [
+        (
+            r#"(func (export "walk") (param i32 i64) (result i32 f64) unreachable)"#,
+            "(i32 i64) -> i32 f64",
+        ),
+        (r#"(func (export "walk"))"#, "() -> ()"),
+        (
+            r#"(func (export "walk") (result i64) unreachable)"#,
+            "() -> i64",
+        ),
+        (r#"(global (export "walk") i32 (i32.const 0))"#, "a global"),
+        (r#"(table (export "walk") 0 funcref)"#, "a table"),
+    ] {
+        let section = quote(r#"{"kind":"http","name":"walk"}"#);
+        let section = format!("(@custom \"kvasm.plugin.v1\" \"{section}\") {export}");
+        let wrong = load_error(module_with("", &section, "(i32.const 0)")).await;
+        assert!(
+            matches!(&wrong, LoadError::WrongType { name, found } if name == "walk" && found == kind),
+            "{wrong}"
+        );
+    }
     assert!(unknown.to_string().contains("timer"), "{unknown}");
     // With declarations, only declared functions can be called.
     let bench = TestHost::new().await;

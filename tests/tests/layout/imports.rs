@@ -1,4 +1,4 @@
-//! One table for the ABI: the host's linker, the SDK, `kvasm.h` and `docs/abi.md` must each
+//! One table for the ABI: the host's linker, the SDKs of all languages and `docs/abi.md` must each
 //! match `kvasm_abi::IMPORTS`, import by import.
 //!
 //! The host cannot link a name that is not in the table: it counts calls by the import's index
@@ -13,7 +13,10 @@ use kvasm_abi::{IMPORTS, Import, MODULE, Status, level};
 use std::collections::BTreeMap;
 
 const SDK: &str = "guest-sdk/src/sys/wasm.rs";
-const HEADER: &str = "examples/hello-c/kvasm.h";
+const HEADER: &str = "guest-sdk/c/kvasm.h";
+const GO: &str = "guest-sdk/go/host_wasm.go";
+const ASSEMBLYSCRIPT: &str = "guest-sdk/assemblyscript/host.ts";
+const ZIG: &str = "guest-sdk/zig/host.zig";
 
 /// The name and signature of each function, in order, as `f(i32 i64) -> i64`.
 type Declared = Vec<String>;
@@ -78,6 +81,47 @@ fn of_c(param: &str) -> &'static str {
     }
 }
 
+/// Functions that each follow `mark`, the name of the import and `after`, such as
+/// `//go:wasmimport kvasm_v1 kv_get\nfunc hostKvGet(out unsafe.Pointer) int64`.
+fn after_marks(text: &str, mark: &str, after: &str, kind_of: fn(&str) -> &'static str) -> Declared {
+    let functions = text.split(mark).skip(1).map(|function| {
+        let (name, _) = function.split_once(after).expect("a name");
+        let (_, rest) = function[name.len() + after.len() - 1..]
+            .split_once('(')
+            .expect("parameters");
+        let (params, rest) = rest.split_once(')').expect("their end");
+        let params = params.split(',').map(str::trim).filter(|p| !p.is_empty());
+        let types: Vec<_> = params.map(kind_of).collect();
+        let result = rest.split(['\n', ';']).next().unwrap_or_default();
+        shown(name, &types.join(" "), kind_of(&format!("result:{result}")))
+    });
+    functions.collect()
+}
+
+/// The wasm32 type of a parameter whose type is its last word, in Go, AssemblyScript and Zig.
+fn of_last_word(param: &str) -> &'static str {
+    match param.rsplit([' ', ':']).next() {
+        Some("int64" | "i64") => "i64",
+        Some(
+            "int32" | "uint32" | "i32" | "usize" | "unsafe.Pointer" | "anyopaque" | "?*anyopaque",
+        ) => "i32",
+        _ => panic!("unknown type {param}"),
+    }
+}
+
+fn of_go(text: &str) -> Declared {
+    after_marks(text, "\n//go:wasmimport kvasm_v1 ", "\n", of_last_word)
+}
+
+fn of_assemblyscript(text: &str) -> Declared {
+    after_marks(text, "\n@external(\"kvasm_v1\", \"", "\")\n", of_last_word)
+}
+
+fn of_zig(text: &str) -> Declared {
+    let text = text.replace("fn ", "");
+    after_marks(&text, "\npub extern \"kvasm_v1\" ", "(", of_last_word)
+}
+
 fn without_comments(text: &str) -> String {
     let mut parts = text.split("/*");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -134,7 +178,7 @@ async fn of_linker() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn linker_sdk_header_and_docs_agree_on_imports() {
+async fn linker_sdks_and_docs_agree_on_imports() {
     let imports = IMPORTS.iter();
     let built: Declared = imports
         .map(|import| shown(import.name, import.params, import.result))
@@ -142,6 +186,10 @@ async fn linker_sdk_header_and_docs_agree_on_imports() {
     let text = |path| files::one(path).text;
     let mut found = differences(SDK, &of_sdk(&text(SDK)), &built);
     found.extend(differences(HEADER, &of_header(&text(HEADER)), &built));
+    found.extend(differences(GO, &of_go(&text(GO)), &built));
+    let declared = of_assemblyscript(&text(ASSEMBLYSCRIPT));
+    found.extend(differences(ASSEMBLYSCRIPT, &declared, &built));
+    found.extend(differences(ZIG, &of_zig(&text(ZIG)), &built));
     let docs = "docs/abi.md";
     found.extend(differences(docs, &of_docs(&text(docs)), &built));
     found.extend(of_linker().await);
@@ -214,6 +262,12 @@ fn import_declarations_are_parsed() {
     assert_eq!(of_sdk(sdk), ["a(i32 i64 i32) -> i64", "b() -> i64"]);
     let header = "\n/* KVASM_IMPORT(x) */\nKVASM_IMPORT(a)\nint64_t kvasm_a(const void *x,\n int64_t n, size_t l);\nKVASM_IMPORT(b) int64_t kvasm_b(void);\n";
     assert_eq!(of_header(header), of_sdk(sdk));
+    let go = "\n//go:wasmimport kvasm_v1 a\nfunc hostA(x unsafe.Pointer, n int64, l uint32) int64\n\n//go:wasmimport kvasm_v1 b\nfunc hostB() int64\n";
+    assert_eq!(of_go(go), of_sdk(sdk));
+    let script = "\n@external(\"kvasm_v1\", \"a\")\nexport declare function a(\n  x: usize, n: i64, l: i32,\n): i64;\n\n@external(\"kvasm_v1\", \"b\")\nexport declare function b(): i64;\n";
+    assert_eq!(of_assemblyscript(script), of_sdk(sdk));
+    let zig = "\npub extern \"kvasm_v1\" fn a(x: ?*anyopaque, n: i64, l: usize) i64;\npub extern \"kvasm_v1\" fn b() i64;\n";
+    assert_eq!(of_zig(zig), of_sdk(sdk));
     let table = of_sdk(sdk);
     assert!(differences("x", &table, &table).is_empty());
     assert_eq!(differences("x", &table[1..].to_vec(), &table).len(), 1);

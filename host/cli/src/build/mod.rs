@@ -1,6 +1,7 @@
 //! `kvasm build`: from the sources of a plugin to a module that can be deployed. The language's file
 //! compiles; what is the same for all languages is here.
 
+mod languages;
 mod rust;
 pub(crate) mod section;
 pub(crate) mod size;
@@ -8,6 +9,7 @@ pub(crate) mod size;
 use crate::failure::{CommandOutcome, Failure};
 use crate::{Global, inspect, output};
 use clap::{Args, ValueEnum};
+use languages::OtherLanguage;
 use parking_lot::Mutex;
 use serde_json::json;
 use size::SizePart;
@@ -35,8 +37,7 @@ pub(super) struct BuildArgs {
     /// The target, for plugins in Rust
     #[arg(long, value_enum, default_value_t = WasmTarget::Unknown)]
     target: WasmTarget,
-    /// Where to write the module [default: in the folder of built files; for Rust
-    /// target/kvasm/NAME.wasm]
+    /// Where to write the module [default: build/FOLDER.wasm; for Rust target/kvasm/NAME.wasm]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -126,6 +127,7 @@ pub(crate) struct Built {
 /// The language of a plugin.
 enum Language {
     Rust,
+    Other(OtherLanguage),
 }
 
 impl Language {
@@ -134,9 +136,15 @@ impl Language {
         if folder.join("Cargo.toml").is_file() {
             return Ok(Language::Rust);
         }
+        if let Some(language) = OtherLanguage::of(folder) {
+            return Ok(Language::Other(language));
+        }
         let shown = folder.display();
         Err(Failure::user(match folder.is_dir() {
-            true => format!("{shown} has no Cargo.toml, so it is not the folder of a plugin"),
+            true => format!(
+                "{shown} has no Cargo.toml, go.mod, asconfig.json, plugin.zig or .c file, so it is not \
+                 the folder of a plugin"
+            ),
             false => format!("{shown} is not a folder"),
         }))
     }
@@ -144,6 +152,7 @@ impl Language {
     fn compile(&self, folder: &Path, options: &BuildOptions) -> Result<Compiled, Failure> {
         match self {
             Language::Rust => rust::compile(folder, options),
+            Language::Other(language) => language.compile(folder, options),
         }
     }
 }

@@ -1,4 +1,5 @@
-/* The kvasm_v1 ABI for C. Copy this file. docs/abi.md describes each call.
+/* The kvasm_v1 ABI for C. Copy this file, and kvasm_plugin.h for its helpers. docs/abi.md describes
+ * each call.
  *
  * Negative results are statuses. A call with `out` and `cap` returns the full
  * length; if that is more than `cap`, nothing is written and kvasm_result_read
@@ -43,9 +44,53 @@ enum {
 enum { KVASM_GET_WITH_HEADER = 1 };
 enum { KVASM_ERROR = 1, KVASM_WARN, KVASM_INFO, KVASM_DEBUG, KVASM_TRACE };
 
+#ifdef __wasm__
 #define KVASM_IMPORT(name) __attribute__((import_module("kvasm_v1"), import_name(#name)))
-/* Precedes a function `int32_t f(void)` that the host can call. */
-#define KVASM_EXPORT(name) __attribute__((export_name(#name)))
+#define KVASM_EXPORT_AS(name) __attribute__((export_name(name)))
+#else
+/* A native build, for tests that define the imports. */
+#define KVASM_IMPORT(name)
+#define KVASM_EXPORT_AS(name)
+#endif
+/* Precedes a function `int32_t f(void)` that is exported under a name. In a plugin with
+ * declarations, only declared functions can be called: use one of the macros below. */
+#define KVASM_EXPORT(name) KVASM_EXPORT_AS(#name)
+
+/* Each of these begins a function that takes nothing and returns an exit code, exports it, and
+ * declares what it is:
+ *
+ *     KVASM_FUNCTION(hello) { return KVASM_OK; }
+ *
+ * KVASM_TRANSACTION: a function whose writes take effect together, or not at all; it is run again
+ * if what it has read has changed. KVASM_HTTP: the handler of HTTP requests. KVASM_ON_CHANGE: called
+ * after an entry of the collection was set or deleted; of all keys, or of those with a prefix.
+ * KVASM_CRON: called by a schedule of five fields, in UTC. KVASM_ON_TIMER: called when a timer is
+ * due. Names and other texts are string literals without quotation marks and backslashes. */
+#define KVASM_FUNCTION(name) \
+    KVASM_DECLARE_EXPORT("{\"kind\":\"function\",\"name\":\"" #name "\"}", name)
+#define KVASM_TRANSACTION(name) \
+    KVASM_DECLARE_EXPORT("{\"kind\":\"function\",\"name\":\"" #name "\",\"transaction\":true}", name)
+#define KVASM_HTTP(name) KVASM_DECLARE_EXPORT("{\"kind\":\"http\",\"name\":\"" #name "\"}", name)
+#define KVASM_ON_CHANGE(name, collection) \
+    KVASM_DECLARE_EXPORT("{\"kind\":\"on_change\",\"name\":\"" #name "\",\"collection\":\"" collection "\"}", name)
+#define KVASM_ON_CHANGE_PREFIX(name, collection, prefix) \
+    KVASM_DECLARE_EXPORT("{\"kind\":\"on_change\",\"name\":\"" #name "\",\"collection\":\"" collection \
+                         "\",\"prefix\":\"" prefix "\"}", name)
+#define KVASM_CRON(name, schedule) \
+    KVASM_DECLARE_EXPORT("{\"kind\":\"cron\",\"name\":\"" #name "\",\"schedule\":\"" schedule "\"}", name)
+#define KVASM_ON_TIMER() KVASM_DECLARE_EXPORT("{\"kind\":\"on_timer\",\"name\":\"on_timer\"}", on_timer)
+
+/* Adds a line of JSON to the custom section that declares the plugin; docs/abi.md lists the kinds.
+ * For a need: KVASM_DECLARE("{\"kind\":\"secret\",\"name\":\"api-key\"}") */
+#define KVASM_DECLARE(line) KVASM_SECTION_LINE(line)
+#define KVASM_DECLARE_EXPORT(line, name) KVASM_DECLARE(line) KVASM_EXPORT(name) int32_t name(void)
+#ifdef __wasm__
+/* In assembly: a variable with __attribute__((section)) would become a part of the memory. */
+#define KVASM_SECTION_LINE(line) \
+    __asm__(".section .custom_section.kvasm.plugin.v1,\"\",@\n\t.ascii " #line "\n\t.ascii \"\\n\"\n\t.text\n");
+#else
+#define KVASM_SECTION_LINE(line)
+#endif
 
 /* Precedes the value that kvasm_kv_get returns with KVASM_GET_WITH_HEADER. */
 struct kvasm_entry_header {

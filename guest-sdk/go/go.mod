@@ -1,0 +1,3 @@
+module kvasm
+
+go 1.24
