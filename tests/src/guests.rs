@@ -27,7 +27,9 @@ pub fn wasm(name: &str) -> Vec<u8> {
 pub fn frozen(name: &str) -> Vec<Vec<u8>> {
     let releases = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/guests");
     let releases = std::fs::read_dir(releases).unwrap().map(Result::unwrap);
-    let folders = releases.map(|entry| entry.path()).filter(|path| path.is_dir());
+    let folders = releases
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir());
     let guests = folders.map(|folder| std::fs::read(folder.join(format!("{name}.wasm"))).unwrap());
     let guests: Vec<_> = guests.collect();
     assert!(!guests.is_empty());
