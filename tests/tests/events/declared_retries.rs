@@ -19,18 +19,17 @@ async fn handler_declares_its_attempts_and_reads_its_dead_letters() {
     })
     .await;
     for letter in stage.dead_letters().await {
-        let reason = match letter.error == "no more paper" {
+        let reason = match letter.error.contains("no more paper") {
             true => DeadReason::Attempts,
             false => DeadReason::Deterministic,
         };
         assert_eq!((letter.attempts, letter.reason), (1, reason));
     }
     let letters = stage.call("letters", "").await;
-    let mut letters: Vec<String> = serde_json::from_slice(&letters).unwrap();
-    letters.sort();
-    let [error, panic] = letters.try_into().unwrap();
-    assert_eq!(error, "no more paper");
+    let letters: Vec<String> = serde_json::from_slice(&letters).unwrap();
+    let found = |text: &str| letters.iter().find(|letter| letter.contains(text));
+    assert!(found("no more paper").is_some(), "{letters:?}");
     // The message and the place.
+    let panic = found("paper jam").unwrap();
     assert!(panic.contains("src/lib.rs:"), "{panic}");
-    assert!(panic.contains("paper jam"), "{panic}");
 }
