@@ -159,5 +159,7 @@ fn named_store_is_kept() {
 fn what_is_no_plugin_is_refused() {
     let user = User::new();
     user.fails(&["dev", "/nonexistent"], 2, "/nonexistent");
+    let home = user.home.path().to_str().unwrap();
+    user.fails(&["dev", home], 2, "is not the folder of a plugin");
     user.fails(&["dev", "--input", "x"], 2, "--call");
 }

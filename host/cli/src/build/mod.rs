@@ -176,6 +176,14 @@ pub(super) async fn run(global: &Global, args: BuildArgs) -> Result<CommandOutco
     Ok(CommandOutcome::Done)
 }
 
+/// Returns an error if a folder has no plugin in a language that can be built.
+///
+/// # Errors
+/// A user error.
+pub(crate) fn check_folder(folder: &Path) -> Result<(), Failure> {
+    Language::of(folder).map(drop)
+}
+
 /// Builds the plugin in a folder. The compiler's messages go to standard error.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use super::failure::{CommandOutcome, Failure};
 use super::open::{CacheDir, StoreSpec};
 use super::serve::{self, Signals};
 use super::{Global, input, open};
-use crate::build::{BuildOptions, BuildProcess, WasmTarget};
+use crate::build::{BuildOptions, BuildProcess, WasmTarget, check_folder};
 use clap::Args;
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::metrics::Metrics;
@@ -52,6 +52,7 @@ pub(super) struct DevArgs {
 }
 
 pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome, Failure> {
+    check_folder(&args.folder)?;
     let mut signals = Signals::listen()?;
     let mut config = open::config(global)?;
     let last_call = last_call(&args)?;
