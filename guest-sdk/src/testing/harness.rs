@@ -267,8 +267,9 @@ impl Harness {
         super::timers()
     }
 
-    /// Makes the next operation of the store fail with this error: a read, a write, a commit of a
-    /// transaction, or a request to another server. Nothing is written.
+    /// Makes the next operation of a call or handler fail with this error: a read, a write, a commit
+    /// of a transaction, or a request to another server. Nothing is written. What the test itself
+    /// reads and writes does not count as an operation.
     pub fn fail_next(&mut self, error: Error) {
         native::fail(1, error);
     }
@@ -278,7 +279,7 @@ impl Harness {
         native::fail(n, error);
     }
 
-    /// Makes the next operation that checks versions fail, as if another call had changed an entry:
+    /// Makes the next operation of a call or handler that checks versions fail, as if another call had changed an entry:
     /// a write that expects a version, a batch with checks, or the commit of a transaction, which is
     /// then run again.
     pub fn conflict_next(&mut self) {
@@ -297,7 +298,7 @@ impl Harness {
         native::clear_faults();
     }
 
-    /// Returns how many operations there were, to find out where to place faults.
+    /// Returns how many operations of calls and handlers there were, to find out where to place faults.
     pub fn operations(&self) -> u64 {
         native::operations()
     }

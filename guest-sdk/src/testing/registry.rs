@@ -61,27 +61,20 @@ macro_rules! __register {
             extern "C" fn add() {
                 REGISTRATION.add();
             }
-            // The sections whose functions run before `main`.
+            // Each section is a list of functions without arguments, which run before `main`.
             #[used]
             #[allow(unsafe_code)]
+            // SAFETY: it is such a function.
             #[cfg_attr(
-                any(
-                    target_os = "android",
-                    target_os = "dragonfly",
-                    target_os = "freebsd",
-                    target_os = "fuchsia",
-                    target_os = "haiku",
-                    target_os = "illumos",
-                    target_os = "linux",
-                    target_os = "netbsd",
-                    target_os = "openbsd"
-                ),
+                all(unix, not(target_vendor = "apple")),
                 unsafe(link_section = ".init_array")
             )]
+            // SAFETY: as above.
             #[cfg_attr(
                 target_vendor = "apple",
                 unsafe(link_section = "__DATA,__mod_init_func")
             )]
+            // SAFETY: as above.
             #[cfg_attr(windows, unsafe(link_section = ".CRT$XCU"))]
             static ADD: extern "C" fn() = add;
         };

@@ -8,7 +8,7 @@ use std::panic::resume_unwind;
 /// The faults to come, by the number of the operation.
 #[derive(Default)]
 pub(super) struct Faults {
-    /// How many operations there were.
+    /// How many operations of the plugin there were.
     operations: u64,
     failures: BTreeMap<u64, Error>,
     conflicts: u32,
@@ -74,6 +74,10 @@ impl Faults {
                 false => Planned::Crash,
             });
         }
+        // What the test itself reads and writes does not count.
+        if !self.is_running {
+            return None;
+        }
         self.operations += 1;
         if let Some(error) = self.failures.remove(&self.operations) {
             return Some(Planned::Fail(error));
@@ -97,7 +101,7 @@ impl Faults {
     }
 }
 
-/// Returns how many operations there were.
+/// Returns how many operations of the plugin there were.
 pub(crate) fn operations() -> u64 {
     with(|host| host.faults.operations)
 }
