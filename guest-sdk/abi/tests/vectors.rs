@@ -1,7 +1,7 @@
 //! The golden vectors of the packed records, `guest-sdk/vectors.txt`, which the tests of every
 //! language read. `KVASM_UPDATE=1` writes the file; a line that is there must not change, since plugins
 //! with that layout are deployed.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use kvasm_abi::{
     Address, Applied, Batch, BatchCheck, BatchOp, DeleteOptions, EntryHeader, Page, Record,
