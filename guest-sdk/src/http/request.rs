@@ -1,7 +1,7 @@
 //! The request that an HTTP handler receives, or that a plugin sends.
 
 use super::percent::{self, Plus};
-use crate::Error;
+use crate::{Error, json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -264,8 +264,8 @@ impl Request {
     /// # Errors
     /// [`Error::BadRequest`] if the body is not the JSON of a `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body)
-            .map_err(|e| Error::BadRequest(format!("the body is not the JSON asked for: {e}")))
+        json::decode(&self.body)
+            .map_err(|why| Error::BadRequest(format!("the body is not the JSON asked for: {why}")))
     }
 
     /// Decodes a frame of the host.

@@ -2,6 +2,7 @@
 
 use super::Request;
 use super::request::RequestHead;
+use crate::json;
 use serde::Serialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -109,9 +110,9 @@ impl RequestBuilder {
     /// # Panics
     /// If serde cannot serialise the value.
     pub fn json<T: Serialize + ?Sized>(self, value: &T) -> RequestBuilder {
-        match serde_json::to_vec(value) {
+        match json::encode(value) {
             Ok(json) => self.header("content-type", "application/json").body(json),
-            Err(error) => panic!("the request cannot be written as JSON: {error}"),
+            Err(why) => panic!("the request cannot be written as JSON: {why}"),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The response of an HTTP handler, or of another server.
 
-use crate::Error;
+use crate::{Error, json};
 use kvasm_abi::http::{STATUSES, STATUSES_WITHOUT_BODY};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -72,10 +72,11 @@ impl Response {
     /// Returns a value as JSON, with status 200 and the content type `application/json`.
     ///
     /// # Errors
-    /// [`Error::Encode`] if serde cannot serialise the value.
+    /// [`Error::Encode`] if serde cannot serialise the value, or it has a NaN or an infinity.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Response, Error> {
-        let json = serde_json::to_vec(value)
-            .map_err(|e| Error::Encode(format!("the response cannot be written as JSON: {e}")))?;
+        let json = json::encode(value).map_err(|why| {
+            Error::Encode(format!("the response cannot be written as JSON: {why}"))
+        })?;
         Ok(Response::new(200)
             .header("content-type", "application/json")
             .body(json))
@@ -129,8 +130,8 @@ impl Response {
     /// # Errors
     /// [`Error::Decode`] if the body is not the JSON of a `T`.
     pub fn decode_json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_slice(&self.body)
-            .map_err(|e| Error::Decode(format!("the body is not the JSON asked for: {e}")))
+        json::decode(&self.body)
+            .map_err(|why| Error::Decode(format!("the body is not the JSON asked for: {why}")))
     }
 
     /// Encodes the frame for the host. The error messages are more specific than the host's,

@@ -108,33 +108,36 @@ mod tests {
 
     #[test]
     fn numbers_that_json_lacks_are_refused_with_their_place() {
-        let refused = |change: fn(&mut Player)| {
+        let refused = |change: &dyn Fn(&mut Player)| {
             let mut value = player();
             change(&mut value);
             encode(&value).unwrap_err()
         };
+        let day = |day: &str, shot: fn() -> Shot| {
+            let day = day.to_owned();
+            refused(&move |p| {
+                p.by_day.insert(day.clone(), shot());
+            })
+        };
         let nan = "NaN is not a number in JSON";
         assert_eq!(
-            refused(|p| p.scores[1] = f64::NAN),
+            refused(&|p| p.scores[1] = f64::NAN),
             format!("at scores[1]: {nan}")
         );
         assert_eq!(
-            refused(|p| p.ratio = Some(f32::NAN)),
+            refused(&|p| p.ratio = Some(f32::NAN)),
             format!("at ratio: {nan}")
         );
         assert_eq!(
-            refused(|p| drop(p.by_day.insert("tue".into(), Shot::Hit(f64::INFINITY)))),
+            day("tue", || Shot::Hit(f64::INFINITY)),
             "at by_day.tue.Hit: infinity is not a number in JSON"
         );
         assert_eq!(
-            refused(|p| drop(
-                p.by_day
-                    .insert("a b".into(), Shot::Pair(1, f64::NEG_INFINITY))
-            )),
+            day("a b", || Shot::Pair(1, f64::NEG_INFINITY)),
             "at by_day[\"a b\"].Pair[1]: -infinity is not a number in JSON"
         );
         assert_eq!(
-            refused(|p| drop(p.by_day.insert("x\"".into(), Shot::Arc { angle: f64::NAN }))),
+            day("x\"", || Shot::Arc { angle: f64::NAN }),
             format!("at by_day[\"x\\\"\"].Arc.angle: {nan}")
         );
         assert_eq!(encode(&f64::NAN).unwrap_err(), nan);

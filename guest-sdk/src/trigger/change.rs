@@ -1,7 +1,7 @@
 //! The change of an entry, as a handler receives it.
 
 use super::{HandlerOutput, Permanent};
-use crate::{Bytes, HandlerError};
+use crate::{Bytes, HandlerError, json};
 use kvasm_abi::FORMAT_JSON;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -101,8 +101,9 @@ impl<T: DeserializeOwned> ChangeValue for T {
         if format != FORMAT_JSON {
             return Err("the changed entry holds bytes, not JSON".to_owned());
         }
-        serde_json::from_slice(&value)
-            .map_err(|e| format!("the changed entry is not the JSON that this handler takes: {e}"))
+        json::decode(&value).map_err(|why| {
+            format!("the changed entry is not the JSON that this handler takes: {why}")
+        })
     }
 }
 
