@@ -178,6 +178,11 @@ impl Failure {
         self
     }
 
+    /// Prints the message, for a command that continues.
+    pub(super) fn note(&self) {
+        output::note_item(&format!("error: {}", self.message));
+    }
+
     /// Prints the message and returns the exit code.
     pub(super) fn report(self, json: bool) -> ExitCode {
         let (blame, code) = match self.fault {

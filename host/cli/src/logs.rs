@@ -97,7 +97,7 @@ fn print(json: bool, line: &[u8]) -> Result<(), Failure> {
 /// Formats a record for people. Line breaks in a plugin's text are escaped, so that it cannot forge
 /// another record, such as one of the host. A record of the host may have several lines, such as a
 /// trace; those after the first are indented.
-fn shown(log: &LogView) -> String {
+pub(super) fn shown(log: &LogView) -> String {
     let (at, level) = (output::time(log.at), &log.level);
     let source = if log.source == "host" { "[host] " } else { "" };
     let discarded = if log.discarded { "[discarded] " } else { "" };

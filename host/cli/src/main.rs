@@ -10,6 +10,7 @@ mod client;
 mod config;
 mod dead_letter;
 mod delivery;
+mod dev;
 mod environment;
 mod failure;
 mod global;
@@ -44,6 +45,7 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 Examples:
   kvasm new my-plugin
+  kvasm dev my-plugin
   kvasm build my-plugin
   kvasm inspect my-plugin/target/kvasm/my_plugin.wasm
   kvasm serve
@@ -92,6 +94,8 @@ enum Command {
     New(new::NewArgs),
     /// Build a plugin from its sources
     Build(build::BuildArgs),
+    /// Serve a plugin from its sources, and swap it after each change
+    Dev(dev::DevArgs),
     /// Show what a module is, and whether this host would load it
     Inspect(inspect::InspectArgs),
     /// Deploy plugins and roll them back
@@ -225,6 +229,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Run(run) => run::run(global, run).await,
         Command::New(arguments) => new::run(global, &arguments),
         Command::Build(build) => build::run(global, build).await,
+        Command::Dev(dev) => dev::run(global, dev).await,
         Command::Inspect(inspect) => inspect::run(global, inspect).await,
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,

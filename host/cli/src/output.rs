@@ -33,6 +33,11 @@ pub(super) fn note_item(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escape_item(text));
 }
 
+/// Prints text that is escaped already to standard error; errors are ignored.
+pub(super) fn note_block(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Like [`note`], for JSON.
 pub(super) fn note_json(value: &Value) {
     let _ = writeln!(std::io::stderr(), "{}", escape_json(&value.to_string()));

@@ -35,7 +35,7 @@ pub(super) struct RunArgs {
 }
 
 /// A host, and the app of the call.
-struct Place {
+struct CallPlace {
     host: Host,
     app: App,
     /// Whether both end with the call.
@@ -68,7 +68,11 @@ pub(super) async fn run(global: &Global, run: RunArgs) -> Result<CommandOutcome,
 }
 
 /// Finds the app in the store that is named, else in the default store, else makes it in memory.
-async fn place(global: &Global, app: Option<&AppName>, cache: CacheArgs) -> Result<Place, Failure> {
+async fn place(
+    global: &Global,
+    app: Option<&AppName>,
+    cache: CacheArgs,
+) -> Result<CallPlace, Failure> {
     let config = open::config(global)?;
     let folder = cache.folder(config.cache_dir.clone());
     let open = async |store: &StoreSpec| {
@@ -95,7 +99,7 @@ async fn place(global: &Global, app: Option<&AppName>, cache: CacheArgs) -> Resu
         let host = open(&store).await?;
         match host.app(name).await? {
             Some(app) => {
-                return Ok(Place {
+                return Ok(CallPlace {
                     host,
                     app,
                     is_temporary: false,
@@ -109,13 +113,13 @@ async fn place(global: &Global, app: Option<&AppName>, cache: CacheArgs) -> Resu
 }
 
 /// Makes an app in a host whose store is in memory.
-async fn temporary(host: Host, name: Option<&AppName>) -> Result<Place, Failure> {
+async fn temporary(host: Host, name: Option<&AppName>) -> Result<CallPlace, Failure> {
     let name = match name {
         Some(name) => name.clone(),
         None => AppName::parse(APP).map_err(|error: Invalid| Failure::host(error.to_string()))?,
     };
     let app = host.create_app(name).await?;
-    Ok(Place {
+    Ok(CallPlace {
         host,
         app,
         is_temporary: true,
@@ -123,7 +127,7 @@ async fn temporary(host: Host, name: Option<&AppName>) -> Result<Place, Failure>
 }
 
 /// Grants a plugin all that it needs: who tries it out, without an app of anyone, permits it.
-async fn grant_needs(place: &Place, plugin: &Plugin) -> Result<(), Failure> {
+async fn grant_needs(place: &CallPlace, plugin: &Plugin) -> Result<(), Failure> {
     let grants = plugin.needs().grants();
     if grants.is_empty() {
         return Ok(());
@@ -163,7 +167,7 @@ fn quoted(argument: &str) -> String {
 
 fn print_result(
     global: &Global,
-    place: &Place,
+    place: &CallPlace,
     result: Result<kvasm::Response, kvasm::CallFailure>,
 ) -> Result<CommandOutcome, Failure> {
     match result {

@@ -114,7 +114,7 @@ fn print_lines(lines: Vec<String>) -> std::io::Result<()> {
         .map(drop)
 }
 
-async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
+pub(super) async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
     let spec = match &config.store {
         Some(spec) => spec.clone(),
         None => open::default_store()?,
@@ -400,14 +400,14 @@ const INTERRUPTED: i32 = 130;
 /// The signals that stop the process. A signal that arrives between two calls of `next` is not
 /// lost.
 #[cfg(unix)]
-struct Signals {
+pub(super) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn listen() -> std::io::Result<Signals> {
+    pub(super) fn listen() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -415,7 +415,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -424,15 +424,15 @@ impl Signals {
 }
 
 #[cfg(not(unix))]
-struct Signals;
+pub(super) struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn listen() -> std::io::Result<Signals> {
+    pub(super) fn listen() -> std::io::Result<Signals> {
         Ok(Signals)
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         drop(tokio::signal::ctrl_c().await);
     }
 }

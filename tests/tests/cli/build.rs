@@ -3,6 +3,7 @@
 use super::{CommandOutput, User};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn checkout() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -14,9 +15,20 @@ const MANIFEST: &str = "[package]\nname = \"tiny-plugin\"\nversion = \"0.1.0\"\n
 const SOURCE: &str = "#[unsafe(no_mangle)]\npub extern \"C\" fn hello() -> i32 { 0 }\n";
 
 impl User {
-    /// Runs `kvasm build`, with a target folder that all of these tests share.
+    /// Runs `kvasm build`.
     fn build(&self, arguments: &[&str]) -> CommandOutput {
-        let mut command = self.command(&[&["build"], arguments].concat());
+        let mut command = self.command_with_cargo(&[&["build"], arguments].concat());
+        let output = command.output().unwrap();
+        CommandOutput {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// A command that finds cargo, with a target folder that all of these tests share.
+    pub fn command_with_cargo(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
         // What cargo and rustup need of the real user.
         for name in [
             "PATH",
@@ -37,12 +49,16 @@ impl User {
             }
         }
         command.env("CARGO_TARGET_DIR", checkout().join("target/new-plugins"));
-        let output = command.output().unwrap();
-        CommandOutput {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        command
+    }
+
+    /// Makes a plugin from the template with functions. Returns its folder.
+    pub fn new_plugin(&self, name: &str) -> String {
+        let folder = self.home.path().join(name);
+        let folder = folder.to_str().unwrap();
+        let sdk = checkout().join("guest-sdk");
+        self.ok(&["new", folder, "--sdk", sdk.to_str().unwrap()]);
+        folder.to_owned()
     }
 
     /// Makes a plugin without dependencies.
@@ -58,10 +74,7 @@ impl User {
 #[test]
 fn plugin_from_a_template_is_built_and_deployed() {
     let user = User::with_app();
-    let folder = user.home.path().join("my-build");
-    let folder = folder.to_str().unwrap();
-    let sdk = checkout().join("guest-sdk");
-    user.ok(&["new", folder, "--sdk", sdk.to_str().unwrap()]);
+    let folder = &user.new_plugin("my-build");
     let built = user.build(&[folder, "--json"]);
     assert_eq!(built.code, 0, "{}", built.stderr);
     let built = built.json();

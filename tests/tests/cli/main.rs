@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod build;
+mod dev;
 mod entries;
 mod events;
 mod grants;

@@ -116,11 +116,12 @@ fn rows() -> Vec<Row> {
 }
 
 /// Verbs that need neither a server nor a store, or only one of them.
-const ALONE: [&str; 10] = [
+const ALONE: [&str; 11] = [
     "serve",
     "login",
     "new",
     "build",
+    "dev",
     "inspect",
     "run",
     "migrate",

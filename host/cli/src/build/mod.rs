@@ -10,9 +10,12 @@ use crate::failure::{CommandOutcome, Failure};
 use crate::{Global, inspect, output};
 use clap::{Args, ValueEnum};
 use languages::OtherLanguage;
+use parking_lot::Mutex;
 use serde_json::json;
 use size::SizePart;
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
 /// How many of the largest parts of a module are shown.
 const PARTS_SHOWN: usize = 5;
@@ -68,6 +71,38 @@ pub(crate) struct BuildOptions {
     pub(crate) target: WasmTarget,
     /// Where to write the module, if not to the language's place.
     pub(crate) output: Option<PathBuf>,
+    /// The compiler while it runs.
+    pub(crate) child: BuildProcess,
+}
+
+/// A compiler's process, so that another thread can stop it.
+#[derive(Clone, Default)]
+pub(crate) struct BuildProcess(Arc<Mutex<Option<Child>>>);
+
+impl BuildProcess {
+    /// Starts a process whose output is piped, and returns the output.
+    pub(crate) fn start(&self, command: &mut Command) -> std::io::Result<Option<ChildStdout>> {
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
+        let stdout = child.stdout.take();
+        *self.0.lock() = Some(child);
+        Ok(stdout)
+    }
+
+    /// Waits for the end. Call it once the output has ended. Returns whether it was successful.
+    pub(crate) fn wait(&self) -> std::io::Result<bool> {
+        match self.0.lock().take() {
+            Some(mut child) => Ok(child.wait()?.success()),
+            None => Ok(false),
+        }
+    }
+
+    /// Kills the process, if it is running.
+    pub(crate) fn stop(&self) {
+        if let Some(child) = &mut *self.0.lock() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// What a language's compiler has made.
@@ -130,6 +165,7 @@ pub(super) async fn run(global: &Global, args: BuildArgs) -> Result<CommandOutco
         names: args.names,
         target: args.target,
         output: args.output,
+        child: BuildProcess::default(),
     };
     let built = build(&args.folder, &options)?;
     report(global, &built)?;
@@ -138,6 +174,14 @@ pub(super) async fn run(global: &Global, args: BuildArgs) -> Result<CommandOutco
     let inspection = inspected.map_err(|e| e.at(&place))?;
     inspect::check(&inspection).map_err(|e| e.at(&place))?;
     Ok(CommandOutcome::Done)
+}
+
+/// Returns an error if a folder has no plugin in a language that can be built.
+///
+/// # Errors
+/// A user error.
+pub(crate) fn check_folder(folder: &Path) -> Result<(), Failure> {
+    Language::of(folder).map(drop)
 }
 
 /// Builds the plugin in a folder. The compiler's messages go to standard error.

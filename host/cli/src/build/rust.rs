@@ -1,6 +1,6 @@
 //! Builds plugins in Rust with cargo.
 
-use super::{BuildOptions, Compiled, WasmTarget};
+use super::{BuildOptions, BuildProcess, Compiled, WasmTarget};
 use crate::failure::Failure;
 use crate::{input, output};
 use serde_json::Value;
@@ -17,7 +17,7 @@ const DEBIAN_STD: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 /// # Errors
 /// A user error: it makes no module, it does not compile, or the target is not installed.
 pub(crate) fn compile(folder: &Path, options: &BuildOptions) -> Result<Compiled, Failure> {
-    let plugin = Plugin::find(folder)?;
+    let plugin = PluginPackage::find(folder)?;
     let toolchain = Toolchain::find(folder, options.target)?;
     let mut cargo = toolchain.cargo(folder, options.target);
     cargo
@@ -29,7 +29,7 @@ pub(crate) fn compile(folder: &Path, options: &BuildOptions) -> Result<Compiled,
             .arg("--release")
             .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
     }
-    let artifact = run(cargo, &plugin)?;
+    let artifact = run(cargo, &plugin, &options.child)?;
     let suffix = if options.debug {
         ".debug.wasm"
     } else {
@@ -43,7 +43,7 @@ pub(crate) fn compile(folder: &Path, options: &BuildOptions) -> Result<Compiled,
 }
 
 /// A package that makes a module.
-struct Plugin {
+struct PluginPackage {
     /// Cargo's id of the package.
     id: String,
     /// The name of its library, which is that of the module.
@@ -51,8 +51,8 @@ struct Plugin {
     target_folder: PathBuf,
 }
 
-impl Plugin {
-    fn find(folder: &Path) -> Result<Plugin, Failure> {
+impl PluginPackage {
+    fn find(folder: &Path) -> Result<PluginPackage, Failure> {
         let mut cargo = cargo(folder);
         cargo.args(["metadata", "--no-deps", "--format-version", "1"]);
         let output = cargo.output().map_err(|error| not_started(&error))?;
@@ -70,7 +70,7 @@ impl Plugin {
 }
 
 /// Finds the package of a folder in the output of `cargo metadata`.
-fn find_plugin(metadata: &Value, folder: &Path) -> Result<Plugin, Failure> {
+fn find_plugin(metadata: &Value, folder: &Path) -> Result<PluginPackage, Failure> {
     let absolute = folder
         .canonicalize()
         .map_err(|error| Failure::user(format!("{}: {error}", folder.display())))?;
@@ -97,7 +97,7 @@ fn find_plugin(metadata: &Value, folder: &Path) -> Result<Plugin, Failure> {
     let Some(library) = cdylib(package) else {
         return Err(Failure::user(no_module(package, &name)));
     };
-    Ok(Plugin {
+    Ok(PluginPackage {
         id: text(package, "id").unwrap_or_default(),
         // The file has the name of the crate.
         library: library.replace('-', "_"),
@@ -146,18 +146,21 @@ fn list<'v>(value: &'v Value, member: &str) -> &'v [Value] {
 }
 
 /// Runs the build, which prints its progress and errors, and returns the module.
-fn run(mut cargo: Command, plugin: &Plugin) -> Result<PathBuf, Failure> {
-    let mut child = cargo
-        .stdout(Stdio::piped())
-        .spawn()
+fn run(
+    mut cargo: Command,
+    plugin: &PluginPackage,
+    child: &BuildProcess,
+) -> Result<PathBuf, Failure> {
+    let stdout = child
+        .start(&mut cargo)
         .map_err(|error| not_started(&error))?;
     let mut module = None;
-    if let Some(stdout) = child.stdout.take() {
+    if let Some(stdout) = stdout {
         for line in std::io::BufReader::new(stdout).lines() {
             module = artifact(&line?, plugin).or(module);
         }
     }
-    if !child.wait()?.success() {
+    if !child.wait()? {
         return Err(Failure::user(
             "cargo could not build the plugin; its messages are above",
         ));
@@ -166,7 +169,7 @@ fn run(mut cargo: Command, plugin: &Plugin) -> Result<PathBuf, Failure> {
 }
 
 /// Returns the module that a message of cargo names, if it is the plugin's.
-fn artifact(line: &str, plugin: &Plugin) -> Option<PathBuf> {
+fn artifact(line: &str, plugin: &PluginPackage) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
     let is_plugin = text(&message, "reason")? == "compiler-artifact"
         && text(&message, "package_id")? == plugin.id;
@@ -335,7 +338,7 @@ mod tests {
     #[test]
     fn module_of_the_plugin_is_found_among_messages() {
         let folder = Path::new("/nowhere");
-        let plugin = Plugin {
+        let plugin = PluginPackage {
             id: "path+a".to_owned(),
             library: "a".to_owned(),
             target_folder: folder.to_owned(),

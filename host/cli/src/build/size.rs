@@ -19,7 +19,7 @@ pub(crate) struct SizePart {
 }
 
 /// Returns the parts of a module, the largest first. Without a name section only exported functions
-/// are told from others.
+/// are distinguished from others.
 ///
 /// # Errors
 /// The plugin's fault: it is not a module.

@@ -1,0 +1,165 @@
+//! `kvasm dev`, with the real cargo and changes of real files.
+
+use super::User;
+use kvasm_tests::program::process::eventually;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// Cargo may build for some minutes on a busy machine.
+const BUILD_TIME: Duration = Duration::from_secs(300);
+
+/// A running `kvasm dev`. Dropping it kills it.
+struct Dev {
+    child: Child,
+    stdin: ChildStdin,
+    printed: Arc<Mutex<String>>,
+}
+
+impl Dev {
+    fn start(user: &User, arguments: &[&str]) -> Dev {
+        let mut command = user.command_with_cargo(&[&["dev"], arguments].concat());
+        let temporary = user.home.path().join("tmp");
+        std::fs::create_dir_all(&temporary).unwrap();
+        command.env("TMPDIR", temporary).stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let printed = Arc::<Mutex<String>>::default();
+        collect(child.stdout.take().unwrap(), &printed);
+        collect(child.stderr.take().unwrap(), &printed);
+        let stdin = child.stdin.take().unwrap();
+        Dev {
+            child,
+            stdin,
+            printed,
+        }
+    }
+
+    fn write(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").unwrap();
+    }
+
+    /// Waits until it has printed a text, for which it may have to build.
+    #[track_caller]
+    fn prints(&mut self, words: &str) {
+        let start = Instant::now();
+        loop {
+            let printed = self.printed.lock().unwrap().clone();
+            if printed.contains(words) {
+                return;
+            }
+            let ended = self.child.try_wait().unwrap();
+            let is_late = start.elapsed() > BUILD_TIME;
+            assert!(!is_late && ended.is_none(), "no {words:?}: {printed}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Interrupts it, as Ctrl-C does, and returns the exit code.
+    fn interrupt(&mut self) -> Option<i32> {
+        let kill = ["-s", "INT", &self.child.id().to_string()];
+        let sent = std::process::Command::new("kill").args(kill).status();
+        assert!(sent.unwrap().success());
+        eventually("the end of kvasm dev", || {
+            self.child.try_wait().unwrap().map(|status| status.code())
+        })
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut from: impl Read + Send + 'static, into: &Arc<Mutex<String>>) {
+    let into = Arc::clone(into);
+    std::thread::spawn(move || {
+        let mut part = vec![0; 64 * 1024];
+        while let Ok(len @ 1..) = from.read(&mut part) {
+            let text = String::from_utf8_lossy(&part[..len]);
+            into.lock().unwrap().push_str(&text);
+        }
+    });
+}
+
+const ADDED: &str = r#"
+#[kvasm_guest::function]
+fn added() -> Result<String, Error> {
+    Ok("it was added".to_owned())
+}
+
+#[kvasm_guest::function]
+fn boom() -> Result<(), Error> {
+    panic!("it went wrong")
+}
+"#;
+
+/// A change is served without losing data, and a failed build changes nothing.
+#[test]
+fn changes_are_built_and_swapped_in() {
+    let user = User::new();
+    let folder = user.new_plugin("my-dev");
+    let source = Path::new(&folder).join("src/lib.rs");
+    let original = std::fs::read_to_string(&source).unwrap();
+    let input = r#"{"name":"ada","tag":"kind"}"#;
+    let arguments = [&folder, "--release", "--call", "add_tag", "--input", input];
+    let mut dev = Dev::start(&user, &arguments);
+    dev.prints("Serving the app my-dev on http://127.0.0.1:");
+    dev.prints("Version 1 is active");
+    dev.prints("add_tag: [\"kind\"]");
+    // The plugin's log.
+    dev.prints("info  add_tag ada has 1 tags");
+
+    std::fs::write(&source, format!("{original}{ADDED}")).unwrap();
+    dev.prints("Version 2 is active");
+    dev.write("added");
+    dev.prints("added: it was added");
+    dev.write("add_tag {\"name\":\"ada\",\"tag\":\"new\"}");
+    dev.prints("add_tag: [\"kind\",\"new\"]");
+    dev.write("boom");
+    dev.prints("boom failed: ");
+    dev.prints("it went wrong");
+
+    std::fs::write(&source, format!("{original}{ADDED}fn broken( {{")).unwrap();
+    dev.prints("Version 2 stays active.");
+    dev.write("add_tag {\"name\":\"ada\",\"tag\":\"more\"}");
+    dev.prints("add_tag: [\"kind\",\"new\",\"more\"]");
+    // The last call is repeated after a swap.
+    dev.write("added");
+    let changed = ADDED.replace("it was added", "it was changed");
+    std::fs::write(&source, format!("{original}{changed}")).unwrap();
+    dev.prints("added: it was changed");
+
+    assert_eq!(dev.interrupt(), Some(0));
+    let left = std::fs::read_dir(user.home.path().join("tmp")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+/// With a store, the data is there the next time.
+#[test]
+fn named_store_is_kept() {
+    let user = User::new();
+    let folder = user.new_plugin("my-kept");
+    let store = format!("sqlite:{}", user.home.path().join("dev.db").display());
+    for (tag, expected) in [("a", "[\"a\"]"), ("b", "[\"a\",\"b\"]")] {
+        let input = format!("{{\"name\":\"ada\",\"tag\":\"{tag}\"}}");
+        let arguments = [&folder, "--release", "--store", &store, "--call", "add_tag"];
+        let mut dev = Dev::start(&user, &[&arguments[..], &["--input", &input]].concat());
+        dev.prints(&format!("add_tag: {expected}"));
+        assert_eq!(dev.interrupt(), Some(0));
+    }
+    let collections = user.ok(&["--store", &store, "kv", "collections", "my-kept"]);
+    assert!(!collections.is_empty());
+}
+
+#[test]
+fn what_is_no_plugin_is_refused() {
+    let user = User::new();
+    user.fails(&["dev", "/nonexistent"], 2, "/nonexistent");
+    let home = user.home.path().to_str().unwrap();
+    user.fails(&["dev", home], 2, "is not the folder of a plugin");
+    user.fails(&["dev", "--input", "x"], 2, "--call");
+}
