@@ -76,7 +76,7 @@ impl Problem {
     }
 }
 
-/// The message and place of a panic, the trap that it ended in, and the backtrace, as far as each is
+/// The message and place of a panic, the trap that it ended in, and the backtrace: those that are
 /// known.
 fn trap_detail(panic: Option<&str>, reason: &str, backtrace: &str) -> String {
     let parts = [panic.unwrap_or_default(), reason, backtrace];
