@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::c_guests;
 use crate::other_guests;
-use crate::process::{copy_if_changed, output, step, workspace};
-use crate::wasm_std::WasmStd;
+use crate::process::{self, copy_if_changed, output, step, workspace};
+use crate::wasm_std::{self, WasmStd};
 
 /// Builds all plugins and lists them.
 pub fn run() -> Result<()> {
@@ -48,6 +48,7 @@ pub fn build() -> Result<PathBuf> {
         modules.extend(c_guests::build(&parent, &c_work)?);
         modules.extend(other_guests::build(&parent, &c_work)?);
     }
+    modules.push(build_wasip1(&root.join("tests/guests"), &work)?);
     if modules.is_empty() {
         bail!("no plugin was built: examples/ has no cdylib crate and no folder with C files");
     }
@@ -63,6 +64,22 @@ pub fn guest_folders() -> Vec<PathBuf> {
         .map(|folder| workspace().join(folder))
         .filter(|folder| folder.is_dir())
         .collect()
+}
+
+/// Builds the tests' plugin `sdk` for `wasm32-wasip1` too, as `sdk-wasip1`.
+fn build_wasip1(folder: &Path, work: &Path) -> Result<PathBuf> {
+    wasm_std::find_wasip1()?;
+    step("building the plugin sdk for wasm32-wasip1");
+    let mut command = wasm_std::guest_cargo(folder);
+    command
+        .args(["build", "--release", "--package", "sdk"])
+        .args(["--target", wasm_std::WASIP1, "--target-dir"])
+        .arg(work);
+    process::run(&mut command)?;
+    let built = work.join(wasm_std::WASIP1).join("release/sdk.wasm");
+    let named = work.join("sdk-wasip1.wasm");
+    copy_if_changed(&built, &named)?;
+    Ok(named)
 }
 
 fn build_rust(wasm_std: &WasmStd, folder: &Path, work: &Path) -> Result<Vec<PathBuf>> {

@@ -14,6 +14,8 @@ use crate::apt;
 use crate::process::{cargo, find_program, probe, probe_bounded, step};
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
+/// The target with clocks, randomness and output.
+pub const WASIP1: &str = "wasm32-wasip1";
 
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 const DEBIAN_STD: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
@@ -50,7 +52,7 @@ pub enum WasmStd {
 impl WasmStd {
     /// Finds or installs the library. An error names commands that the user can run.
     pub fn find() -> Result<Self> {
-        let not_there = match in_toolchain() {
+        let not_there = match in_toolchain(TARGET) {
             Ok(folder) => {
                 step(&format!(
                     "standard library for wasm32: {}",
@@ -60,7 +62,7 @@ impl WasmStd {
             }
             Err(why) => why,
         };
-        let no_rustup = match add_with_rustup() {
+        let no_rustup = match add_with_rustup(TARGET) {
             Ok(()) => {
                 step("standard library for wasm32: added with rustup");
                 return Ok(Self::Toolchain);
@@ -116,9 +118,21 @@ pub fn guest_cargo(folder: &Path) -> Command {
     command
 }
 
-fn in_toolchain() -> Result<PathBuf, String> {
+/// Finds or installs the library for `wasm32-wasip1`, which Debian does not have.
+///
+/// # Errors
+/// The command that the user can run.
+pub fn find_wasip1() -> Result<()> {
+    let found = in_toolchain(WASIP1).map(drop);
+    let found = found.or_else(|_| add_with_rustup(WASIP1));
+    found.map_err(|why| {
+        anyhow!("no standard library for {WASIP1}: {why}; run `rustup target add {WASIP1}`")
+    })
+}
+
+fn in_toolchain(target: &str) -> Result<PathBuf, String> {
     let mut rustc = Command::new("rustc");
-    rustc.args(["--print", "target-libdir", "--target", TARGET]);
+    rustc.args(["--print", "target-libdir", "--target", target]);
     let folder = PathBuf::from(probe(&mut rustc)?);
     let files = folder
         .read_dir()
@@ -133,15 +147,15 @@ fn in_toolchain() -> Result<PathBuf, String> {
     }
 }
 
-fn add_with_rustup() -> Result<(), String> {
+fn add_with_rustup(target: &str) -> Result<(), String> {
     if find_program("rustup").is_none() {
         return Err("rustup is not installed".to_owned());
     }
-    step(&format!("rustup target add {TARGET}"));
+    step(&format!("rustup target add {target}"));
     let mut rustup = Command::new("rustup");
-    rustup.args(["target", "add", TARGET]);
+    rustup.args(["target", "add", target]);
     probe_bounded(&mut rustup, RUSTUP_LIMIT)?;
-    in_toolchain().map(|_| ())
+    in_toolchain(target).map(|_| ())
 }
 
 fn with_debian() -> Result<PathBuf, String> {

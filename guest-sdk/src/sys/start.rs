@@ -26,11 +26,11 @@ pub(crate) fn start() {
 #[cfg(target_os = "wasi")]
 #[unsafe(no_mangle)]
 extern "C" fn _initialize() {
+    // SAFETY: the linker defines the function, with this signature.
     unsafe extern "C" {
         fn __wasm_call_ctors();
     }
-    // SAFETY: the linker defines the function. Hosts call `_initialize` before anything else, and
-    // once.
+    // SAFETY: hosts call `_initialize` before anything else, and once.
     unsafe { __wasm_call_ctors() }
 }
 

@@ -1,5 +1,6 @@
 //! Errors of plugins and calls, classified by blame.
 
+use super::unknown_import;
 use crate::abi::GuestLog;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Cost, Invalid};
@@ -44,7 +45,7 @@ pub enum LoadError {
     #[error("not a wasm module that this host can run: {0}")]
     NotWasm(String),
     /// It has an unknown import.
-    #[error("{}", unknown_import(.module, .name))]
+    #[error("{}", unknown_import::describe(.module, .name))]
     UnknownImport {
         /// The import's module.
         module: String,
@@ -262,27 +263,6 @@ fn names(names: &[String]) -> String {
     match names {
         [] => "none".to_owned(),
         names => names.join(", "),
-    }
-}
-
-/// Says which import is unknown, and which versions meet if it is one of a newer ABI.
-fn unknown_import(module: &str, name: &str) -> String {
-    const HOST: &str = concat!("this host, of Kvasm ", env!("CARGO_PKG_VERSION"), ",");
-    let advice = "upgrade the host, or build the plugin with the SDK of the host's version";
-    match module.strip_prefix("kvasm_v") {
-        Some(_) if module == kvasm_abi::MODULE => format!(
-            "the module imports {name:?} of {module}, which {HOST} does not have: the plugin was \
-             built for a newer host; {advice}"
-        ),
-        Some(_) => format!(
-            "the plugin was built for the ABI {module:?}; {HOST} has {}; {advice}",
-            kvasm_abi::MODULE
-        ),
-        None => format!(
-            "the module imports {module:?} {name:?}, which this host does not provide; it \
-             provides the functions of {} and WASI preview 1",
-            kvasm_abi::MODULE
-        ),
     }
 }
 

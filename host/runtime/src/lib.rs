@@ -19,6 +19,7 @@ mod needs;
 mod precheck;
 mod request;
 mod trap;
+mod unknown_import;
 mod wasi;
 mod worker;
 

@@ -23,6 +23,20 @@ async fn wasi_stdout_and_stderr_go_to_the_log() {
 }
 
 #[tokio::test]
+async fn rust_for_wasip1_prints_and_reads_the_clock() {
+    let bench = TestHost::new().await;
+    let plugin = bench.load(wasm("sdk-wasip1")).await;
+    let call = Call::function("std_prints_and_reads_the_clock");
+    let response = bench.host.call(&plugin, call).await.unwrap();
+    let lines = response.log.lines().iter().map(ToString::to_string);
+    assert_eq!(
+        lines.collect::<Vec<_>>(),
+        ["info  printed 1", "warn  to the error output"]
+    );
+    assert_eq!(response.output, b"true");
+}
+
+#[tokio::test]
 async fn wasi_has_no_files_environment_or_stdin() {
     let bench = TestHost::new().await;
     let plugin = bench.load(wasm("wasi-c")).await;

@@ -187,3 +187,18 @@ fn pages() -> usize {
 fn pages() -> usize {
     0
 }
+
+/// Uses the standard library's output and clock, which `wasm32-unknown-unknown` lacks.
+#[cfg(target_os = "wasi")]
+#[kvasm_guest::function]
+fn std_prints_and_reads_the_clock() -> Json<bool> {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    println!("printed {}", 1);
+    eprintln!("to the error output");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let host_now = u64::try_from(kvasm_guest::now_ms()).map(Duration::from_millis);
+    let (Ok(now), Ok(host_now)) = (now, host_now) else {
+        return Json(false);
+    };
+    Json(now.abs_diff(host_now) < Duration::from_secs(60))
+}
