@@ -5,6 +5,9 @@ use super::markdown;
 use kvasm_guest::Error;
 use kvasm_guest::http::HttpError;
 
+/// A variant of the error.
+type Variant = fn(String) -> Error;
+
 /// The lines of an enum.
 fn body_of<'t>(source: &'t str, head: &str) -> &'t str {
     let (_, rest) = source.split_once(head).expect("the enum");
@@ -19,7 +22,7 @@ fn every_error_of_the_sdk_is_explained_with_its_status() {
         .lines()
         .filter_map(|line| line.trim().strip_suffix("(String),"))
         .collect();
-    let known: [(&str, fn(String) -> Error); 15] = [
+    let known: [(&str, Variant); 15] = [
         ("NotFound", Error::NotFound),
         ("Conflict", Error::Conflict),
         ("Denied", Error::Denied),
