@@ -6,6 +6,8 @@
 mod abi;
 #[path = "layout/crates.rs"]
 mod crates;
+#[path = "layout/errors_page.rs"]
+mod errors_page;
 #[path = "layout/files.rs"]
 mod files;
 #[path = "layout/imports.rs"]

@@ -1,11 +1,14 @@
 //! The `kvasm` program as users run it: verbs, exit codes, misuse.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod blocks;
 mod build;
+mod cookbook;
 mod dev;
 mod entries;
 mod events;
 mod grants;
+mod guide;
 mod input_validation;
 mod inspect;
 mod languages;
@@ -15,6 +18,7 @@ mod new;
 mod plugins;
 mod settings;
 mod token_files;
+mod tutorial;
 mod verbs;
 
 use kvasm_tests::program::process::program;
