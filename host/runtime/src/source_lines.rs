@@ -328,7 +328,7 @@ mod tests {
     }
 
     /// A module whose line table, of DWARF 4, says that the code at 2 and 4 is of lines 3 and 5 of
-    /// `src/a.rs`, up to 6. The code section's content begins at 10.
+    /// `src/a.rs`, up to 6. The code section's content begins at 20.
     fn module() -> Vec<u8> {
         let header = [
             &[1, 1, 1, 0xfb, 14, 13][..],
@@ -348,7 +348,9 @@ mod tests {
         table.extend(len(header.len()));
         table.extend(header);
         table.extend(program);
-        let mut wasm = b"\0asm\x01\0\0\0\x0a\x08".to_vec();
+        let mut wasm = b"\0asm\x01\0\0\0".to_vec();
+        // A type, a function, and its code.
+        wasm.extend([1, 4, 1, 0x60, 0, 0, 3, 2, 1, 0, 10, 8]);
         wasm.extend([1, 6, 0, 1, 1, 1, 1, 0x0b]);
         let mut section = b"\x0b.debug_line".to_vec();
         section.extend(table);
@@ -361,7 +363,7 @@ mod tests {
     fn line_table_is_read() {
         let lines = SourceLines::read(&module());
         let expected = [None, Some(3), Some(3), Some(5), Some(5), None];
-        for (offset, line) in (11..).zip(expected) {
+        for (offset, line) in (21..).zip(expected) {
             let expected = line.map(|line| ("src/a.rs", line));
             assert_eq!(lines.find(offset), expected, "{offset} {lines:?}");
         }
@@ -371,7 +373,7 @@ mod tests {
     #[test]
     fn modified_line_table_does_no_harm() {
         let wasm = module();
-        for at in 18..wasm.len() {
+        for at in 28..wasm.len() {
             for value in [0, 1, 2, 3, 9, 0x7f, 0x80, 0xfe, 0xff] {
                 let mut wasm = wasm.clone();
                 wasm[at] = value;
