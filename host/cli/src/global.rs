@@ -119,6 +119,11 @@ impl Global {
         self.server.as_deref().or_else(variable)
     }
 
+    /// `--server`.
+    pub(super) fn server_argument(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
     /// `--profile`, or its variable.
     pub(super) fn profile(&self) -> Option<&str> {
         let variable = || self.environment.get("KVASM_PROFILE");

@@ -48,8 +48,8 @@ Examples:
   kvasm dev my-plugin
   kvasm build my-plugin
   kvasm inspect my-plugin/target/kvasm/my_plugin.wasm
-  kvasm serve
-  kvasm login --server http://127.0.0.1:7180 --token kvasm_...
+  kvasm serve --token-file admin.token
+  KVASM_TOKEN=$(cat admin.token) kvasm login --server http://127.0.0.1:7180
   kvasm app create demo --public
   kvasm plugin deploy demo counter.wasm
   kvasm call demo add --input '{\"name\":\"visits\",\"by\":1}'
@@ -90,7 +90,7 @@ enum Command {
     Call(call::CallArgs),
     /// Run a function of a plugin without deploying it
     Run(run::RunArgs),
-    /// Create a plugin in Rust to start from
+    /// Create a plugin to start from
     New(new::NewArgs),
     /// Build a plugin from its sources
     Build(build::BuildArgs),

@@ -29,19 +29,19 @@ pub(super) struct NewArgs {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Template {
-    /// Functions that are called by name
+    /// In Rust: functions that are called by name
     Function,
-    /// A handler of HTTP requests
+    /// In Rust: a handler of HTTP requests
     Http,
-    /// A handler of changes of entries
+    /// In Rust: a handler of changes of entries
     Trigger,
-    /// Notes in C: functions, a handler of requests and one of changes
+    /// In C: functions, and handlers of requests and of changes
     C,
-    /// The same in Go
+    /// In Go: functions, and handlers of requests and of changes
     Go,
-    /// The same in AssemblyScript
+    /// In AssemblyScript: functions, and handlers of requests and of changes
     Assemblyscript,
-    /// The same in Zig
+    /// In Zig: functions, and handlers of requests and of changes
     Zig,
 }
 
@@ -125,10 +125,7 @@ fn make_rust(
     let name = checked_name(path)?;
     refuse_existing(path)?;
     let sdk = sdk(arguments.sdk.as_deref(), path)?;
-    let module = format!(
-        "target/wasm32-unknown-unknown/release/{}.wasm",
-        name.replace('-', "_")
-    );
+    let module = format!("target/kvasm/{}.wasm", name.replace('-', "_"));
     let files = [
         (
             "Cargo.toml",
@@ -153,8 +150,7 @@ fn make_rust(
     output::object(global.json, &made, || {
         let shown = path.display();
         format!(
-            "Created {shown}. Next:\n  cd {shown}\n  cargo test\n  \
-             cargo build --release --target wasm32-unknown-unknown\n  \
+            "Created {shown}. Next:\n  cd {shown}\n  cargo test\n  kvasm build\n  \
              kvasm plugin deploy APP {module}"
         )
     })?;

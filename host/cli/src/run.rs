@@ -43,6 +43,12 @@ struct CallPlace {
 }
 
 pub(super) async fn run(global: &Global, run: RunArgs) -> Result<CommandOutcome, Failure> {
+    if global.server_argument().is_some() {
+        return Err(Failure::user(
+            "`kvasm run` runs a plugin in its own process, not on a server; deploy it with \
+             `kvasm plugin deploy`, and call it with `kvasm call`",
+        ));
+    }
     let wasm = input::file(&run.plugin)?;
     let input = match &run.input {
         Some(input) => input::argument(input)?,

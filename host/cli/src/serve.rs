@@ -6,11 +6,11 @@ use super::log::{LogGuard, LogWriter, log_panics};
 use super::token_file::TokenFile;
 use super::{Global, open};
 use clap::Args;
-use kvasm::Host;
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::server::{AdminAddress, ServerOptions, router, routers, serve};
 use kvasm::service::Health;
+use kvasm::{Compiler, Host};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -114,7 +114,11 @@ fn print_lines(lines: Vec<String>) -> std::io::Result<()> {
         .map(drop)
 }
 
-pub(super) async fn host(config: &Config, metrics: Metrics) -> Result<Host, Failure> {
+pub(super) async fn host(
+    config: &Config,
+    metrics: Metrics,
+    compiler: Compiler,
+) -> Result<Host, Failure> {
     let spec = match &config.store {
         Some(spec) => spec.clone(),
         None => open::default_store()?,
@@ -129,7 +133,7 @@ pub(super) async fn host(config: &Config, metrics: Metrics) -> Result<Host, Fail
         .memory(config.memory)
         .modules(config.modules)
         .modules_bytes(config.modules_bytes)
-        .compiler(open::compiler())
+        .compiler(compiler)
         .compile_time(config.compile_time)
         .compile_memory(config.compile_memory as u64)
         .cache_limits(config.cache)
@@ -263,7 +267,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
         Ok(files) => config.server.connections = connections(&config, files),
         Err(error) => tracing::warn!(%error, "cannot raise the open file limit"),
     }
-    let host = host(&config, metrics.clone()).await?;
+    let host = host(&config, metrics.clone(), open::compiler()).await?;
     let listeners = Listeners::open(&config).await?;
 
     // Before the address is printed, since a signal may follow immediately.

@@ -5,6 +5,7 @@
 //! code and is trusted like the program itself.
 
 use super::error::LoadError;
+use super::source_lines::SourceLines;
 use super::worker::{self, WorkerAnswer};
 use crate::abi::printable;
 use bytes::Bytes;
@@ -179,15 +180,20 @@ impl Compiler {
     }
 }
 
-/// Compiles a module to the input of [`wasmtime::Module::deserialize`].
+/// Compiles a module to its source lines, encoded, and the input of
+/// [`wasmtime::Module::deserialize`].
 pub(super) fn compile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, String> {
     // The text format is a convenience of the library that plugins must not rely on.
     if !wasm.starts_with(b"\0asm") {
         return Err("the wasm header is missing".to_owned());
     }
-    engine
+    let code = engine
         .precompile_module(wasm)
-        .map_err(|error| printable(&format!("{error:#}")))
+        .map_err(|error| printable(&format!("{error:#}")))?;
+    let mut compiled = Vec::new();
+    SourceLines::read(wasm).encode(&mut compiled);
+    compiled.extend_from_slice(&code);
+    Ok(compiled)
 }
 
 fn outcome(

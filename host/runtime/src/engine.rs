@@ -235,8 +235,8 @@ fn plain_config() -> Config {
         .memory_init_cow(true)
         .epoch_interruption(true)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX))
-        // Source lines would need the guest's debug information, which makes every trap
-        // expensive; function names come from the name section.
+        // With it, wasmtime would parse the guest's debugging information at a trap, without a
+        // limit. Source lines come from a table that is made when a module is compiled.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
 }

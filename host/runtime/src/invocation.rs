@@ -392,7 +392,7 @@ async fn run(
         Some(Ok(code)) => code,
         Some(Err(error)) => match error.downcast_ref::<I32Exit>() {
             Some(I32Exit(code)) => *code,
-            None => return Err(trap::classify(&error, invocation)),
+            None => return Err(trap::classify(&error, invocation, &plugin.lines)),
         },
     };
     match code {

@@ -18,6 +18,7 @@ mod module_cache;
 mod needs;
 mod precheck;
 mod request;
+mod source_lines;
 mod trap;
 mod unknown_import;
 mod wasi;

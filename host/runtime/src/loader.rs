@@ -6,8 +6,9 @@ use super::compiler::RunningCompilation;
 use super::engine::Runtime;
 use super::error::LoadError;
 use super::manifest;
-use super::module::CompiledPlugin;
+use super::module::{CompiledPlugin, LoadedModule};
 use super::precheck;
+use super::source_lines::SourceLines;
 use bytes::Bytes;
 use kvasm_core::{AppId, Digest, Invalid, Subject};
 use kvasm_metrics::ModuleSource;
@@ -325,7 +326,7 @@ impl Runtime {
         Ok(())
     }
 
-    fn plugin(&self, module: Module, digest: Digest, section: Option<&[u8]>) -> Outcome {
+    fn plugin(&self, module: LoadedModule, digest: Digest, section: Option<&[u8]>) -> Outcome {
         let plugin = Arc::new(CompiledPlugin::new(&self.linker, module, digest, section)?);
         self.compiled.lock().put(digest, &plugin);
         Ok(plugin)
@@ -349,7 +350,10 @@ impl Drop for LoadGuard<'_> {
 }
 
 #[allow(unsafe_code)]
-fn deserialize(engine: &Engine, code: &[u8]) -> Result<Module, LoadError> {
+fn deserialize(engine: &Engine, compiled: &[u8]) -> Result<LoadedModule, LoadError> {
+    let (lines, code) = SourceLines::decode(compiled).ok_or_else(|| {
+        LoadError::host(std::io::Error::other("the compiler's output is malformed"))
+    })?;
     // SAFETY: `deserialize` trusts its bytes to come from `Module::serialize` or
     // `Engine::precompile_module`. These come from the latter: of this process, or
     // of one that this process has just started of a program that the operator or
@@ -357,8 +361,9 @@ fn deserialize(engine: &Engine, code: &[u8]) -> Result<Module, LoadError> {
     // is trusted as this one is; by default it is the same file.
     let module = unsafe { Module::deserialize(engine, code) };
     // It was compiled for this engine, so the error is about the size of instances.
-    module.map_err(|error| {
+    let module = module.map_err(|error| {
         tracing::info!(%error, "a compiled module cannot be instantiated here");
         LoadError::InstanceTooLarge
-    })
+    })?;
+    Ok(LoadedModule { module, lines })
 }

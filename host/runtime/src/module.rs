@@ -3,6 +3,7 @@
 use super::declared::{self, DeclaredFunction, FunctionKind, check_names};
 use super::error::LoadError;
 use super::invocation::Invocation;
+use super::source_lines::SourceLines;
 use crate::abi::{printable, printable_start};
 use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, Watch};
 use std::collections::BTreeMap;
@@ -84,17 +85,26 @@ pub struct CompiledPlugin {
     triggers: Vec<DeclaredTrigger>,
     needs: Arc<Needs>,
     reads_settings: bool,
+    /// The source lines of its code, for backtraces.
+    pub(super) lines: SourceLines,
     bytes: usize,
     digest: Digest,
+}
+
+/// A compiled module as it is loaded.
+pub(super) struct LoadedModule {
+    pub(super) module: Module,
+    pub(super) lines: SourceLines,
 }
 
 impl CompiledPlugin {
     pub(super) fn new(
         linker: &Linker<Invocation>,
-        module: Module,
+        loaded: LoadedModule,
         digest: Digest,
         section: Option<&[u8]>,
     ) -> Result<CompiledPlugin, LoadError> {
+        let LoadedModule { module, lines } = loaded;
         let memory = match module.get_export(kvasm_abi::MEMORY) {
             Some(ExternType::Memory(memory)) if !memory.is_shared() => {
                 module.get_export_index(kvasm_abi::MEMORY)
@@ -108,7 +118,7 @@ impl CompiledPlugin {
             Some(Signature::Status) | None => None,
         };
         let image = module.image_range();
-        let bytes = image.end.addr() - image.start.addr() + OVERHEAD_BYTES;
+        let bytes = image.end.addr() - image.start.addr() + OVERHEAD_BYTES + lines.bytes();
         let imports_settings = module.imports().any(|import| {
             import.module() == kvasm_abi::MODULE && SETTINGS_IMPORTS.contains(&import.name())
         });
@@ -124,6 +134,7 @@ impl CompiledPlugin {
             triggers: offer.triggers,
             needs: Arc::new(offer.needs),
             reads_settings,
+            lines,
             bytes,
             digest,
         })

@@ -32,6 +32,9 @@ pub(super) const EXIT_CANNOT_WORK: u8 = 2;
 #[cfg(unix)]
 const NICE: i32 = 10;
 
+/// The version of the format of a compiled module, apart from wasmtime's.
+const FORMAT: u32 = 2;
+
 /// The response of a worker.
 pub(super) enum WorkerAnswer {
     /// The compiled module.
@@ -44,10 +47,11 @@ pub(super) enum WorkerAnswer {
     OutOfMemory,
 }
 
-/// Identifies this build of wasmtime with these settings.
+/// Identifies this build of wasmtime with these settings, and the format of a compiled module.
 pub(super) fn fingerprint(engine: &Engine) -> [u8; 32] {
     let mut hasher = DigestHasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    FORMAT.hash(&mut hasher);
     hasher.0.finalize().into()
 }
 

@@ -62,7 +62,7 @@ impl User {
     }
 
     /// Makes a plugin without dependencies.
-    fn tiny(&self) -> PathBuf {
+    pub fn tiny(&self) -> PathBuf {
         let folder = self.home.path().join("tiny");
         std::fs::create_dir_all(folder.join("src")).unwrap();
         std::fs::write(folder.join("Cargo.toml"), MANIFEST).unwrap();
@@ -93,7 +93,7 @@ fn plugin_from_a_template_is_built_and_deployed() {
     let inspected = user.json(&["inspect", path]);
     let sections = inspected["custom_sections"].as_array().unwrap();
     let names: Vec<&Value> = sections.iter().map(|section| &section["name"]).collect();
-    assert_eq!(names, ["kvasm.plugin.v1"]);
+    assert_eq!(names, ["kvasm.plugin.v1", "name"]);
     user.ok(&["plugin", "deploy", "demo", path]);
     let input = r#"{"name":"ada","tag":"kind"}"#;
     let tagged = user.ok(&["call", "demo", "add_tag", "--input", input]);
@@ -122,7 +122,7 @@ fn declarations_beside_the_source_are_added() {
     for more in [
         &[][..],
         &["--target", "wasm32-wasip1"],
-        &["--names"],
+        &["--strip-names"],
         &["--debug"],
     ] {
         let built = build(more);
@@ -133,7 +133,7 @@ fn declarations_beside_the_source_are_added() {
         let function = json!({"name": "hello", "kind": "transaction", "callable": true});
         assert_eq!(inspected["functions"], json!([function]), "{more:?}");
         let sections = inspected["custom_sections"].to_string();
-        let keeps_names = more.contains(&"--names") || more.contains(&"--debug");
+        let keeps_names = !more.contains(&"--strip-names");
         assert_eq!(
             sections.contains("\"name\":\"name\""),
             keeps_names,
@@ -195,6 +195,55 @@ fn project_that_makes_no_module_is_explained() {
     std::fs::remove_file(folder.join("Cargo.toml")).unwrap();
     refuses("has no Cargo.toml, go.mod");
     user.fails(&["build", "/nonexistent"], 2, "is not a folder");
+}
+
+const TRAPS: &str = "#[unsafe(no_mangle)]
+pub extern \"C\" fn hello() -> i32 {
+    outer(0)
+}
+
+#[inline(never)]
+fn outer(divisor: i32) -> i32 {
+    inner::divide(std::hint::black_box(divisor)) + 1
+}
+
+mod inner {
+    #[inline(never)]
+    pub fn divide(divisor: i32) -> i32 {
+        assert!(divisor != 0, \"cannot divide\");
+        1 / divisor
+    }
+}
+";
+
+/// Names are in every backtrace, source lines in that of a debug build, also from the cache folder.
+#[test]
+fn backtrace_has_names_and_source_lines() {
+    let user = User::new();
+    let folder = user.tiny();
+    std::fs::write(folder.join("src/lib.rs"), TRAPS).unwrap();
+    let at = folder.to_str().unwrap();
+    let module = user.home.path().join("tiny.wasm");
+    let module = module.to_str().unwrap();
+    for (more, has_names, has_lines) in [
+        (&[][..], true, false),
+        (&["--strip-names"], false, false),
+        (&["--debug"], true, true),
+    ] {
+        let built = user.build(&[&[at, "--output", module], more].concat());
+        assert_eq!(built.code, 0, "{more:?}: {}", built.stderr);
+        // The second time it is not compiled.
+        for _ in 0..2 {
+            let trapped = user.run(&["run", module, "hello"]);
+            assert_eq!(trapped.code, 3, "{}", trapped.stderr);
+            let has = |text: &str| trapped.stderr.contains(text);
+            let shown = (has("tiny_plugin::outer"), has("outer at src/lib.rs:8"));
+            assert_eq!(shown, (has_names, has_lines), "{}", trapped.stderr);
+            let shown = (has("inner::divide"), has("inner::divide at src/lib.rs:14"));
+            assert_eq!(shown, (has_names, has_lines), "{}", trapped.stderr);
+            assert!(has("unreachable"), "{}", trapped.stderr);
+        }
+    }
 }
 
 /// Without a toolchain the message says what to install.

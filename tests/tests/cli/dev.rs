@@ -138,6 +138,35 @@ fn changes_are_built_and_swapped_in() {
     assert_eq!(left.count(), 0);
 }
 
+/// A package in another folder is a source too, and traps have the lines of both.
+#[test]
+fn local_dependencies_are_watched() {
+    let user = User::new();
+    let folder = user.tiny();
+    let helper = user.home.path().join("helper");
+    std::fs::create_dir_all(helper.join("src")).unwrap();
+    let manifest = "[package]\nname = \"helper\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    std::fs::write(helper.join("Cargo.toml"), manifest).unwrap();
+    let source = helper.join("src/lib.rs");
+    std::fs::write(&source, "pub fn status() -> i32 { 0 }\n").unwrap();
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let manifest = format!("{manifest}[dependencies]\nhelper = {{ path = \"../helper\" }}\n");
+    std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+    let plugin =
+        "#[unsafe(no_mangle)]\npub extern \"C\" fn hello() -> i32 {\n    helper::status()\n}\n";
+    std::fs::write(folder.join("src/lib.rs"), plugin).unwrap();
+
+    let mut dev = Dev::start(&user, &[folder.to_str().unwrap(), "--call", "hello"]);
+    dev.prints("Version 1 is active");
+    dev.prints("hello: ");
+    std::fs::write(&source, "\npub fn status() -> i32 { panic!() }\n").unwrap();
+    dev.prints("Version 2 is active");
+    dev.prints("hello failed: ");
+    dev.prints("helper::status at src/lib.rs:2");
+    dev.prints("hello at src/lib.rs:3");
+    assert_eq!(dev.interrupt(), Some(0));
+}
+
 /// With a store, the data is there the next time.
 #[test]
 fn named_store_is_kept() {

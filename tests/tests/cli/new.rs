@@ -10,6 +10,25 @@ fn checkout() -> PathBuf {
     tests.parent().unwrap().to_path_buf()
 }
 
+/// The `kvasm new --help` and the page of the command line describe the templates in the same words.
+#[test]
+fn help_and_documentation_have_the_same_templates() {
+    let page = std::fs::read_to_string(checkout().join("docs/cli.md")).unwrap();
+    let (_, table) = page.split_once("| template |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let rows = table.lines().filter_map(|row| row.strip_prefix("| `"));
+    let rows: Vec<String> = rows
+        .map(|row| row.replace("` | ", ": ").replace(" |", ""))
+        .collect();
+    assert_eq!(rows.len(), 7, "{rows:?}");
+    let help = User::new().ok(&["new", "--help"]);
+    let help: Vec<&str> = help.split_whitespace().collect();
+    let help = help.join(" ");
+    for row in rows {
+        assert!(help.contains(&row), "{row}: {help}");
+    }
+}
+
 /// Runs cargo for a plugin, with a target folder that all of them share.
 #[track_caller]
 fn cargo(plugin: &Path, arguments: &[&str]) {
@@ -36,12 +55,21 @@ fn made(user: &User, template: &str) -> u64 {
     let new = ["new", folder, "--template", template, "--sdk"];
     let new = [&new, &[sdk.to_str().unwrap()][..]].concat();
     let output = user.ok(&new);
-    assert!(output.contains("cargo test"), "{output}");
+    let file = format!("target/kvasm/my_{template}.wasm");
+    for command in ["cargo test\n", "kvasm build\n", &file] {
+        assert!(output.contains(command), "{command}: {output}");
+    }
+    let readme = std::fs::read_to_string(path.join("README.md")).unwrap();
+    assert!(readme.contains("kvasm build\n") && readme.contains(&file));
     cargo(&path, &["test"]);
-    let build = ["build", "--release", "--target", "wasm32-unknown-unknown"];
-    cargo(&path, &build);
-    let target = checkout().join("target/new-plugins/wasm32-unknown-unknown/release");
-    let module = target.join(format!("my_{template}.wasm"));
+    let built = user
+        .command_with_cargo(&["build", folder])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success(), "{text}");
+    let module = checkout().join("target/new-plugins/kvasm");
+    let module = module.join(format!("my_{template}.wasm"));
     user.ok(&["app", "create", &name]);
     user.ok(&["plugin", "deploy", &name, module.to_str().unwrap()]);
     // It does not overwrite what is there.

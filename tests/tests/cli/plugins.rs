@@ -50,6 +50,14 @@ fn run_executes_a_plugin_and_persists_its_data() {
     );
 }
 
+#[test]
+fn run_on_a_server_is_refused() {
+    let user = User::new();
+    let counter = user.file("counter.wasm", &wasm("counter"));
+    let run = ["run", &counter, "add", "--server", "http://127.0.0.1:9"];
+    user.fails(&run, 2, "runs a plugin in its own process, not on a server");
+}
+
 /// An app that is not there is made in memory, unless a store is named.
 #[test]
 fn missing_app_is_made_for_the_call_only() {

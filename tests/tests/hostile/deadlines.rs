@@ -117,8 +117,10 @@ async fn deep_recursion_traps() {
     let CallError::Trap { reason, backtrace } = &failure.error else {
         panic!("{failure}");
     };
-    assert!(reason.contains("stack"), "{reason}");
-    assert!(backtrace.lines().count() <= 64, "{backtrace}");
+    assert!(reason.starts_with("stack overflow"), "{reason}");
+    // Equal frames share a line.
+    assert!(backtrace.contains("down ("), "{backtrace}");
+    assert!(backtrace.lines().count() <= 2, "{backtrace}");
     assert_alive(&bench).await;
 }
 

@@ -292,6 +292,25 @@ async fn trap_backtrace_names_functions() {
     assert_eq!(names[..2], ["0: inner_most", "1: outer"]);
 }
 
+/// Most languages have a stack in linear memory, which ends at address 0.
+#[tokio::test]
+async fn overflow_of_a_stack_in_memory_is_called_that() {
+    let bench = TestHost::new().await;
+    let reason_at = async |address: i32| {
+        let store = format!("(i32.store (i32.const {address}) (i32.const 1)) (i32.const 0)");
+        let failure = bench.run(module("", &store)).await.unwrap_err();
+        let CallError::Trap { reason, .. } = failure.error else {
+            panic!("{failure}");
+        };
+        reason
+    };
+    let below = reason_at(-32).await;
+    assert!(below.contains("probably a stack overflow"), "{below}");
+    let beyond = reason_at(i32::MAX).await;
+    assert!(beyond.contains("out of bounds"), "{beyond}");
+    assert!(!beyond.contains("stack"), "{beyond}");
+}
+
 /// Cached modules that are modified, swapped or truncated are compiled again, with the same
 /// result.
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Builds plugins in C, Go, AssemblyScript and Zig, each with the ordinary compiler of its language.
 
+use super::section::KeptSections;
 use super::{BuildOptions, Compiled};
 use crate::failure::Failure;
 use crate::input;
@@ -158,7 +159,7 @@ fn go(options: &BuildOptions, made: &Path) -> Result<Command, Failure> {
     })?;
     let mut command = Command::new(go);
     command.args(["build", "-buildmode=c-shared", "-trimpath"]);
-    if !options.debug && !options.names {
+    if options.kept == KeptSections::Host {
         command.arg("-ldflags=-s -w");
     }
     command.arg("-o").arg(made).arg(".");
@@ -217,7 +218,7 @@ fn zig(folder: &Path, options: &BuildOptions, made: &Path) -> Result<Command, Fa
         .arg(format!("-Mroot={ZIG_ROOT}"))
         .arg(format!("-Mkvasm={}", package.display()))
         .arg(format!("-femit-bin={}", made.display()));
-    if !options.debug && !options.names {
+    if options.kept == KeptSections::Host {
         command.arg("-fstrip");
     }
     Ok(command)

@@ -11,6 +11,8 @@ use crate::{Global, inspect, output};
 use clap::{Args, ValueEnum};
 use languages::OtherLanguage;
 use parking_lot::Mutex;
+pub(crate) use rust::local_packages;
+use section::KeptSections;
 use serde_json::json;
 use size::SizePart;
 use std::path::{Path, PathBuf};
@@ -25,15 +27,15 @@ pub(super) struct BuildArgs {
     /// Folder of the plugin
     #[arg(default_value = ".")]
     folder: PathBuf,
-    /// Optimise, and strip what the host does not need; this is the default
+    /// Optimise, and keep of custom sections only Kvasm's and function names; this is the default
     #[arg(long, conflicts_with = "debug")]
     release: bool,
     /// Do not optimise, and keep function names and debugging information for backtraces
     #[arg(long)]
     debug: bool,
-    /// Keep function names, which backtraces show
-    #[arg(long)]
-    names: bool,
+    /// Remove the names of functions too, which backtraces show
+    #[arg(long, conflicts_with = "debug")]
+    strip_names: bool,
     /// The target, for plugins in Rust
     #[arg(long, value_enum, default_value_t = WasmTarget::Unknown)]
     target: WasmTarget,
@@ -64,10 +66,10 @@ impl WasmTarget {
 
 /// How to build.
 pub(crate) struct BuildOptions {
-    /// Without optimisations, and nothing is stripped.
+    /// Without optimisations, and with debugging information.
     pub(crate) debug: bool,
-    /// Whether function names are kept in any case.
-    pub(crate) names: bool,
+    /// What is left of custom sections.
+    pub(crate) kept: KeptSections,
     pub(crate) target: WasmTarget,
     /// Where to write the module, if not to the language's place.
     pub(crate) output: Option<PathBuf>,
@@ -160,9 +162,14 @@ impl Language {
 pub(super) async fn run(global: &Global, args: BuildArgs) -> Result<CommandOutcome, Failure> {
     // The default has an option, so that scripts can say what they mean.
     let _ = args.release;
+    let kept = match (args.debug, args.strip_names) {
+        (true, _) => KeptSections::All,
+        (false, true) => KeptSections::Host,
+        (false, false) => KeptSections::Names,
+    };
     let options = BuildOptions {
         debug: args.debug,
-        names: args.names,
+        kept,
         target: args.target,
         output: args.output,
         child: BuildProcess::default(),
@@ -193,13 +200,13 @@ pub(crate) fn build(folder: &Path, options: &BuildOptions) -> Result<Built, Fail
     let declared = section::declare(compiled.wasm, folder)?;
     let mut parts = size::parts(&declared)?;
     parts.retain(|part| match part.name.strip_prefix("section ") {
-        Some(section) => options.debug || section::is_kept(section, options.names),
+        Some(section) => options.kept.has(section),
         None => true,
     });
     let unstripped_bytes = declared.len();
-    let wasm = match options.debug {
-        true => declared,
-        false => section::strip(&declared, options.names)?,
+    let wasm = match options.kept {
+        KeptSections::All => declared,
+        kept => section::strip(&declared, kept)?,
     };
     let path = options.output.clone().unwrap_or(compiled.output);
     write(&path, &wasm)?;

@@ -42,6 +42,38 @@ pub(crate) fn compile(folder: &Path, options: &BuildOptions) -> Result<Compiled,
     })
 }
 
+/// The packages that a plugin is built from, other than those of a registry.
+pub(crate) struct LocalPackages {
+    /// The folder with the lock file.
+    pub(crate) workspace: PathBuf,
+    /// The folders of the packages that are not in the plugin's.
+    pub(crate) folders: Vec<PathBuf>,
+}
+
+/// Returns the local packages that the plugin in a folder depends on; `None` if it is not in Rust, or
+/// cargo cannot tell, which a build explains.
+pub(crate) fn local_packages(folder: &Path) -> Option<LocalPackages> {
+    if !folder.join("Cargo.toml").is_file() {
+        return None;
+    }
+    let own = folder.canonicalize().ok()?;
+    let mut cargo = cargo(folder);
+    cargo.args(["metadata", "--format-version", "1"]);
+    let output = cargo.output().ok()?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).ok()?;
+    // Other members of its workspace are among them: a change there only costs a build of nothing.
+    let packages = list(&metadata, "packages").iter();
+    let is_local = |package: &&Value| package.get("source").is_some_and(Value::is_null);
+    let manifests = packages
+        .filter(is_local)
+        .filter_map(|package| text(package, "manifest_path"));
+    let folders = manifests.filter_map(|path| Some(Path::new(&path).parent()?.to_owned()));
+    Some(LocalPackages {
+        workspace: text(&metadata, "workspace_root")?.into(),
+        folders: folders.filter(|folder| !folder.starts_with(&own)).collect(),
+    })
+}
+
 /// A package that makes a module.
 struct PluginPackage {
     /// Cargo's id of the package.

@@ -15,6 +15,8 @@ pub(crate) const DECLARATIONS: &str = "kvasm.json";
 const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
 /// Custom sections that the host reads begin with this.
 const HOST_SECTIONS: &str = "kvasm.";
+/// Custom sections with the source lines of code, and the names of files in them.
+const LINE_SECTIONS: [&str; 2] = [".debug_line", ".debug_line_str"];
 
 /// Adds the declarations of the file `kvasm.json` in `folder`, if there is one, to a module.
 ///
@@ -67,17 +69,43 @@ fn append(wasm: &mut Vec<u8>, name: &str, data: &[u8]) {
     section.encode(wasm);
 }
 
-/// Returns a module without the custom sections that the host does not read. Function names, which
-/// only backtraces need, are kept if `names` says so.
+/// Which custom sections of a module are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeptSections {
+    /// All, for debuggers.
+    All,
+    /// Those that the host reads, and for backtraces names and source lines.
+    Lines,
+    /// Those that the host reads, and for backtraces names.
+    Names,
+    /// Those that the host reads.
+    Host,
+}
+
+impl KeptSections {
+    /// Whether a custom section of this name is kept.
+    pub(crate) fn has(self, name: &str) -> bool {
+        let is_name = name == "name";
+        name.starts_with(HOST_SECTIONS)
+            || match self {
+                KeptSections::All => true,
+                KeptSections::Lines => is_name || LINE_SECTIONS.contains(&name),
+                KeptSections::Names => is_name,
+                KeptSections::Host => false,
+            }
+    }
+}
+
+/// Returns a module without the custom sections that are not kept.
 ///
 /// # Errors
 /// The plugin's fault: it is not a module.
-pub(crate) fn strip(wasm: &[u8], names: bool) -> Result<Vec<u8>, Failure> {
+pub(crate) fn strip(wasm: &[u8], kept: KeptSections) -> Result<Vec<u8>, Failure> {
     let mut module = Module::new();
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload.map_err(malformed)?;
         if let Payload::CustomSection(section) = &payload
-            && !is_kept(section.name(), names)
+            && !kept.has(section.name())
         {
             continue;
         }
@@ -87,11 +115,6 @@ pub(crate) fn strip(wasm: &[u8], names: bool) -> Result<Vec<u8>, Failure> {
         }
     }
     Ok(module.finish())
-}
-
-/// Whether a custom section of this name survives [`strip`].
-pub(crate) fn is_kept(name: &str, names: bool) -> bool {
-    name.starts_with(HOST_SECTIONS) || (names && name == "name")
 }
 
 /// Returns the names of the custom sections of a module.
@@ -125,12 +148,16 @@ mod tests {
 
     #[test]
     fn only_sections_that_the_host_reads_are_kept() {
-        let wasm = module(&["name", "producers", "kvasm.plugin.v1", ".debug_info"]);
-        assert_eq!(names(&wasm).ok().unwrap().len(), 4);
-        let stripped = |names| strip(&wasm, names).ok().unwrap();
-        assert_eq!(stripped(false), module(&["kvasm.plugin.v1"]));
-        assert_eq!(stripped(true), module(&["name", "kvasm.plugin.v1"]));
-        assert!(strip(b"\0asm\x01\0\0\0\x00\xff", false).is_err());
+        let all = ["name", "kvasm.plugin.v1", ".debug_info", ".debug_line"];
+        let wasm = module(&all);
+        let stripped = |kept| strip(&wasm, kept).ok().unwrap();
+        assert_eq!(stripped(KeptSections::All), wasm);
+        let lines = ["name", "kvasm.plugin.v1", ".debug_line"];
+        assert_eq!(stripped(KeptSections::Lines), module(&lines));
+        let names = ["name", "kvasm.plugin.v1"];
+        assert_eq!(stripped(KeptSections::Names), module(&names));
+        assert_eq!(stripped(KeptSections::Host), module(&["kvasm.plugin.v1"]));
+        assert!(strip(b"\0asm\x01\0\0\0\x00\xff", KeptSections::Host).is_err());
     }
 
     #[test]

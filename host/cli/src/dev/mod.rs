@@ -7,8 +7,10 @@ use super::failure::{CommandOutcome, Failure};
 use super::open::{CacheDir, StoreSpec};
 use super::serve::{self, Signals};
 use super::{Global, input, open};
+use crate::build::section::KeptSections;
 use crate::build::{BuildOptions, BuildProcess, WasmTarget, check_folder};
 use clap::Args;
+use kvasm::Compiler;
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::model::AppName;
@@ -69,7 +71,8 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     config.store = Some(store.clone());
     config.cache_dir = CacheDir::None;
     let metrics = Metrics::default();
-    let host = serve::host(&config, metrics.clone()).await?;
+    // On all cores, as the author waits for it, and trusts the module.
+    let host = serve::host(&config, metrics.clone(), Compiler::InProcess).await?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).await;
     let listener = listener.map_err(|e| Failure::user(format!("--port {}: {e}", args.port)))?;
     let address = listener.local_addr()?;
@@ -77,7 +80,11 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     let child = BuildProcess::default();
     let options = BuildOptions {
         debug: !args.release,
-        names: true,
+        // The rest is large, and only debuggers read it.
+        kept: match args.release {
+            true => KeptSections::Names,
+            false => KeptSections::Lines,
+        },
         target: args.target,
         output: None,
         child: child.clone(),

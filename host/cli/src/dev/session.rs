@@ -1,6 +1,6 @@
 //! One run of `kvasm dev`: builds, swaps versions, and repeats the last call.
 
-use super::watch;
+use super::watch::Sources;
 use crate::build::{BuildOptions, build};
 use crate::failure::Failure;
 use crate::{logs, output};
@@ -68,18 +68,19 @@ impl Session {
     pub(super) async fn run(mut self, mut lines: Receiver<String>) -> Result<(), Failure> {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut built = None;
+        let mut sources = Sources::new(self.folder.clone());
         let mut has_input = true;
         loop {
             tokio::select! {
                 _ = look.tick() => {
-                    let folder = self.folder.clone();
                     // Before the build, so that a change during it is seen afterwards.
-                    let state = spawn_blocking(move || watch::state(&folder)).await;
-                    let state = state.map_err(|error| Failure::host(error.to_string()))?;
-                    if built != Some(state) {
-                        built = Some(state);
+                    let looked = spawn_blocking(move || (sources.have_changed(), sources)).await;
+                    let (have_changed, looked) =
+                        looked.map_err(|error| Failure::host(error.to_string()))?;
+                    sources = looked;
+                    if have_changed {
                         self.rebuild().await?;
+                        sources.ignore_lock();
                     }
                 }
                 line = lines.recv(), if has_input => match line {
@@ -199,7 +200,10 @@ impl Session {
             Err(error) => {
                 // The log has the backtrace.
                 let why = match &error {
-                    InvokeError::Call(failure) => failure.error.summary(),
+                    InvokeError::Call(failure) => match failure.log.panic() {
+                        Some(panic) => format!("the plugin {panic}"),
+                        None => failure.error.summary(),
+                    },
                     error => error.to_string(),
                 };
                 output::note_item(&format!("{function} failed: {why}"));

@@ -8,6 +8,8 @@
 
 mod folder;
 
+use super::module::LoadedModule;
+use super::source_lines::SourceLines;
 use super::worker;
 use folder::{CacheFolder, TMP};
 use hmac::{Hmac, KeyInit, Mac};
@@ -111,7 +113,7 @@ impl DiskCache {
         &self,
         engine: &Engine,
         wasm: &[u8; 32],
-    ) -> Option<(Module, Option<Vec<u8>>)> {
+    ) -> Option<(LoadedModule, Option<Vec<u8>>)> {
         let name = self.name(wasm);
         let path = self.folder.path(&name);
         let file = match std::fs::read(&path) {
@@ -125,8 +127,11 @@ impl DiskCache {
                 return None;
             }
         };
-        let sound = self.sound(&name, &file);
-        let Some((section, code)) = sound else {
+        let sound = self.sound(&name, &file).and_then(|(section, compiled)| {
+            let (lines, code) = SourceLines::decode(compiled)?;
+            Some((section, lines, code))
+        });
+        let Some((section, lines, code)) = sound else {
             tracing::warn!(
                 file = %path.display(),
                 "a compiled module in the cache folder is damaged; it is compiled again"
@@ -142,7 +147,7 @@ impl DiskCache {
             .inspect_err(|error| tracing::warn!(%error, "a cached module could not be loaded"))
             .ok()?;
         self.touch(&path);
-        Some((module, section.map(<[u8]>::to_vec)))
+        Some((LoadedModule { module, lines }, section.map(<[u8]>::to_vec)))
     }
 
     /// Returns the section and the code of a file if its tag is valid.
