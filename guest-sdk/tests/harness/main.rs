@@ -41,6 +41,15 @@ fn calls_are_made_by_name_by_item_and_by_closure(h: &mut Harness) {
 }
 
 #[kvasm_guest::test]
+fn error_of_the_store_ends_a_test_as_it_ends_a_call(h: &mut Harness) -> Result<(), CallError> {
+    let read = || kv::collection("").get::<u32>("k").map(Json);
+    let why: CallError = read().unwrap_err().into();
+    assert_eq!(h.call(read, ()), Err(why));
+    assert_eq!(kv::collection("c").get::<u32>("k")?, None);
+    Ok(())
+}
+
+#[kvasm_guest::test]
 #[should_panic = "no function is exported as \"pace\""]
 fn unknown_function_fails_the_test(h: &mut Harness) {
     let _ = h.call("pace", ());
