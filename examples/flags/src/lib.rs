@@ -5,7 +5,7 @@
 //! - `PUT /flags/{name}` creates or replaces it, if `If-Match` and `If-None-Match` allow it.
 //! - `GET /users/{user}` returns which flags are on for a user.
 //!
-//! Anyone can read; writing requires a token with the scope `kv:write`.
+//! Anyone can read; writing requires a token with the scope `script:write`.
 
 use kvasm_guest::http::{HttpError, Problem, Request, Response, Router};
 use kvasm_guest::kv::Cursor;

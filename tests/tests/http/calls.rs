@@ -317,7 +317,7 @@ async fn flags_lose_no_concurrent_change() {
     assert_eq!(flag["percent"], CALLERS * CHANGES);
 }
 
-/// Adds 1 to the share of a flag. Returns whether nobody else has changed it.
+/// Adds 1 to the share of a flag. Returns whether it was unchanged.
 async fn raise_percent(client: &ApiClient, flag: &str) -> bool {
     let seen = client.get(flag).await.expect(200);
     let percent = seen.json()["percent"].as_u64().unwrap() + 1;
