@@ -1,7 +1,7 @@
 //! Typed keys sort as their values do, and typed collections follow the untyped ones.
 
 use kvasm_guest::typed::{AsKey, KeyPart, Leading, Map, TimeMs, TypedKey, Uuid};
-use kvasm_guest::{Error, kv};
+use kvasm_guest::{Error, kv, testing};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -118,6 +118,12 @@ fn pages_iterators_and_many_reads_cover_all_entries() {
     let all: Vec<u32> = all.unwrap().into_iter().map(|(key, _)| key.1).collect();
     assert_eq!(all, (0..2_500).rev().collect::<Vec<_>>());
     assert_eq!(map.list().count(), Ok(2_501));
+    let few = || map.list().prefix(("a",)).reverse().limit(3);
+    let (few_entries, cost) = testing::cost_of(|| few().entries().collect::<Result<Vec<_>, _>>());
+    let few_keys = few_entries.unwrap().into_iter().map(|(key, _)| key.1);
+    assert_eq!(few_keys.collect::<Vec<_>>(), [2_499, 2_498, 2_497]);
+    assert_eq!((cost.entries_read, few().count()), (3, Ok(3)));
+    assert_eq!(few().limit(0).entries().count(), 0);
     assert_eq!(
         map.list().start(("a", 2_000)).end_parts(("b",)).count(),
         Ok(500)

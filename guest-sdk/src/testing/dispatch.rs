@@ -1,6 +1,7 @@
 //! The deliveries of a harness, by the rules of the host's dispatcher.
 
 use super::harness::Harness;
+use super::plugin::Retries;
 use super::run::{self, Ended};
 use crate::dead_letters::{DeadLetter, Kind};
 use crate::sys::native::{self, Delivery, Event, EventKind, SetTimer};
@@ -16,12 +17,9 @@ const RUNS_MAX: u32 = 100_000;
 const RUNS_AT_ONCE_MAX: u32 = 10_000;
 /// The maximum depth of an event.
 const DEPTH_MAX: u32 = 8;
-/// The number of attempts after which a delivery is given up.
-const ATTEMPTS_MAX: u32 = 12;
-/// The same if each would presumably fail in the same way.
+/// The number of attempts after which a delivery is given up if each would presumably fail in the
+/// same way.
 const DETERMINISTIC_ATTEMPTS_MAX: u32 = 3;
-/// How long a delivery is retried.
-const AGE_MS_MAX: i64 = 24 * 60 * 60 * 1_000;
 /// The longest wait between two attempts.
 const BACKOFF_MS_MAX: i64 = 60 * 60 * 1_000;
 /// How long a delivery stays with a host that has crashed.
@@ -181,7 +179,8 @@ impl Harness {
             );
             return bury(&place, &delivery, "depth", error, done);
         }
-        if delivery.attempts > ATTEMPTS_MAX {
+        let retries = self.plugin.retries(&delivery.handler);
+        if delivery.attempts > retries.attempts_max {
             let error = "every attempt was abandoned (host crash or expired lease)".to_owned();
             return bury(&place, &delivery, "attempts", error, done);
         }
@@ -227,7 +226,7 @@ impl Harness {
         };
         let text = format!("{}: {}", delivery.handler, failure.error);
         done.failures.push(text);
-        match verdict(&delivery, now_ms, &failure) {
+        match verdict(retries, &delivery, now_ms, &failure) {
             Verdict::RetryAt(at_ms) => {
                 delivery.due_at_ms = at_ms;
                 place.update(delivery);
@@ -372,18 +371,24 @@ impl Runs {
     }
 }
 
-fn verdict(delivery: &Delivery, now_ms: i64, failure: &Failure) -> Verdict {
+/// Decides as the dispatcher of a host does.
+fn verdict(retries: Retries, delivery: &Delivery, now_ms: i64, failure: &Failure) -> Verdict {
+    let Retries {
+        attempts_max,
+        age_max_ms,
+    } = retries;
     let attempts = delivery.attempts;
-    let is_hopeless = failure.is_deterministic && attempts >= DETERMINISTIC_ATTEMPTS_MAX;
+    let is_hopeless =
+        failure.is_deterministic && attempts >= DETERMINISTIC_ATTEMPTS_MAX.min(attempts_max);
     if failure.is_permanent || is_hopeless {
         return Verdict::Dead("deterministic");
     }
-    if attempts >= ATTEMPTS_MAX {
+    if attempts >= attempts_max {
         return Verdict::Dead("attempts");
     }
     let wait_ms = 3_i64.saturating_pow(attempts - 1).saturating_mul(1_000);
     let at_ms = now_ms + wait_ms.min(BACKOFF_MS_MAX);
-    match at_ms > delivery.queued_at_ms.saturating_add(AGE_MS_MAX) {
+    match at_ms > delivery.queued_at_ms.saturating_add(age_max_ms) {
         true => Verdict::Dead("age"),
         false => Verdict::RetryAt(at_ms),
     }

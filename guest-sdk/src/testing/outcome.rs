@@ -158,6 +158,13 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+/// For tests that also read the store: a function that returns the error fails in the same way.
+impl From<Error> for CallError {
+    fn from(error: Error) -> CallError {
+        CallError::Failed(error.to_string())
+    }
+}
+
 /// What a test can call: an exported function, by its name or its item; or any other function or
 /// closure of the same form. `M` distinguishes them.
 pub trait Callee<M> {

@@ -19,10 +19,29 @@ struct Line {
     #[serde(default)]
     prefix: String,
     on: Option<Vec<String>>,
+    attempts_max: Option<u32>,
+    age_max_ms: Option<i64>,
     schedule: Option<String>,
     #[serde(default)]
     origin: String,
     default: Option<serde_json::Value>,
+}
+
+/// How long the deliveries of a handler are retried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Retries {
+    pub(super) attempts_max: u32,
+    pub(super) age_max_ms: i64,
+}
+
+impl Default for Retries {
+    /// 12 attempts in 24 hours.
+    fn default() -> Retries {
+        Retries {
+            attempts_max: 12,
+            age_max_ms: 24 * 60 * 60 * 1_000,
+        }
+    }
 }
 
 /// An export.
@@ -41,6 +60,8 @@ pub(super) struct Export {
 pub(super) struct Plugin {
     pub(super) exports: BTreeMap<String, Export>,
     pub(super) watches: Vec<Watch>,
+    /// By handler, of those that watch a collection.
+    retries: BTreeMap<String, Retries>,
     pub(super) schedules: BTreeMap<String, Calendar>,
     pub(super) needs: DeclaredNeeds,
 }
@@ -101,13 +122,21 @@ impl Plugin {
         };
         let (on_set, on_delete) = (is_on("set"), is_on("delete"));
         match (line.kind.as_str(), line.collection, line.schedule) {
-            ("on_change", Some(collection), _) => self.watches.push(Watch {
-                handler: line.name,
-                collection,
-                prefix: line.prefix,
-                on_set,
-                on_delete,
-            }),
+            ("on_change", Some(collection), _) => {
+                let default = Retries::default();
+                let retries = Retries {
+                    attempts_max: line.attempts_max.unwrap_or(default.attempts_max),
+                    age_max_ms: line.age_max_ms.unwrap_or(default.age_max_ms),
+                };
+                self.retries.insert(line.name.clone(), retries);
+                self.watches.push(Watch {
+                    handler: line.name,
+                    collection,
+                    prefix: line.prefix,
+                    on_set,
+                    on_delete,
+                });
+            }
             ("cron", _, Some(schedule)) => {
                 let calendar = Calendar::parse(&schedule)?;
                 self.schedules.insert(line.name, calendar);
@@ -137,6 +166,11 @@ impl Plugin {
 
     pub(super) fn http(&self) -> Option<&Export> {
         self.exports.values().find(|export| export.kind == "http")
+    }
+
+    /// Returns how long the deliveries of a handler are retried.
+    pub(super) fn retries(&self, handler: &str) -> Retries {
+        self.retries.get(handler).copied().unwrap_or_default()
     }
 
     pub(super) fn of_type(&self, type_id: TypeId) -> Option<&Export> {

@@ -65,6 +65,12 @@ impl<K, V> Query<K, V> {
     pub fn reverse(self) -> Query<K, V> {
         self.map(List::reverse)
     }
+
+    /// At most this many entries, for [`entries`](Query::entries) and [`count`](Query::count):
+    /// further ones are not read.
+    pub fn limit(self, entries: usize) -> Query<K, V> {
+        self.map(|list| list.limit(entries))
+    }
 }
 
 impl<K: TypedKey, V: DeserializeOwned> Query<K, V> {

@@ -4,7 +4,8 @@
 
 mod shop;
 
-use kvasm_guest::http::{self, Request, Response};
+use kvasm_guest::dead_letters::DeadLetter;
+use kvasm_guest::http::{self, Problem, Request, Response};
 use kvasm_guest::testing::{CallError, Harness};
 use kvasm_guest::{Error, Json, kv, timer};
 use shop::{HOUR, place, refuse, transfer, transfer_in_part};
@@ -40,6 +41,15 @@ fn calls_are_made_by_name_by_item_and_by_closure(h: &mut Harness) {
 }
 
 #[kvasm_guest::test]
+fn error_of_the_store_ends_a_test_as_it_ends_a_call(h: &mut Harness) -> Result<(), CallError> {
+    let read = || kv::collection("").get::<u32>("k").map(Json);
+    let why: CallError = read().unwrap_err().into();
+    assert_eq!(h.call(read, ()), Err(why));
+    assert_eq!(kv::collection("c").get::<u32>("k")?, None);
+    Ok(())
+}
+
+#[kvasm_guest::test]
 #[should_panic = "no function is exported as \"pace\""]
 fn unknown_function_fails_the_test(h: &mut Harness) {
     let _ = h.call("pace", ());
@@ -65,17 +75,19 @@ fn http_requests_and_scripted_fetches(h: &mut Harness) -> Result<(), CallError> 
     ]);
     let get = |path: &str| Request::get(path).build();
     assert_eq!(h.http(get("/pay"))?, Response::text("paid"));
-    for why in [
-        "connection refused",
-        "the test has no answer for https://pay.test/charge",
-    ] {
-        let failed = h.http(get("/pay")).unwrap_err();
-        assert_eq!(failed, CallError::Failed(why.to_owned()));
+    // The scripted error, and the one of a request without an answer: the client gets a status.
+    for _ in 0..2 {
+        assert_eq!(h.http(get("/pay"))?, Problem::new(502).into());
     }
     assert_eq!(h.fetched().len(), 3);
     assert_eq!(h.fetched()[0].body(), b"5");
     // Declared needs hold: another origin, and the default of a value.
-    let denied = h.http(get("/other")).unwrap_err();
+    assert_eq!(h.http(get("/other"))?, Problem::new(403).into());
+    let denied = h.call(
+        || http::fetch(Request::get("https://other.test").build()).map(drop),
+        (),
+    );
+    let denied = denied.unwrap_err();
     assert!(
         denied
             .message()
@@ -188,6 +200,25 @@ fn panic_and_permanent_failure_become_dead_letters(h: &mut Harness) {
     assert_eq!((seen, sum("all")), (2, None));
     h.replay_dead_letters();
     assert_eq!((h.dead_letters().len(), h.settle().dead.len()), (0, 2));
+}
+
+#[kvasm_guest::test]
+fn declared_attempts_and_age_limit_the_retries(h: &mut Harness) {
+    kv::collection("twice").set("a", &1).unwrap();
+    kv::collection("twice").set("panics", &0).unwrap();
+    kv::collection("briefly").set("b", &1).unwrap();
+    h.settle();
+    let ends = |letter: &DeadLetter| (letter.key.clone(), letter.reason.clone(), letter.attempts);
+    let mut ends: Vec<_> = h.dead_letters().iter().map(ends).collect();
+    ends.sort();
+    let expected = [
+        ("a", "attempts", 2),
+        // Attempts after 0, 1 and 4 s; the next would be after 13 s.
+        ("b", "age", 3),
+        ("panics", "deterministic", 2),
+    ];
+    let expected = expected.map(|(key, reason, n)| (Some(key.to_owned()), reason.to_owned(), n));
+    assert_eq!(ends, expected);
 }
 
 #[kvasm_guest::test]

@@ -99,6 +99,22 @@ pub fn in_order(change: Change<u32>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Fails, or panics at 0.
+fn fail(change: &Change<u32>) -> Result<(), String> {
+    assert_ne!(change.value, Some(0), "nothing");
+    Err("bad luck".to_owned())
+}
+
+#[kvasm_guest::on_change(collection = "twice", attempts = 2)]
+pub fn twice(change: Change<u32>) -> Result<(), String> {
+    fail(&change)
+}
+
+#[kvasm_guest::on_change(collection = "briefly", max_age = "10s")]
+pub fn briefly(change: Change<u32>) -> Result<(), String> {
+    fail(&change)
+}
+
 #[kvasm_guest::on_change(collection = "ping")]
 pub fn ping(change: Change<u32>) -> Result<(), Error> {
     kv::collection("pong").set(&change.key, &change.value.unwrap_or(0))?;

@@ -12,6 +12,7 @@ mod guest_transactions;
 mod handlers;
 mod hosts;
 mod idempotency;
+mod inbox;
 mod languages;
 mod leases;
 mod lock_waits;

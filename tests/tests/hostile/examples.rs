@@ -143,6 +143,16 @@ async fn examples_count_every_concurrent_call() {
     let page = call(host, &guestbook, "page", json!({"limit": 1000})).await;
     assert_eq!(page["signatures"].as_array().unwrap().len(), CALLS);
 
+    let leaderboard = bench.load(wasm("leaderboard")).await;
+    for score in [r#"["chess","ada",{n}]"#, r#"["chess","p{n}",{n}]"#] {
+        call_concurrently(host, &leaderboard, "submit", score).await;
+    }
+    let top = call(host, &leaderboard, "top", json!(["chess", 2])).await;
+    assert_eq!(top, json!([["ada", CALLS - 1], ["p479", CALLS - 1]]));
+    // Only the best score of each player is in the index.
+    let rank = call(host, &leaderboard, "rank", json!(["chess", "p0"])).await;
+    assert_eq!(rank, CALLS + 1);
+
     let orders = bench.load(wasm("orders")).await;
     let order = r#"{"id":"{n}","customer":"ada","cents":1}"#;
     call_concurrently(host, &orders, "place", order).await;

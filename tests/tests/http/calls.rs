@@ -2,7 +2,7 @@
 
 use kvasm::model::Scope;
 use kvasm_tests::guests::{manifest, module, module_with, wasm};
-use kvasm_tests::server::{ApiResponse, Server, answer};
+use kvasm_tests::server::{ApiClient, ApiResponse, Server, answer};
 use serde_json::Value;
 
 /// Text as module data in the wasm text format.
@@ -284,4 +284,47 @@ async fn shortener_counts_every_concurrent_visit() {
     }
     let stats = server.root.call("links", "stats", "").await.expect(200);
     assert_eq!(stats.json()["visits"], CALLERS * VISITS);
+}
+
+/// Callers that repeat what `If-Match` refused add up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flags_lose_no_concurrent_change() {
+    const CALLERS: u32 = 16;
+    const CHANGES: u32 = 6;
+    const FLAG: &str = "/a/shop/flags/cart";
+    let server = Server::start().await;
+    server.deployed("shop", wasm("flags")).await;
+    let anonymous = server.anonymous().request("PUT", FLAG);
+    let refused = answer(anonymous.body(r#"{"percent":0}"#)).await.expect(401);
+    assert_eq!(refused.header("content-type"), "application/problem+json");
+    let put = server.root.request("PUT", FLAG);
+    let put = put.header("if-none-match", "*").body(r#"{"percent":0}"#);
+    answer(put).await.expect(201);
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let client = server.root.clone();
+            tokio::spawn(async move {
+                for _ in 0..CHANGES {
+                    while !raise_percent(&client, FLAG).await {}
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let flag = server.anonymous().get(FLAG).await.expect(200).json();
+    assert_eq!(flag["percent"], CALLERS * CHANGES);
+}
+
+/// Adds 1 to the share of a flag. Returns whether it was unchanged.
+async fn raise_percent(client: &ApiClient, flag: &str) -> bool {
+    let seen = client.get(flag).await.expect(200);
+    let percent = seen.json()["percent"].as_u64().unwrap() + 1;
+    let put = client
+        .request("PUT", flag)
+        .header("if-match", seen.header("etag"));
+    let put = answer(put.json(&serde_json::json!({ "percent": percent }))).await;
+    assert!(matches!(put.status, 204 | 412), "{}", put.text());
+    put.status == 204
 }
