@@ -176,7 +176,7 @@ fn plugin_output_is_escaped() {
     );
 }
 
-/// Whoever may read the log sees the trap, and the suggested command shows the log of the call.
+/// A caller who may read the log sees the trap, and the suggested command shows the log of the call.
 #[test]
 fn failed_call_suggests_the_command_that_shows_its_log() {
     let user = User::with_app();
