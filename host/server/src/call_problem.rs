@@ -76,8 +76,8 @@ impl Problem {
     }
 }
 
-/// The message and place of a panic, the trap that it ended in, and the backtrace, as far as each is
-/// known.
+/// The message and place of a panic, the trap that it ended in, and the backtrace; without those that are
+/// unknown.
 fn trap_detail(panic: Option<&str>, reason: &str, backtrace: &str) -> String {
     let parts = [panic.unwrap_or_default(), reason, backtrace];
     let known: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();

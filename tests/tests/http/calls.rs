@@ -198,7 +198,7 @@ async fn failure_reason_is_shown_only_to_those_who_may_read_the_log() {
                 assert!(!called.text().contains("secret"), "{}", called.text());
             }
         }
-        // Whoever may read the log sees the message in the problem too.
+        // A caller who may read the log sees the message in the problem too.
         let seen = server.root.call(&app, "run", "").await;
         assert_eq!(seen.json()["detail"], "secret");
         let seen = server.root.get(&format!("/a/{app}/")).await;
