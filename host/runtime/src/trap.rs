@@ -11,7 +11,7 @@ use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 /// Maximum length of a function name in a backtrace, in characters.
 const NAME_CHARS_MAX: usize = 256;
 
-/// How far below address 0 an access may be that is explained as a stack overflow: as far as large
+/// How far below address 0 an access may be that is explained as a stack overflow: up to where large
 /// local variables reach.
 const OVERFLOW_BYTES_MAX: u64 = 16 * 1024 * 1024;
 

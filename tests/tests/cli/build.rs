@@ -62,10 +62,17 @@ impl User {
     }
 
     /// Makes a plugin without dependencies.
-    pub fn tiny(&self) -> PathBuf {
+    fn tiny(&self) -> PathBuf {
+        self.tiny_named("tiny-plugin")
+    }
+
+    /// The same with a name of its own, which a test needs that builds it while others do: the files
+    /// in the shared target folder have the package's name.
+    pub fn tiny_named(&self, name: &str) -> PathBuf {
         let folder = self.home.path().join("tiny");
         std::fs::create_dir_all(folder.join("src")).unwrap();
-        std::fs::write(folder.join("Cargo.toml"), MANIFEST).unwrap();
+        let manifest = MANIFEST.replace("tiny-plugin", name);
+        std::fs::write(folder.join("Cargo.toml"), manifest).unwrap();
         std::fs::write(folder.join("src/lib.rs"), SOURCE).unwrap();
         folder
     }
@@ -220,7 +227,7 @@ mod inner {
 #[test]
 fn backtrace_has_names_and_source_lines() {
     let user = User::new();
-    let folder = user.tiny();
+    let folder = user.tiny_named("trapping");
     std::fs::write(folder.join("src/lib.rs"), TRAPS).unwrap();
     let at = folder.to_str().unwrap();
     let module = user.home.path().join("tiny.wasm");
@@ -237,7 +244,7 @@ fn backtrace_has_names_and_source_lines() {
             let trapped = user.run(&["run", module, "hello"]);
             assert_eq!(trapped.code, 3, "{}", trapped.stderr);
             let has = |text: &str| trapped.stderr.contains(text);
-            let shown = (has("tiny_plugin::outer"), has("outer at src/lib.rs:8"));
+            let shown = (has("trapping::outer"), has("outer at src/lib.rs:8"));
             assert_eq!(shown, (has_names, has_lines), "{}", trapped.stderr);
             let shown = (has("inner::divide"), has("inner::divide at src/lib.rs:14"));
             assert_eq!(shown, (has_names, has_lines), "{}", trapped.stderr);

@@ -142,7 +142,7 @@ fn changes_are_built_and_swapped_in() {
 #[test]
 fn local_dependencies_are_watched() {
     let user = User::new();
-    let folder = user.tiny();
+    let folder = user.tiny_named("depending");
     let helper = user.home.path().join("helper");
     std::fs::create_dir_all(helper.join("src")).unwrap();
     let manifest = "[package]\nname = \"helper\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";

@@ -93,7 +93,6 @@ fn state_of_file(path: &Path) -> u64 {
 }
 
 /// Returns a number that changes when a source in a folder is written, added or removed.
-
 fn state_of(folder: &Path, depth: usize) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else {
         return 0;
