@@ -39,6 +39,11 @@
 
 extern crate self as kvasm_guest;
 
+#[cfg(all(target_os = "wasi", not(target_env = "p1")))]
+compile_error!(
+    "kvasm-guest does not build for this target, which makes components: build for wasm32-unknown-unknown or wasm32-wasip1"
+);
+
 #[cfg(all(
     feature = "allocator",
     target_arch = "wasm32",
@@ -53,6 +58,7 @@ mod function;
 pub mod http;
 mod json;
 pub mod kv;
+pub mod print;
 mod secret;
 mod sys;
 #[cfg(not(target_arch = "wasm32"))]
@@ -409,6 +415,7 @@ pub use kvasm_guest_macros::test;
 pub mod __private {
     pub use crate::function::{run, run_with};
     pub use crate::http::handler::run_http;
+    pub use crate::print::to as print;
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::testing::registry::{Registration, type_id};
     pub use crate::transaction::{CloneInput, KeepInput, Repeat, in_transaction, run_transaction};

@@ -36,6 +36,30 @@ async fn rust_for_wasip1_prints_and_reads_the_clock() {
     assert_eq!(response.output, b"true");
 }
 
+/// The macros of the SDK reach the log on both targets.
+#[tokio::test]
+async fn print_macros_of_the_sdk_reach_the_log_on_each_target() {
+    let bench = TestHost::new().await;
+    for guest in ["sdk", "sdk-wasip1"] {
+        let plugin = bench.load(wasm(guest)).await;
+        let response = bench.host.call(&plugin, Call::function("prints")).await;
+        let response = response.unwrap();
+        let lines = response.log.lines().iter().map(ToString::to_string);
+        let text = lines.collect::<Vec<_>>().join("\n");
+        for line in [
+            "info  printed 1",
+            "info  two",
+            "lines",
+            "warn  to the error output",
+            "1 + 2 = 3",
+            "\"text\" = \"text\"",
+            "info  3 text",
+        ] {
+            assert!(text.contains(line), "{guest}: {line}: {text}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn wasi_has_no_files_environment_or_stdin() {
     let bench = TestHost::new().await;

@@ -202,3 +202,15 @@ fn std_prints_and_reads_the_clock() -> Json<bool> {
     };
     Json(now.abs_diff(host_now) < Duration::from_secs(60))
 }
+
+/// Prints on every target.
+#[kvasm_guest::function]
+fn prints() {
+    use kvasm_guest::print::{dbg, eprintln, print, println};
+    println!("printed {}", 1);
+    print!("two\nlines");
+    println!();
+    eprintln!("to the error output");
+    let (three, text) = dbg!(1 + 2, "text");
+    println!("{three} {text}");
+}
