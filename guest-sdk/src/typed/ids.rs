@@ -2,10 +2,15 @@
 
 use super::KeyPart;
 use crate::{Error, now_ms, random_fill};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt::{self, Write};
+use std::num::ParseIntError;
+use std::str::FromStr;
 
-/// A time as a key: milliseconds since the Unix epoch, negative before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A time as a key: milliseconds since the Unix epoch, negative before it. In JSON and as text it is
+/// that number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct TimeMs(pub i64);
 
 impl TimeMs {
@@ -15,9 +20,24 @@ impl TimeMs {
     }
 }
 
+impl fmt::Display for TimeMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for TimeMs {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<TimeMs, ParseIntError> {
+        text.parse().map(TimeMs)
+    }
+}
+
 crate::key_newtype!(TimeMs(i64));
 
-/// A UUID. It displays as 36 characters, and sorts by its bytes.
+/// A UUID. It displays as 36 characters in lower case, which it also is in JSON, and sorts by its
+/// bytes. Upper case is read too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uuid(pub [u8; 16]);
 
@@ -56,6 +76,42 @@ impl fmt::Display for Uuid {
     }
 }
 
+/// A text that is not a UUID of 36 characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParseUuidError(());
+
+impl fmt::Display for ParseUuidError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a UUID is 36 characters, such as 017f22e2-79b0-7cc3-98c4-dc0c0c07398f")
+    }
+}
+
+impl std::error::Error for ParseUuidError {}
+
+impl FromStr for Uuid {
+    type Err = ParseUuidError;
+
+    fn from_str(text: &str) -> Result<Uuid, ParseUuidError> {
+        // Longer texts are not copied.
+        let text = text.get(..36).filter(|start| start.len() == text.len());
+        let uuid = text.and_then(|text| Uuid::read_part(&text.to_ascii_lowercase()));
+        uuid.ok_or(ParseUuidError(()))
+    }
+}
+
+impl Serialize for Uuid {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Uuid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Uuid, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl KeyPart for Uuid {
     fn write_part(&self, out: &mut String) {
         // Writing to a string cannot fail.
@@ -81,5 +137,34 @@ mod tests {
         ];
         let uuid = Uuid::v7(0x017f_22e2_79b0, random);
         assert_eq!(uuid.to_string(), "017f22e2-79b0-7cc3-98c4-dc0c0c07398f");
+    }
+
+    #[test]
+    fn ids_are_read_from_text_and_json() {
+        let text = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f";
+        let uuid: Uuid = text.to_ascii_uppercase().parse().unwrap();
+        assert_eq!(uuid.to_string(), text);
+        let json = serde_json::to_string(&(uuid, TimeMs(-5))).unwrap();
+        assert_eq!(json, format!("[\"{text}\",-5]"));
+        assert_eq!(
+            serde_json::from_str::<(Uuid, TimeMs)>(&json).unwrap(),
+            (uuid, TimeMs(-5))
+        );
+        assert_eq!("-5".parse(), Ok(TimeMs(-5)));
+        for bad in [
+            "",
+            "x",
+            &text[1..],
+            &format!("{text}0"),
+            &text.replace('-', ""),
+        ] {
+            assert_eq!(bad.parse::<Uuid>(), Err(ParseUuidError(())), "{bad}");
+            let json = serde_json::to_string(bad).unwrap();
+            let error = serde_json::from_str::<Uuid>(&json).unwrap_err();
+            assert!(
+                error.to_string().starts_with("a UUID is 36 characters"),
+                "{error}"
+            );
+        }
     }
 }

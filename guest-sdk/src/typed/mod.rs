@@ -41,7 +41,7 @@ mod map;
 mod query;
 mod single;
 
-pub use ids::{TimeMs, Uuid};
+pub use ids::{ParseUuidError, TimeMs, Uuid};
 pub use key::{AsKey, AsPart, KeyPart, Leading, TypedKey};
 pub use map::Map;
 pub use query::{Found, Query, TypedEntries};
