@@ -5,7 +5,7 @@ use crate::{args, harness, manifest};
 use kvasm_abi::{MANIFEST_SECTION, TIMER_HANDLER};
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{Attribute, FnArg, ItemFn, ReturnType, Signature, Type};
+use syn::{Attribute, FnArg, ItemFn, ReturnType, Safety, Signature, Type};
 
 /// The kind of export that an attribute creates.
 #[derive(Clone, Copy, PartialEq)]
@@ -239,7 +239,11 @@ fn refuse_qualifiers(subject: &str, signature: &Signature) -> syn::Result<()> {
     reject(&signature.asyncness, || {
         format!("{subject} cannot be `async`: the host calls it synchronously")
     })?;
-    reject(&signature.unsafety, || {
+    let unsafety = match &signature.safety {
+        Safety::Unsafe(token) => Some(token),
+        Safety::Safe(_) | Safety::Default => None,
+    };
+    reject(&unsafety, || {
         format!("{subject} cannot be `unsafe`: the host calls it")
     })?;
     reject(&signature.abi, || {

@@ -23,6 +23,7 @@ pub fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
         vis,
         mut sig,
         block,
+        modifiers: _,
     } = function;
     let ident = sig.ident.clone();
     let output = sig.output.clone();

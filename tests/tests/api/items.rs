@@ -173,7 +173,7 @@ impl Crate<'_> {
                         let path = of_type.into_iter();
                         lines.extend(path.flat_map(|path| methods(&path, found)));
                     }
-                    Some((_, named, _)) => {
+                    Some((named, _)) => {
                         let name = named.segments.last().map(|part| part.ident.to_string());
                         let of_trait = self.path_of(module, &name.unwrap_or_default());
                         let header = header(found);
@@ -372,13 +372,13 @@ fn signature(signature: &Signature) -> String {
     let mut signature = signature.clone();
     for input in &mut signature.inputs {
         match input {
-            FnArg::Receiver(this) if this.reference.is_none() => this.mutability = None,
+            // The `mut` of a reference is part of its kind.
+            FnArg::Receiver(this) => this.mutability = None,
             FnArg::Typed(typed) => {
                 if let Pat::Ident(name) = &mut *typed.pat {
                     name.mutability = None;
                 }
             }
-            FnArg::Receiver(_) => {}
         }
     }
     text::of(&signature)
