@@ -134,6 +134,13 @@ impl RawConnection {
         !matches!(peeked, Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut))
     }
 
+    /// Waits until these bytes have arrived. They stay unread.
+    pub fn wait_for(&mut self, bytes: &[u8]) {
+        while find(&self.buffer, bytes).is_none() {
+            assert!(self.fill(), "the connection ended first");
+        }
+    }
+
     /// Reads available data; false at the end of the stream. Fails the test if the server is
     /// silent for a minute.
     fn fill(&mut self) -> bool {
