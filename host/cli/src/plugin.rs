@@ -129,7 +129,9 @@ async fn deploy(
         } else {
             "is uploaded"
         };
-        let mut offers = deployed.functions.clone();
+        // A name with a line break must not look like a line of this program.
+        let names = deployed.functions.iter();
+        let mut offers: Vec<_> = names.map(|name| output::escape_line(name)).collect();
         offers.extend(deployed.http.as_ref().map(|_| "HTTP".to_owned()));
         let offers = offers.join(", ");
         let changes = describe_changes(&deployed.changes);
