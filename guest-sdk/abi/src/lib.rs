@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod batch;
 mod bytes;
+mod entity_tags;
 pub mod http;
 #[cfg(feature = "json")]
 pub mod json;
@@ -31,6 +32,7 @@ pub use batch::{
     OP_SET, OP_TIMER_CANCEL, OP_TIMER_SET, TRANSACTIONS_MAX,
 };
 pub use bytes::Malformed;
+pub use entity_tags::{EntityTag, EntityTags};
 pub use many::{Address, KEYS_MAX, MANY_BYTES_MAX, Slot};
 pub use options::{DeleteOptions, ListOptions, OptionsError, Range32, SetOptions};
 pub use page::{CURSOR_BYTES_MAX, ENTRY_HEADER_BYTES, EntryHeader, Page, PageEntry, PageReader};

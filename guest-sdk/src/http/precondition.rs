@@ -2,6 +2,7 @@
 
 use super::{Problem, Request, Response};
 use crate::kv::SetOptions;
+use kvasm_abi::{EntityTag, EntityTags};
 
 /// Returns the entity tag of a version of an entry: `"7"`, with the quotes.
 ///
@@ -21,30 +22,15 @@ impl Response {
 enum Tags<'h> {
     /// `*`
     Any,
-    /// Whether each is weak, and the tag without its quotes.
-    These(Vec<(bool, &'h str)>),
+    These(Vec<EntityTag<'h>>),
 }
 
 impl<'h> Tags<'h> {
     fn parse(text: &'h str) -> Option<Tags<'h>> {
-        const SEPARATORS: [char; 3] = [' ', '\t', ','];
         if text.trim() == "*" {
             return Some(Tags::Any);
         }
-        let mut tags = Vec::new();
-        let mut rest = text.trim_start_matches(SEPARATORS);
-        while !rest.is_empty() {
-            let (is_weak, quoted) = match rest.strip_prefix("W/") {
-                Some(quoted) => (true, quoted),
-                None => (false, rest),
-            };
-            let (opaque, after) = quoted.strip_prefix('"')?.split_once('"')?;
-            if !(after.is_empty() || after.starts_with(SEPARATORS)) {
-                return None;
-            }
-            tags.push((is_weak, opaque));
-            rest = after.trim_start_matches(SEPARATORS);
-        }
+        let tags: Vec<_> = EntityTags::new(text).collect::<Result<_, _>>().ok()?;
         (!tags.is_empty()).then_some(Tags::These(tags))
     }
 
@@ -57,7 +43,7 @@ impl<'h> Tags<'h> {
             (Tags::These(tags), Some(current)) => {
                 let current = current.to_string();
                 let mut tags = tags.iter();
-                tags.any(|(is_weak, tag)| *tag == current && (is_weak_enough || !is_weak))
+                tags.any(|tag| tag.opaque == current && (is_weak_enough || !tag.is_weak))
             }
         }
     }

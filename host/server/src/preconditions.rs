@@ -6,6 +6,7 @@ use super::problem::{Kind, Problem};
 use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use kvasm_abi::{EntityTag, EntityTags};
 use kvasm_core::{App, Collection, Expect, Key, Version};
 use kvasm_service::{Caller, ServiceError};
 use std::time::Duration;
@@ -184,21 +185,15 @@ fn parse(text: &str) -> Option<Tags> {
         return Some(Tags::Any);
     }
     let mut tags = Vec::new();
-    let mut rest = text.trim_start_matches(SEPARATORS);
-    while !rest.is_empty() {
-        let (is_weak, quoted) = match rest.strip_prefix("W/") {
-            Some(quoted) => (true, quoted),
-            None => (false, rest),
-        };
-        let (opaque, after) = quoted.strip_prefix('"')?.split_once('"')?;
-        if opaque.contains(' ') || !(after.is_empty() || after.starts_with(SEPARATORS)) {
+    for tag in EntityTags::new(text) {
+        let EntityTag { is_weak, opaque } = tag.ok()?;
+        if opaque.contains(' ') {
             return None;
         }
         tags.push(Tag {
             is_weak,
             opaque: opaque.to_owned(),
         });
-        rest = after.trim_start_matches(SEPARATORS);
     }
     (!tags.is_empty()).then_some(Tags::These(tags))
 }
@@ -214,8 +209,6 @@ pub fn fuzz_tags(text: &str) -> Option<Vec<(bool, String)>> {
             .collect(),
     })
 }
-
-const SEPARATORS: [char; 3] = [' ', '\t', ','];
 
 #[cfg(test)]
 mod tests {
