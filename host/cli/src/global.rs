@@ -2,6 +2,7 @@
 
 use super::environment::{Environment, trimmed};
 use super::failure::Failure;
+use super::shell::quoted;
 use clap::Args;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -190,26 +191,5 @@ impl Global {
                 "{name} is {text:?}; write it like 30s or 5m, or none"
             ))),
         }
-    }
-}
-
-/// Quotes an argument for a POSIX shell, if it needs that.
-fn quoted(argument: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
-    match argument.chars().all(is_plain) {
-        true => argument.to_owned(),
-        false => format!("'{}'", argument.replace('\'', "'\\''")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_are_quoted_for_a_shell_only_where_needed() {
-        assert_eq!(quoted("http://127.0.0.1:7180"), "http://127.0.0.1:7180");
-        assert_eq!(quoted("a b"), "'a b'");
-        assert_eq!(quoted("it's $HOME"), "'it'\\''s $HOME'");
     }
 }

@@ -30,6 +30,7 @@ mod run;
 mod serve;
 mod server_timeout;
 mod settings;
+mod shell;
 mod timer;
 mod token;
 mod token_file;

@@ -2,6 +2,7 @@
 
 use super::failure::{CommandOutcome, Failure};
 use super::open::StoreSpec;
+use super::shell::quoted;
 use super::{CacheArgs, Global, input, open, output};
 use base64::Engine as _;
 use clap::Args;
@@ -162,15 +163,6 @@ fn no_app(name: &AppName, store: &StoreSpec) -> Failure {
     Failure::user(format!("there is no app {name} in {shown}; {advice}"))
 }
 
-/// An argument as a shell needs it.
-fn quoted(argument: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/:._-@=+,".contains(c);
-    match argument.chars().all(is_plain) {
-        true => argument.to_owned(),
-        false => format!("'{}'", argument.replace('\'', "'\\''")),
-    }
-}
-
 fn print_result(
     global: &Global,
     place: &CallPlace,
@@ -214,16 +206,5 @@ fn print_log(log: &GuestLog) {
     }
     if log.dropped() > 0 {
         output::note(&format!("({} more lines dropped)", log.dropped()));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn argument_is_quoted_for_a_shell() {
-        assert_eq!(quoted("sqlite:/a/b-c.db"), "sqlite:/a/b-c.db");
-        assert_eq!(quoted("sqlite:it's"), "'sqlite:it'\\''s'");
     }
 }

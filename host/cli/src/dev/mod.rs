@@ -59,14 +59,13 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     let mut config = open::config(global)?;
     let last_call = last_call(&args)?;
     // A store of its own, unless an argument names one; removed at the end.
-    let temporary = match global.store_argument() {
-        Some(_) => None,
-        None => Some(tempfile::Builder::new().prefix("kvasm-dev-").tempdir()?),
-    };
-    let store = match (global.store_argument(), &temporary) {
-        (Some(text), _) => open::parse(text)?,
-        (None, Some(folder)) => StoreSpec::Sqlite(folder.path().join("kvasm.db")),
-        (None, None) => StoreSpec::Memory,
+    let (store, temporary) = match global.store_argument() {
+        Some(text) => (open::parse(text)?, None),
+        None => {
+            let folder = tempfile::Builder::new().prefix("kvasm-dev-").tempdir()?;
+            let store = StoreSpec::Sqlite(folder.path().join("kvasm.db"));
+            (store, Some(folder))
+        }
     };
     config.store = Some(store.clone());
     config.cache_dir = CacheDir::None;
