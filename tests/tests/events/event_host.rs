@@ -11,6 +11,7 @@ use kvasm::store::{
 };
 use kvasm::{Call, Host, HostBuilder, InvokeError, Response};
 pub use kvasm_tests::guests::manifest;
+use serde_json::{Value as Json, json};
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -95,6 +96,27 @@ impl EventHost {
             dispatcher: None,
             _keep: keep,
         }
+    }
+
+    /// Sends a request to the HTTP handler. Returns the head and the body of its response.
+    pub async fn http(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (Json, String) {
+        let head = json!({ "method": method, "path": path, "query": "", "headers": headers });
+        let head = head.to_string();
+        let mut frame = kvasm_abi::http::prefix(head.len()).unwrap().to_vec();
+        frame.extend_from_slice(head.as_bytes());
+        frame.extend_from_slice(body.as_bytes());
+        let app = self.app().await;
+        let response = self.host.invoke(&app, Call::http().input(frame)).await;
+        let output = response.unwrap().output;
+        let (head, body) = kvasm_abi::http::split(&output).unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        (serde_json::from_slice(head).unwrap(), body)
     }
 
     /// Another app of the same host, whose dispatcher serves both.

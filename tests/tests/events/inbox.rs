@@ -1,25 +1,12 @@
 //! The inbox example: webhooks that are repeated, arrive in the wrong order, or make no sense.
 
 use super::event_host::EventHost;
-use kvasm::Call;
 use kvasm_tests::guests::wasm;
 use serde_json::{Value, json};
 
 /// Sends a request to the HTTP handler. Returns the status and the body of its response.
 async fn send(stage: &EventHost, method: &str, path: &str, id: &str, body: &str) -> (u64, String) {
-    let head = json!({
-        "method": method, "path": path, "query": "", "headers": [["webhook-id", id]],
-    });
-    let head = head.to_string();
-    let mut frame = kvasm_abi::http::prefix(head.len()).unwrap().to_vec();
-    frame.extend_from_slice(head.as_bytes());
-    frame.extend_from_slice(body.as_bytes());
-    let app = stage.app().await;
-    let response = stage.host.invoke(&app, Call::http().input(frame)).await;
-    let output = response.unwrap().output;
-    let (head, body) = kvasm_abi::http::split(&output).unwrap();
-    let head: Value = serde_json::from_slice(head).unwrap();
-    let body = String::from_utf8(body.to_vec()).unwrap();
+    let (head, body) = stage.http(method, path, &[("webhook-id", id)], body).await;
     (head["status"].as_u64().unwrap(), body)
 }
 

@@ -3,7 +3,7 @@
 
 use super::event_host::EventHost;
 use kvasm::store::{SqliteOptions, SqliteStore};
-use kvasm::{Call, CallError, Host, InvokeError};
+use kvasm::{CallError, Host, InvokeError};
 use kvasm_tests::guests::wasm;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -55,21 +55,10 @@ async fn refusal(stage: &EventHost, function: &str, input: &str) -> String {
     }
 }
 
-/// Sends a request to the HTTP handler. Returns the head and the body of its response.
+/// Sends a request with a header whose value has to be escaped.
 async fn send(stage: &EventHost, method: &str, path: &str, body: &str) -> (Value, String) {
-    let head = json!({
-        "method": method, "path": path, "query": "", "headers": [["x-quoted", "a\"b\\c\u{e9}"]],
-    });
-    let head = head.to_string();
-    let mut frame = kvasm_abi::http::prefix(head.len()).unwrap().to_vec();
-    frame.extend_from_slice(head.as_bytes());
-    frame.extend_from_slice(body.as_bytes());
-    let app = stage.app().await;
-    let response = stage.host.invoke(&app, Call::http().input(frame)).await;
-    let output = response.unwrap().output;
-    let (head, body) = kvasm_abi::http::split(&output).unwrap();
-    let body = String::from_utf8(body.to_vec()).unwrap();
-    (serde_json::from_slice(head).unwrap(), body)
+    let headers = [("x-quoted", "a\"b\\c\u{e9}")];
+    stage.http(method, path, &headers, body).await
 }
 
 async fn notes_are_kept_and_listed(stage: &EventHost) {
