@@ -5,7 +5,7 @@ use super::problem::{Kind, Problem};
 use kvasm_abi::EXIT_REFUSED;
 use kvasm_core::{App, Capability, Principal};
 use kvasm_host::InvokeError;
-use kvasm_runtime::{CallError, LoadError};
+use kvasm_runtime::{CallError, CallFailure, LoadError};
 use kvasm_service::Stage;
 use std::time::Duration;
 
@@ -57,12 +57,12 @@ impl Problem {
 
     /// The problem of a failed HTTP handler. It has no refusals: it sends its clients responses.
     pub(super) fn of_handler(error: InvokeError, audience: Audience) -> Problem {
-        match &error {
-            InvokeError::Call(failure) => match &failure.error {
-                CallError::Failed { code, message } => failed(*code, message, audience),
-                _ => Problem::of_call(error, audience),
-            },
-            _ => Problem::of_call(error, audience),
+        match error {
+            InvokeError::Call(CallFailure {
+                error: CallError::Failed { code, message },
+                ..
+            }) => failed(code, &message, audience),
+            error => Problem::of_call(error, audience),
         }
     }
 
