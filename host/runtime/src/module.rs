@@ -7,11 +7,10 @@ use super::source_lines::SourceLines;
 use crate::abi::{printable, printable_start};
 use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, Watch};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use wasmtime::{
-    ExternType, FuncType, InstancePre, Linker, Module, ModuleExport, UnknownImportError, ValType,
-};
+use wasmtime::{ExternType, InstancePre, Linker, Module, ModuleExport, UnknownImportError};
 
 /// Size of a module in addition to its image: types, names, resolved imports.
 const OVERHEAD_BYTES: usize = 64 * 1024;
@@ -252,12 +251,17 @@ fn function(module: &Module, name: &str) -> Option<(String, Function)> {
 fn not_callable(module: &Module, name: &str) -> LoadError {
     let found = match module.get_export(name) {
         None => return LoadError::MissingFunction(printable(name)),
-        Some(ExternType::Func(function)) => shown(&function),
+        Some(ExternType::Func(function)) => shown_type(function.params(), function.results()),
         Some(ExternType::Global(_)) => "a global".to_owned(),
         Some(ExternType::Memory(_)) => "a memory".to_owned(),
         Some(ExternType::Table(_)) => "a table".to_owned(),
         Some(ExternType::Tag(_)) => "a tag".to_owned(),
     };
+    wrong_type(name, &found)
+}
+
+/// The refusal of an export that is declared, and is `found` instead.
+pub(super) fn wrong_type(name: &str, found: &str) -> LoadError {
     LoadError::WrongType {
         name: printable(name),
         found: printable_start(found.as_bytes(), TYPE_BYTES_MAX),
@@ -265,16 +269,20 @@ fn not_callable(module: &Module, name: &str) -> LoadError {
 }
 
 /// Returns a function's type as in `(i32 i64) -> i32`.
-fn shown(function: &FuncType) -> String {
+pub(super) fn shown_type<T: Display>(
+    params: impl ExactSizeIterator<Item = T>,
+    results: impl ExactSizeIterator<Item = T>,
+) -> String {
     // Enough to recognise it: a type may have a thousand parameters.
-    let names = |types: &mut dyn Iterator<Item = ValType>| {
+    let names = |types: &mut dyn Iterator<Item = T>| {
         let names: Vec<_> = types.take(SHOWN_TYPES_MAX).map(|t| t.to_string()).collect();
         names.join(" ")
     };
-    let params = names(&mut function.params());
-    match function.results().len() {
+    let (mut params, mut results) = (params, results);
+    let params = names(&mut params);
+    match results.len() {
         0 => format!("({params}) -> ()"),
-        _ => format!("({params}) -> {}", names(&mut function.results())),
+        _ => format!("({params}) -> {}", names(&mut results)),
     }
 }
 

@@ -76,7 +76,7 @@ fn every_reason_for_a_refusal_is_named() {
     }
     for words in [
         "declares \"a\"",
-        "declares \"b\"",
+        "declares \"b\" and exports it as (i64) -> i32;",
         "does not export a memory",
     ] {
         assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);

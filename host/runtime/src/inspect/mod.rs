@@ -8,6 +8,7 @@ use crate::declared::{self, Declared, FunctionKind, check_names};
 use crate::engine::Runtime;
 use crate::error::{Blame, LoadError};
 use crate::manifest;
+use crate::module::wrong_type;
 use crate::precheck;
 use bytes::Bytes;
 use kvasm_core::{AppId, DeclaredTrigger, Needs};
@@ -202,9 +203,10 @@ fn functions(
             (false, Some(export)) => Some(NotCallable::Export(export)),
             (false, None) => Some(NotCallable::Missing),
         };
-        if not_callable.is_some() {
-            refusals.push(LoadError::MissingFunction(printable(name)));
-        }
+        refusals.extend(not_callable.as_ref().map(|why| match why {
+            NotCallable::Missing => LoadError::MissingFunction(printable(name)),
+            NotCallable::Export(found) => wrong_type(name, found),
+        }));
         functions.push(InspectedFunction {
             name: printable(name),
             kind: function.kind,

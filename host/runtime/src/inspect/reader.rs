@@ -3,7 +3,7 @@
 use super::{MemorySize, SectionSizes};
 use crate::abi::printable;
 use crate::error::LoadError;
-use crate::module::Signature;
+use crate::module::{Signature, shown_type};
 use std::collections::BTreeMap;
 use wasmparser::{
     CompositeInnerType, Encoding, ExternalKind, FuncType, MemoryType, Parser, Payload, TypeRef,
@@ -175,12 +175,11 @@ impl<'w> ModuleParts<'w> {
     pub(super) fn describe_export(&self, name: &str) -> Option<String> {
         let (kind, _) = self.exports.get(name)?;
         Some(match (kind, self.export_type(name)) {
-            (_, Some(function)) => {
-                format!("{} -> {}", list(function.params()), result(function))
-            }
+            (_, Some(function)) => shown_type(function.params().iter(), function.results().iter()),
             (ExternalKind::Memory, _) => "a memory".to_owned(),
             (ExternalKind::Table, _) => "a table".to_owned(),
             (ExternalKind::Global, _) => "a global".to_owned(),
+            (ExternalKind::Tag, _) => "a tag".to_owned(),
             _ => "something else than a function".to_owned(),
         })
     }
@@ -193,17 +192,5 @@ impl<'w> ModuleParts<'w> {
             }
             _ => None,
         }
-    }
-}
-
-fn list(types: &[ValType]) -> String {
-    let types: Vec<String> = types.iter().map(ToString::to_string).collect();
-    format!("({})", types.join(", "))
-}
-
-fn result(function: &FuncType) -> String {
-    match function.results() {
-        [one] => one.to_string(),
-        results => list(results),
     }
 }
