@@ -1,7 +1,7 @@
 //! Builds plugins in C, Go, AssemblyScript and Zig, each with the ordinary compiler of its language.
 
 use super::section::KeptSections;
-use super::{BuildOptions, Compiled};
+use super::{BuildOptions, BuildProcess, Compiled};
 use crate::failure::Failure;
 use crate::input;
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ impl OtherLanguage {
             OtherLanguage::AssemblyScript => assemblyscript(&folder, options, &made)?,
             OtherLanguage::Zig => zig(&folder, options, &made)?,
         };
-        run(command.current_dir(&folder))?;
+        run(command.current_dir(&folder), &options.child)?;
         let wasm = input::file(&made)?;
         // A file that is left is only overwritten by the next build.
         let _ = std::fs::remove_file(&made);
@@ -81,20 +81,20 @@ impl OtherLanguage {
 }
 
 /// Runs a compiler, whose messages go to standard error.
-fn run(command: &mut Command) -> Result<(), Failure> {
+fn run(command: &mut Command, child: &BuildProcess) -> Result<(), Failure> {
     let name = Path::new(command.get_program()).file_name();
     let name = name.unwrap_or_default().to_string_lossy().into_owned();
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(std::io::stderr())
-        .status()
+    let stdout = child
+        .start(command.stdin(Stdio::null()))
         .map_err(|error| Failure::user(format!("cannot start {name}: {error}")))?;
-    if status.success() {
-        return Ok(());
+    if let Some(mut stdout) = stdout {
+        std::io::copy(&mut stdout, &mut std::io::stderr())?;
     }
-    Err(Failure::user(format!(
-        "{name} failed ({status}); its messages are above"
-    )))
+    Err(Failure::user(match child.wait()? {
+        Some(status) if status.success() => return Ok(()),
+        Some(status) => format!("{name} failed ({status}); its messages are above"),
+        None => format!("{name} was stopped"),
+    }))
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {
@@ -227,6 +227,22 @@ fn zig(folder: &Path, options: &BuildOptions, made: &Path) -> Result<Command, Fa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As `kvasm dev` does when it is interrupted.
+    #[test]
+    fn compiler_can_be_stopped_while_it_runs() {
+        let child = BuildProcess::default();
+        let of_compiler = child.clone();
+        let compiler = std::thread::spawn(move || {
+            let ran = run(Command::new("sleep").arg("600"), &of_compiler);
+            assert!(ran.is_err());
+        });
+        while !compiler.is_finished() {
+            child.stop();
+            std::thread::yield_now();
+        }
+        compiler.join().unwrap();
+    }
 
     #[test]
     fn language_is_known_by_a_file() {

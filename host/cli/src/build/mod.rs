@@ -16,7 +16,7 @@ use section::KeptSections;
 use serde_json::json;
 use size::SizePart;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
 /// How many of the largest parts of a module are shown.
@@ -90,12 +90,10 @@ impl BuildProcess {
         Ok(stdout)
     }
 
-    /// Waits for the end. Call it once the output has ended. Returns whether it was successful.
-    pub(crate) fn wait(&self) -> std::io::Result<bool> {
-        match self.0.lock().take() {
-            Some(mut child) => Ok(child.wait()?.success()),
-            None => Ok(false),
-        }
+    /// Waits for the end. Call it once the output has ended: the process cannot be stopped meanwhile.
+    pub(crate) fn wait(&self) -> std::io::Result<Option<ExitStatus>> {
+        let child = self.0.lock().take();
+        child.map(|mut child| child.wait()).transpose()
     }
 
     /// Kills the process, if it is running.

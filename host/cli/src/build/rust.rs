@@ -192,7 +192,7 @@ fn run(
             module = artifact(&line?, plugin).or(module);
         }
     }
-    if !child.wait()? {
+    if !child.wait()?.is_some_and(|status| status.success()) {
         return Err(Failure::user(
             "cargo could not build the plugin; its messages are above",
         ));
