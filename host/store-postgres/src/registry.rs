@@ -50,10 +50,7 @@ impl Registry for PostgresStore {
     }
 
     async fn delete_app(&self, app: AppId, audit: Audit) -> Result<bool, StoreError> {
-        self.audited(audit, move |lease, audit| {
-            Box::pin(async move { Ok(tombstone::bury(lease, app, audit.at).await?) })
-        })
-        .await
+        tombstone::delete_app(self, app, audit).await
     }
 
     async fn add_plugin(

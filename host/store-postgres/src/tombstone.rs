@@ -3,33 +3,79 @@
 use super::lease::Lease;
 use super::pool::Pool;
 use super::transaction::{Abort, TransactionWork, transact};
-use super::{classify::store_error, plugins, sql};
+use super::{PostgresStore, classify::store_error, plugins, sql};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
-use kvasm_core::{AppId, Timestamp};
+use kvasm_core::{AppId, Audit, Timestamp};
 use sqlx::{Error, Row};
 use uuid::Uuid;
 
-/// Marks an app as deleted, and returns whether it existed. Its rows stay until they are reaped.
-pub(super) async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result<bool, Error> {
+/// Deletes an app, and returns whether it existed. Its rows stay until they are reaped.
+///
+/// In two transactions. An exclusive lock on the row of the app alone would starve: Postgres grants
+/// shared locks, which all writers take, past one who waits for an exclusive one. So the first
+/// transaction, which waits for no writer, keeps new ones out, and the second waits for the rest.
+pub(super) async fn delete_app(
+    store: &PostgresStore,
+    app: AppId,
+    audit: Audit,
+) -> Result<bool, StoreError> {
+    let existed = store
+        .audited(audit, move |lease, audit| {
+            Box::pin(async move { Ok(bury(lease, app, audit.at).await?) })
+        })
+        .await?;
+    if existed {
+        transact(&store.pool, &Settling { app }).await?;
+    }
+    Ok(existed)
+}
+
+/// Marks an app as deleted: no write that begins later finds it.
+async fn bury(lease: &mut Lease, app: AppId, at: Timestamp) -> Result<bool, Error> {
     let of_app = |text| sqlx::query(text).bind(app.uuid());
-    let found = lease.run(of_app(sql::registry_sql::LOCK_APP_ALONE)).await?;
+    let found = lease.run(of_app(sql::registry_sql::HOLD_APP)).await?;
     if found.is_empty() {
         return Ok(false);
     }
     lease
         .run(of_app(sql::registry_sql::BURY).bind(at.0))
         .await?;
+    forget_access(lease, app).await?;
+    Ok(true)
+}
+
+async fn forget_access(lease: &mut Lease, app: AppId) -> Result<(), Error> {
     for text in [
         sql::registry_sql::DELETE_TOKENS,
-        sql::triggers_sql::PAUSE_ALL,
-        sql::usage_sql::FORGET,
         sql::settings_sql::UNSET_ALL,
         sql::settings_sql::REVOKE_ALL,
     ] {
-        lease.run(of_app(text)).await?;
+        lease.run(sqlx::query(text).bind(app.uuid())).await?;
     }
-    Ok(true)
+    Ok(())
+}
+
+/// Waits for the writers of a deleted app, frees its name, and removes what they added meanwhile.
+/// Changes nothing if that is done.
+struct Settling {
+    app: AppId,
+}
+
+#[async_trait]
+impl TransactionWork for Settling {
+    type Done = ();
+
+    async fn run(&self, lease: &mut Lease) -> Result<(), Abort> {
+        let of_app = |text| sqlx::query(text).bind(self.app.uuid());
+        let found = lease.run(of_app(sql::registry_sql::FREE_NAME)).await?;
+        if found.is_empty() {
+            return Ok(());
+        }
+        lease.run(of_app(sql::triggers_sql::PAUSE_ALL)).await?;
+        lease.run(of_app(sql::usage_sql::FORGET)).await?;
+        Ok(forget_access(lease, self.app).await?)
+    }
 }
 
 /// Returns deleted apps, by identity.
@@ -57,6 +103,8 @@ pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, Sto
     if pool.read(is_buried).await?.is_empty() {
         return Ok(0);
     }
+    // The host that deleted it may have ended between the two steps.
+    transact(pool, &Settling { app }).await?;
     for text in [
         sql::outbox_sql::REAP_DELIVERIES,
         sql::REAP_ENTRIES,

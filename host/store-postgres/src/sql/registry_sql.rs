@@ -52,16 +52,21 @@ statements! {
     /// By identity. Locks it against other changes of its row.
     HOLD_APP = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL FOR NO KEY UPDATE");
     /// By name.
-    APP = concat!(select_apps!(), "WHERE a.name = $1");
+    APP = concat!(select_apps!(), "WHERE a.name = $1 AND a.deleted_at IS NULL");
     /// By identity.
     APP_BY_ID = concat!(select_apps!(), "WHERE a.id = $1 AND a.deleted_at IS NULL");
     /// After a name (the empty one for all), limit.
     APPS = concat!(select_apps!(), "WHERE a.name > $1 AND a.deleted_at IS NULL ORDER BY a.name LIMIT $2");
-    /// Locks the app exclusively, before it is deleted. Waits for all that lock it with `LOCK_APP`.
+    /// Locks the app exclusively. Waits for all that lock it with `LOCK_APP`.
     LOCK_APP_ALONE = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NULL FOR UPDATE";
-    /// App, now: marks it as deleted. No app can have the name that it gets.
-    BURY = "UPDATE apps AS a SET name = '~' || a.id::text, deleted_at = $2, \
-        active_plugin = NULL, active_module = NULL WHERE a.id = $1";
+    /// App, now: marks it as deleted. After `HOLD_APP`. Changes no column that identifies the row,
+    /// which would wait for all that lock it with `LOCK_APP`.
+    BURY = "UPDATE apps AS a SET deleted_at = $2, active_plugin = NULL, active_module = NULL \
+        WHERE a.id = $1";
+    /// A deleted app: another may have its name now. No app can have the name that it gets. Waits
+    /// for all that lock it with `LOCK_APP`.
+    FREE_NAME = "UPDATE apps AS a SET name = '~' || a.id::text WHERE a.id = $1 \
+        AND a.deleted_at IS NOT NULL AND a.name <> '~' || a.id::text RETURNING a.id";
     /// Deleted apps after an identity, limit.
     GRAVES = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL AND a.id > $1 \
         ORDER BY a.id LIMIT $2";

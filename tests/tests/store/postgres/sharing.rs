@@ -1,10 +1,10 @@
 //! Several hosts on one database.
 
 use super::{connect, deadlocks, options, psql};
-use kvasm::store::{PostgresStore, Store};
-use kvasm_store_testing::conformance::kit::{Tenant, absent, bytes, set};
+use kvasm::store::{PostgresStore, Store, StoreError};
+use kvasm_store_testing::conformance::kit::{Tenant, absent, app as new_app, bytes, set};
 use kvasm_store_testing::conformance::{races, versions};
-use kvasm_tests::postgres::shared;
+use kvasm_tests::postgres::{Session, shared};
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
@@ -129,4 +129,52 @@ fn database_not_in_utf8_is_rejected() {
         panic!("{error:?}")
     };
     assert!(cause.to_string().contains("LATIN1"), "{cause}");
+}
+
+/// Postgres grants the shared lock of a writer past a deletion that waits for an exclusive one, so
+/// that writers that overlap could hold a deletion off forever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn app_deletion_is_not_starved_by_overlapping_writers() {
+    let options = options().await;
+    let url = options.url.clone();
+    let kit = connect(options).await;
+    let app = kit.app().await;
+    let name = app.app_row().await.name;
+    let database = url.rsplit('/').next().expect("a name").to_owned();
+    let hold = format!(
+        "BEGIN; SELECT id FROM apps WHERE id = '{}' FOR KEY SHARE",
+        app.id
+    );
+    let writer = tokio::task::spawn_blocking(move || {
+        let mut session = Session::start(shared(), &database).expect("a session");
+        session.run(&hold).expect("the lock of a writer");
+        session
+    });
+    let writer = writer.await.expect("a session");
+    let deletion = {
+        let app = app.clone();
+        tokio::spawn(async move { app.delete_app().await })
+    };
+    // New writers are refused although the first has not ended.
+    loop {
+        match app
+            .try_commit(vec![], vec![set("c", "k", bytes("x"))])
+            .await
+        {
+            Ok(_) => assert!(!deletion.is_finished(), "no writer was refused"),
+            Err(StoreError::AppNotFound) => break,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+    assert!(
+        !deletion.is_finished(),
+        "it did not wait for the first writer"
+    );
+    tokio::task::spawn_blocking(|| drop(writer))
+        .await
+        .expect("the end of the writer");
+    assert!(deletion.await.expect("a deletion").expect("a deletion"));
+    kit.create(&new_app(name.as_str()))
+        .await
+        .expect("the name is free");
 }
