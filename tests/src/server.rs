@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The timeout of a wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A server over a host. Dropping it stops it; [`stop`](Server::stop) also waits for the end.
 pub struct Server {
