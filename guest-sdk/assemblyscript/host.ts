@@ -28,6 +28,11 @@ export declare function kv_increment(
   collection: usize, collectionLen: usize, key: usize, keyLen: usize, delta: i64, result: usize,
 ): i64;
 
+@external("kvasm_v1", "kv_add")
+export declare function kv_add(
+  collection: usize, collectionLen: usize, key: usize, keyLen: usize, delta: i64,
+): i64;
+
 @external("kvasm_v1", "kv_get_many")
 export declare function kv_get_many(keys: usize, keysLen: usize, out: usize, cap: usize): i64;
 

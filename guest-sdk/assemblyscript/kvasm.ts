@@ -468,6 +468,12 @@ export class Collection {
     return load<i64>(at(sum));
   }
 
+  /** Adds to an integer. In a transaction it reads nothing, so that those who add do not conflict. */
+  add(key: string, delta: i64): void {
+    const k = utf8(key);
+    check(host.kv_add(at(this.bytes), this.bytes.byteLength, at(k), k.byteLength, delta));
+  }
+
   /** Lists entries in the order of their keys' bytes. */
   list(options: ListOptions = new ListOptions()): List {
     return new List(this, options);

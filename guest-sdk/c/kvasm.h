@@ -141,6 +141,10 @@ int64_t kvasm_kv_list(const char *collection, size_t collection_len,
 KVASM_IMPORT(kv_increment)
 int64_t kvasm_kv_increment(const char *collection, size_t collection_len, const char *key,
                            size_t key_len, int64_t delta, int64_t *result);
+/* Adds to an integer. In a transaction it reads nothing, so that those who add do not conflict. */
+KVASM_IMPORT(kv_add)
+int64_t kvasm_kv_add(const char *collection, size_t collection_len, const char *key,
+                     size_t key_len, int64_t delta);
 /* Keys, batches and their results are packed: docs/abi.md has the layouts. */
 KVASM_IMPORT(kv_get_many)
 int64_t kvasm_kv_get_many(const void *keys, size_t keys_len, void *out, size_t cap);

@@ -193,6 +193,11 @@ KVASM_INLINE int64_t kvasm_increment(kvasm_bytes collection, kvasm_bytes key, in
     return kvasm_kv_increment(collection.ptr, collection.len, key.ptr, key.len, delta, sum);
 }
 
+/* Adds to an integer. In a transaction it reads nothing, so that those who add do not conflict. */
+KVASM_INLINE int64_t kvasm_add(kvasm_bytes collection, kvasm_bytes key, int64_t delta) {
+    return kvasm_kv_add(collection.ptr, collection.len, key.ptr, key.len, delta);
+}
+
 /* --- Packed records: docs/abi.md has the layouts --- */
 
 /* Reads from the front of `rest`. Past the end the results are zero, and `malformed` is 1. */

@@ -14,6 +14,7 @@ func kvHas(collection, key string) int64                                        
 func kvDelete(collection, key string, options []byte) int64                     { return noHost }
 func kvList(collection string, list ListOptions, cursor []byte) ([]byte, int64) { return nil, noHost }
 func kvIncrement(collection, key string, delta int64) (int64, int64)            { return 0, noHost }
+func kvAdd(collection, key string, delta int64) int64                           { return noHost }
 func kvGetMany(keys []byte) ([]byte, int64)                                     { return nil, noHost }
 func kvCommit(batch []byte) ([]byte, int64)                                     { return nil, noHost }
 func transactionBegin() int64                                                   { return noHost }

@@ -24,6 +24,9 @@ func hostKvList(collection unsafe.Pointer, collectionLen uint32, options unsafe.
 //go:wasmimport kvasm_v1 kv_increment
 func hostKvIncrement(collection unsafe.Pointer, collectionLen uint32, key unsafe.Pointer, keyLen uint32, delta int64, result unsafe.Pointer) int64
 
+//go:wasmimport kvasm_v1 kv_add
+func hostKvAdd(collection unsafe.Pointer, collectionLen uint32, key unsafe.Pointer, keyLen uint32, delta int64) int64
+
 //go:wasmimport kvasm_v1 kv_get_many
 func hostKvGetMany(keys unsafe.Pointer, keysLen uint32, out unsafe.Pointer, cap uint32) int64
 
@@ -169,6 +172,12 @@ func kvIncrement(collection, key string, delta int64) (int64, int64) {
 	var sum int64
 	status := hostKvIncrement(c, cn, k, kn, delta, unsafe.Pointer(&sum))
 	return sum, status
+}
+
+func kvAdd(collection, key string, delta int64) int64 {
+	c, cn := text(collection)
+	k, kn := text(key)
+	return hostKvAdd(c, cn, k, kn, delta)
 }
 
 func kvGetMany(keys []byte) ([]byte, int64) {

@@ -112,6 +112,11 @@ func (c Collection) Increment(key string, delta int64) (int64, error) {
 	return sum, check(status)
 }
 
+// Add adds to an integer. In a transaction it reads nothing, so that those who add do not conflict.
+func (c Collection) Add(key string, delta int64) error {
+	return check(kvAdd(string(c), key, delta))
+}
+
 // Update replaces an entry by what change makes of its value, which is nil if the entry does not
 // exist, and does so again if another call has written the entry meanwhile: no update is lost.
 func (c Collection) Update(key string, change func(value []byte) ([]byte, error)) error {

@@ -131,6 +131,11 @@ pub const Collection = struct {
         return sum;
     }
 
+    /// Adds to an integer. In a transaction it reads nothing, so that those who add do not conflict.
+    pub fn add(self: Collection, key: []const u8, delta: i64) kvasm.Error!void {
+        _ = try kvasm.check(host.kv_add(kvasm.at(self.name), self.name.len, kvasm.at(key), key.len, delta));
+    }
+
     /// Lists entries in the order of their keys' bytes.
     pub fn list(self: Collection, options: ListOptions) List {
         return .{ .collection = self, .options = options };

@@ -48,6 +48,13 @@ pub extern "kvasm_v1" fn kv_increment(
     delta: i64,
     result: ?*anyopaque,
 ) i64;
+pub extern "kvasm_v1" fn kv_add(
+    collection: ?*const anyopaque,
+    collection_len: usize,
+    key: ?*const anyopaque,
+    key_len: usize,
+    delta: i64,
+) i64;
 pub extern "kvasm_v1" fn kv_get_many(
     keys: ?*const anyopaque,
     keys_len: usize,

@@ -61,7 +61,7 @@ fn rank(Json((board, player)): Json<(String, String)>) -> Result<Json<Option<usi
 /// Begins a season. The scores of earlier ones expire.
 #[kvasm_guest::cron("0 0 * * 1")]
 fn reset() -> Result<(), Error> {
-    NUMBERS.add("season", 1)?;
+    NUMBERS.increment("season", 1)?;
     Ok(())
 }
 

@@ -11,6 +11,10 @@ pub const BATCH_OPS_MAX: usize = 1000;
 /// The maximum depth of nested transactions, including that of the run.
 pub const TRANSACTIONS_MAX: usize = 4;
 
+/// What an addition counts as in the size of a transaction, besides its names: the size of the longest
+/// sum in bytes.
+pub const SUM_BYTES_MAX: usize = 20;
+
 /// The maximum size of a packed batch in bytes.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 

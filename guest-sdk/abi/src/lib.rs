@@ -29,7 +29,7 @@ mod timers;
 
 pub use batch::{
     Applied, BATCH_BYTES_MAX, BATCH_OPS_MAX, Batch, BatchCheck, BatchOp, OP_DELETE, OP_INCREMENT,
-    OP_SET, OP_TIMER_CANCEL, OP_TIMER_SET, TRANSACTIONS_MAX,
+    OP_SET, OP_TIMER_CANCEL, OP_TIMER_SET, SUM_BYTES_MAX, TRANSACTIONS_MAX,
 };
 pub use bytes::Malformed;
 pub use entity_tags::{EntityTag, EntityTags};
@@ -136,6 +136,7 @@ pub const IMPORTS: &[Import] = &[
     import("kv_delete", "i32 i32 i32 i32 i32"),
     import("kv_list", "i32 i32 i32 i32 i32"),
     import("kv_increment", "i32 i32 i32 i32 i64 i32"),
+    import("kv_add", "i32 i32 i32 i32 i64"),
     import("kv_get_many", "i32 i32 i32 i32"),
     import("kv_commit", "i32 i32 i32 i32"),
     import("transaction_begin", ""),

@@ -274,6 +274,31 @@ impl Collection {
         sys::kv_increment(&self.name, key, delta)
     }
 
+    /// Like [`increment`](Collection::increment), without the sum: in a transaction it depends on no
+    /// read, so that transactions that add to one entry do not conflict. The commit makes the
+    /// addition, and its errors are then those of the commit. A transaction that reads the entry
+    /// afterwards sees the sum, and depends on the entry like any other reader.
+    ///
+    /// # Errors
+    /// Outside of a transaction, as [`increment`](Collection::increment). Within one,
+    /// [`Error::Invalid`] for the key, or if all that was added to the entry is out of the range of
+    /// an `i64`.
+    ///
+    /// ```
+    /// use kvasm_guest::kv;
+    ///
+    /// let visits = kv::collection("visits");
+    /// kv::transaction(|| {
+    ///     visits.set("last", "home")?;
+    ///     visits.add("home", 1)
+    /// })?;
+    /// assert_eq!(visits.get("home")?, Some(1));
+    /// # Ok::<(), kvasm_guest::Error>(())
+    /// ```
+    pub fn add(&self, key: &str, delta: i64) -> Result<(), Error> {
+        sys::kv_add(&self.name, key, delta)
+    }
+
     /// Changes the entry under `key`: `change` gets its value, or `None` if there is no entry, and
     /// leaves the new one in its place; `None` deletes the entry. An expiry time is kept. Returns
     /// what the last run of `change` returned.

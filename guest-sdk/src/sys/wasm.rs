@@ -66,6 +66,14 @@ mod raw {
             result: *mut i64,
         ) -> i64;
         #[rustfmt::skip]
+        pub fn kv_add(
+            collection: *const u8,
+            collection_len: usize,
+            key: *const u8,
+            key_len: usize,
+            delta: i64,
+        ) -> i64;
+        #[rustfmt::skip]
         pub fn kv_get_many(keys: *const u8, keys_len: usize, out: *mut u8, cap: usize) -> i64;
         #[rustfmt::skip]
         pub fn kv_commit(batch: *const u8, batch_len: usize, out: *mut u8, cap: usize) -> i64;
@@ -284,6 +292,23 @@ pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i6
     // A version; in a transaction it exceeds the address range of wasm32.
     match answer {
         0.. => Ok(value),
+        _ => Err(error(answer)),
+    }
+}
+
+pub(crate) fn kv_add(collection: &str, key: &str, delta: i64) -> Result<(), Error> {
+    // SAFETY: the strings are borrowed.
+    let answer = unsafe {
+        raw::kv_add(
+            collection.as_ptr(),
+            collection.len(),
+            key.as_ptr(),
+            key.len(),
+            delta,
+        )
+    };
+    match answer {
+        0.. => Ok(()),
         _ => Err(error(answer)),
     }
 }

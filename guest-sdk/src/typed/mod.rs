@@ -20,7 +20,7 @@
 //!
 //! SCORES.update(("chess", 7), |score| *score = Some(score.unwrap_or(0) + 5))?;
 //! assert_eq!(SCORES.get(("chess", 7))?, Some(15));
-//! assert_eq!(VISITS.add("home", 1)?, 1);
+//! assert_eq!(VISITS.increment("home", 1)?, 1);
 //! MOTTO.set("less is more")?;
 //! assert_eq!(MOTTO.get()?.as_deref(), Some("less is more"));
 //! # Ok::<(), kvasm_guest::Error>(())

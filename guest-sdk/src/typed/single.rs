@@ -30,8 +30,16 @@ impl<K: TypedKey> Counter<K> {
     ///
     /// # Errors
     /// As [`Collection::increment`].
-    pub fn add(&self, key: impl AsKey<K>, delta: i64) -> Result<i64, Error> {
+    pub fn increment(&self, key: impl AsKey<K>, delta: i64) -> Result<i64, Error> {
         kv::collection(self.name).increment(&key.to_text(), delta)
+    }
+
+    /// Adds `delta` without reading the sum: transactions that add to one counter do not conflict.
+    ///
+    /// # Errors
+    /// As [`Collection::add`].
+    pub fn add(&self, key: impl AsKey<K>, delta: i64) -> Result<(), Error> {
+        kv::collection(self.name).add(&key.to_text(), delta)
     }
 
     /// Returns the value; 0 if the counter is absent.

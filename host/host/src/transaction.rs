@@ -282,7 +282,7 @@ impl Host {
         let CallContext {
             caller, deadline, ..
         } = &run.context;
-        if transaction.gave_way() || !transaction.claim(receipt.is_some()) {
+        if transaction.gave_way() || !transaction.claim(receipt.is_some()).await {
             let Response { cost, log, .. } = response;
             return lost(transaction, cost, log, ConflictKind::GaveWay);
         }

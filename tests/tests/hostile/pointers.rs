@@ -81,6 +81,14 @@ const CALLS: &[(&str, &str)] = &[
         "(call $kv_increment (i32.const 0) (i32.const 1) {} (i64.const 1) (i32.const 9))",
     ),
     (
+        "kv_add",
+        "(call $kv_add {} (i32.const 0) (i32.const 1) (i64.const 1))",
+    ),
+    (
+        "kv_add",
+        "(call $kv_add (i32.const 0) (i32.const 1) {} (i64.const 1))",
+    ),
+    (
         "kv_get_many",
         "(call $kv_get_many {} (i32.const 0) (i32.const 9))",
     ),

@@ -17,7 +17,7 @@ pub(super) fn get_many(store: &mut Store, keys: &[u8], now_ms: i64) -> Result<Ve
     let mut addresses = Vec::with_capacity(keys.len());
     for address in keys {
         let (collection, key) = validate::address(address)?;
-        store.note_read(collection, key)?;
+        store.note_read(collection, key, now_ms)?;
         addresses.push((collection, key));
     }
     let store = &*store;
@@ -80,7 +80,7 @@ fn check<'a>(
     let mut named = Vec::new();
     for (position, check) in (0u32..).zip(checks) {
         let (collection, key) = validate::address(check.address)?;
-        store.note_read(collection, key)?;
+        store.note_read(collection, key, now_ms)?;
         if !store.has_version(collection, key, check.version, now_ms) {
             failed.push(position);
             named.push(format!("{key:?} of {collection:?}"));

@@ -1,6 +1,7 @@
 //! An in-process host for native builds: one per thread, so that concurrent tests do not share
 //! entries.
 
+mod additions;
 mod batch;
 mod clock;
 mod cost;
@@ -213,6 +214,14 @@ pub(crate) fn kv_increment(collection: &str, key: &str, delta: i64) -> Result<i6
     });
     cost::count_write(&result, 0);
     result.map(|(_version, value)| value)
+}
+
+pub(crate) fn kv_add(collection: &str, key: &str, delta: i64) -> Result<(), Error> {
+    let result = operate(Check::Nothing, || {
+        write_store(|store, now_ms| store.add(collection, key, delta, now_ms))
+    });
+    cost::count_write(&result, 0);
+    result
 }
 
 pub(crate) fn kv_get_many(keys: &[u8]) -> Result<Vec<u8>, Error> {

@@ -69,7 +69,7 @@ impl Store {
     ) -> Result<Vec<u8>, Error> {
         validate::collection(collection)?;
         validate::key(key)?;
-        self.note_read(collection, key)?;
+        self.note_read(collection, key, now_ms)?;
         let Some(row) = self.live(collection, key, now_ms) else {
             return Err(Error::NotFound("there is no such entry".to_owned()));
         };
@@ -154,21 +154,10 @@ impl Store {
     ) -> Result<(u64, i64), Error> {
         validate::collection(collection)?;
         validate::key(key)?;
-        self.note_read(collection, key)?;
+        self.note_read(collection, key, now_ms)?;
         let row = self.live(collection, key, now_ms);
         let expires_at_ms = row.and_then(|row| row.expires_at_ms);
-        let before = match row.map(Row::as_integer) {
-            None => 0,
-            Some(Integer::Value(value)) => value,
-            Some(Integer::TooLarge) => return Err(overflow()),
-            Some(Integer::Not) => {
-                return Err(Error::Type(
-                    "cannot increment: the value is not a JSON integer; nothing was written"
-                        .to_owned(),
-                ));
-            }
-        };
-        let value = before.checked_add(delta).ok_or_else(overflow)?;
+        let value = sum(row, delta)?;
         let json = value.to_string().into_bytes();
         let version = self.put(collection, key, json, FORMAT_JSON, expires_at_ms, now_ms)?;
         Ok((version, value))
@@ -228,7 +217,7 @@ impl Store {
         }
     }
 
-    fn next_version(&mut self) -> u64 {
+    pub(super) fn next_version(&mut self) -> u64 {
         match &mut self.view {
             Some(view) => view.next_version(),
             None => {
@@ -249,7 +238,7 @@ impl Store {
     pub(super) fn has(&mut self, collection: &str, key: &str, now_ms: i64) -> Result<bool, Error> {
         validate::collection(collection)?;
         validate::key(key)?;
-        self.note_read(collection, key)?;
+        self.note_read(collection, key, now_ms)?;
         Ok(self.live(collection, key, now_ms).is_some())
     }
 
@@ -263,7 +252,7 @@ impl Store {
         validate::collection(collection)?;
         validate::key(key)?;
         self.check(collection, key, if_version, now_ms)?;
-        self.note_read(collection, key)?;
+        self.note_read(collection, key, now_ms)?;
         self.note_write(collection, key, None, now_ms)?;
         let rows = self.collections.get_mut(collection);
         let row = rows.and_then(|rows| rows.remove(key));
@@ -305,9 +294,28 @@ impl Store {
         let end = page_end(&rows, limit, query.values);
         let more = end < rows.len();
         rows.truncate(end);
+        if query.values {
+            let listed = |of: &str, key: &str| {
+                of == collection && rows.iter().any(|(listed, _)| *listed == key)
+            };
+            self.check_additions(listed)?;
+        }
         let last = rows.last().filter(|_| more);
         let cursor = last.map(|(key, _)| encode_cursor(collection, query, key));
         Ok(pack(&rows, &cursor.unwrap_or_default(), query.values))
+    }
+
+    pub(super) fn row_mut(&mut self, collection: &str, key: &str) -> Option<&mut Row> {
+        self.collections.get_mut(collection)?.get_mut(key)
+    }
+
+    /// Puts a row in place of another, or removes it.
+    pub(super) fn replace(&mut self, collection: &str, key: &str, row: Option<Row>) {
+        let rows = self.collections.entry(collection.to_owned()).or_default();
+        match row {
+            Some(row) => rows.insert(key.to_owned(), row),
+            None => rows.remove(key),
+        };
     }
 
     pub(super) fn live(&self, collection: &str, key: &str, now_ms: i64) -> Option<&Row> {
@@ -335,7 +343,7 @@ impl Store {
         now_ms: i64,
     ) -> Result<(), Error> {
         if expected.is_some() {
-            self.note_read(collection, key)?;
+            self.note_read(collection, key, now_ms)?;
         }
         if expected.is_none_or(|expected| self.has_version(collection, key, expected, now_ms)) {
             return Ok(());
@@ -355,7 +363,22 @@ fn changed(collection: &str, key: &str, version: u64) -> Changed {
     }
 }
 
-fn overflow() -> Error {
+/// Returns what an entry is after an addition; an absent entry counts as 0.
+pub(super) fn sum(row: Option<&Row>, delta: i64) -> Result<i64, Error> {
+    let before = match row.map(Row::as_integer) {
+        None => 0,
+        Some(Integer::Value(value)) => value,
+        Some(Integer::TooLarge) => return Err(overflow()),
+        Some(Integer::Not) => {
+            return Err(Error::Type(
+                "cannot increment: the value is not a JSON integer; nothing was written".to_owned(),
+            ));
+        }
+    };
+    before.checked_add(delta).ok_or_else(overflow)
+}
+
+pub(super) fn overflow() -> Error {
     Error::Invalid("cannot increment: the sum exceeds 64 bits; nothing was written".to_owned())
 }
 

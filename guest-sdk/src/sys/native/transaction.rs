@@ -94,6 +94,7 @@ impl TransactionGuard {
         }
         faults::operate_uncounted(Check::Versions, move || {
             with(|host| {
+                host.store.check_additions(|_, _| true)?;
                 // Within the check, the store has the deliveries of the commit.
                 let mut after = host.store.clone();
                 after.end(host.now_ms());

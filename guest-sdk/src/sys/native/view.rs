@@ -1,5 +1,6 @@
 //! What a transaction has read and written, within its limits.
 
+use super::additions::Addition;
 use super::store::Store;
 use super::validate;
 use crate::Error;
@@ -16,6 +17,8 @@ pub(super) struct TransactionView {
     read: BTreeSet<Address>,
     /// What was written, in the order in which the commit writes it.
     pub(super) written: BTreeMap<Address, Written>,
+    /// What was only added to. Also in `written`.
+    pub(super) added: BTreeMap<Address, Addition>,
     /// The timers that were set or cancelled, and the sizes of their payloads.
     timers: BTreeMap<String, usize>,
     bytes: usize,
@@ -35,6 +38,7 @@ impl TransactionView {
             last_version: PROVISIONAL_VERSION_MIN,
             read: BTreeSet::new(),
             written: BTreeMap::new(),
+            added: BTreeMap::new(),
             timers: BTreeMap::new(),
             bytes: 0,
         }
@@ -63,12 +67,30 @@ impl TransactionView {
 
 /// Each records what a transaction does. Outside of one they do nothing.
 impl Store {
-    pub(super) fn note_read(&mut self, collection: &str, key: &str) -> Result<(), Error> {
+    pub(super) fn note_read(
+        &mut self,
+        collection: &str,
+        key: &str,
+        now_ms: i64,
+    ) -> Result<(), Error> {
+        self.end_addition(collection, key, now_ms)?;
+        let address = (collection.to_owned(), key.to_owned());
+        match self.has_written(&address) {
+            true => Ok(()),
+            false => self.record_read(address),
+        }
+    }
+
+    pub(super) fn has_written(&self, address: &Address) -> bool {
+        let view = self.view.as_ref();
+        view.is_some_and(|view| view.written.contains_key(address))
+    }
+
+    pub(super) fn record_read(&mut self, address: Address) -> Result<(), Error> {
         let Some(view) = &mut self.view else {
             return Ok(());
         };
-        let address = (collection.to_owned(), key.to_owned());
-        if view.written.contains_key(&address) || view.read.contains(&address) {
+        if view.read.contains(&address) {
             return Ok(());
         }
         view.check_room()?;
@@ -107,6 +129,7 @@ impl Store {
             version_before,
             bytes,
         };
+        view.added.remove(&address);
         view.written.insert(address, written);
         Ok(())
     }

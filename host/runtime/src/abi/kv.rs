@@ -25,11 +25,11 @@ pub(super) fn at(ptr: i32, len: i32) -> Range32 {
 
 /// Links one function that may wait. `$body` borrows the guest and returns a result or a fault.
 macro_rules! async_function {
-    ($linker:ident, $name:literal, $body:ident, ($($arg:ident),*)) => {
+    ($linker:ident, $name:literal, $body:ident, ($($arg:ident $(: $type:ty)?),*)) => {
         $linker.func_wrap_async(
             MODULE,
             $name,
-            |caller: Caller<'_, T>, ($($arg,)*): ($(async_function!(@i32 $arg),)*)| {
+            |caller: Caller<'_, T>, ($($arg,)*): ($(async_function!(@type $($type)?),)*)| {
                 Box::new(async move {
                     let mut guest = Guest::new(caller, $name)?;
                     guest.state().waiting_in = Some($name);
@@ -41,7 +41,8 @@ macro_rules! async_function {
             },
         )?;
     };
-    (@i32 $arg:ident) => { i32 };
+    (@type) => { i32 };
+    (@type $type:ty) => { $type };
 }
 pub(super) use async_function;
 

@@ -1,4 +1,4 @@
-//! `kv_increment`, `kv_get_many`, `kv_commit`, `dead_letters`.
+//! `kv_increment`, `kv_add`, `kv_get_many`, `kv_commit`, `dead_letters`.
 
 use super::fault::Fault;
 use super::kv::{async_function, at, format, header};
@@ -24,23 +24,13 @@ const KEYS_BYTES_MAX: usize = 4 + KEYS_MAX * (8 + COLLECTION_BYTES_MAX + KEY_BYT
 const ID_BYTES_MAX: usize = 64;
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    linker.func_wrap_async(
-        MODULE,
+    async_function!(
+        linker,
         "kv_increment",
-        |caller: Caller<'_, T>, arguments: (i32, i32, i32, i32, i64, i32)| {
-            Box::new(async move {
-                let mut guest = Guest::new(caller, "kv_increment")?;
-                guest.state().waiting_in = Some("kv_increment");
-                guest
-                    .state()
-                    .calls
-                    .count(const { HostCalls::index_of("kv_increment") });
-                let result = increment(&mut guest, arguments).await;
-                guest.state().waiting_in = None;
-                guest.state().finish(result)
-            })
-        },
-    )?;
+        increment,
+        (c, c_len, k, k_len, delta: i64, result)
+    );
+    async_function!(linker, "kv_add", add, (c, c_len, k, k_len, delta: i64));
     async_function!(linker, "kv_get_many", get_many, (keys, len, out, cap));
     async_function!(linker, "kv_commit", commit, (batch, len, out, cap));
     async_function!(
@@ -54,7 +44,12 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
 
 async fn increment<T: GuestView>(
     guest: &mut Guest<'_, T>,
-    (c, c_len, k, k_len, delta, result): (i32, i32, i32, i32, i64, i32),
+    c: i32,
+    c_len: i32,
+    k: i32,
+    k_len: i32,
+    delta: i64,
+    result: i32,
 ) -> Result<i64, Fault> {
     let result = at(result, size_of::<i64>() as i32);
     guest.check("result", result)?;
@@ -71,6 +66,22 @@ async fn increment<T: GuestView>(
     let buffer = guest.bytes_mut("result", result)?;
     buffer.copy_from_slice(&value.to_le_bytes());
     Ok(version.0.cast_signed())
+}
+
+async fn add<T: GuestView>(
+    guest: &mut Guest<'_, T>,
+    c: i32,
+    c_len: i32,
+    k: i32,
+    k_len: i32,
+    delta: i64,
+) -> Result<i64, Fault> {
+    let at = (guest.collection(c, c_len)?, guest.key(k, k_len)?);
+    let state = guest.state();
+    let add = state.services.kv.add(&state.context.caller, at, delta);
+    state.meter.exclude(add).await?;
+    state.used.write(1, 0);
+    Ok(0)
 }
 
 fn malformed(subject: Subject) -> Fault {

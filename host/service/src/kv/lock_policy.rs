@@ -128,6 +128,18 @@ impl LockPolicy {
             && (written.is_empty() || self.lane.take_free(&written))
     }
 
+    /// Those of the keys that others hold, if the run has locks: its commit does not wait then.
+    pub(super) fn held_by_others<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Address>,
+    ) -> Vec<Address> {
+        if !self.lane.is_used() {
+            return Vec::new();
+        }
+        let is_held = |at: &&Address| self.locks.is_taken(self.app, std::iter::once(*at));
+        keys.filter(is_held).cloned().collect()
+    }
+
     /// Returns the write of a commit in progress to an entry that the run holds.
     pub(super) fn pending(&self, at: &Address) -> Option<(CommitId, Option<Entry>)> {
         match self.chains() && !self.gave_way() {

@@ -5,6 +5,7 @@ mod direct;
 mod key_locks;
 mod lock_policy;
 mod lock_set;
+mod transaction_adds;
 mod transaction_locking;
 mod transaction_timers;
 mod transactional;
@@ -252,6 +253,16 @@ pub trait Kv: Send + Sync {
             Applied::Incremented { version, value } => Ok((version, value)),
             _ => Err(broken_store()),
         }
+    }
+
+    /// Like [`increment`](Kv::increment), without the sum. In a transaction it depends on no read:
+    /// transactions that add to one entry do not conflict, and the errors of an increment are those
+    /// of the commit.
+    ///
+    /// # Errors
+    /// As [`commit`](Kv::commit).
+    async fn add(&self, caller: &Caller, at: Address, delta: i64) -> Result<(), ServiceError> {
+        self.increment(caller, at, delta).await.map(drop)
     }
 }
 

@@ -30,12 +30,23 @@ impl Transaction {
     /// Called before the commit of a run, which may acknowledge a delivery. If the run has no
     /// locks, locks what it writes, so that others who arrive during the commit wait for it or
     /// follow it, instead of reading what it is about to replace. Returns `false` if one of its
-    /// keys is held by others: the run should be repeated then.
-    pub fn claim(&self, ends_delivery: bool) -> bool {
+    /// keys is held by others: the run should be repeated then. What it only adds to needs no lock,
+    /// but waits for those who hold it.
+    pub async fn claim(&self, ends_delivery: bool) -> bool {
         let Some(way) = &self.way else { return true };
-        let view = self.view.lock();
-        let commits = ends_delivery || !view.is_consistent_snapshot();
-        !commits || way.claim(view.keys(), view.written.keys())
+        let held_by_others = {
+            let view = self.view.lock();
+            if !ends_delivery && view.is_consistent_snapshot() {
+                return true;
+            }
+            let keys = view.keys().chain(view.added.keys());
+            if !way.claim(keys, view.written.keys()) {
+                return false;
+            }
+            way.held_by_others(view.added.keys())
+        };
+        self.touch(held_by_others.iter()).await;
+        !self.gave_way()
     }
 
     /// Returns all keys that the run has read, written, or failed to lock.
@@ -106,12 +117,16 @@ impl Transaction {
             let view = self.view.lock();
             let seen = view.buffered(at, now).or_else(|| view.followed(at, now));
             if let Some(seen) = seen {
-                return Ok(seen);
+                drop(view);
+                return self.with_addition(at, seen);
             }
         }
         self.touch(std::iter::once(at)).await;
         match self.way.as_ref().and_then(|way| way.pending(at)) {
-            Some(pending) => Ok(self.view.lock().follow(at, pending, now)?),
+            Some(pending) => {
+                let seen = self.view.lock().follow(at, pending, now)?;
+                self.with_addition(at, seen)
+            }
             None => self.see(caller, at).await,
         }
     }

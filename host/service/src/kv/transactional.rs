@@ -11,7 +11,7 @@ use super::direct::{list_query, seal};
 use super::key_locks::Address;
 use super::lock_policy::{LockPolicy, PendingCommitGuard};
 use super::transaction_timers::timer_ops;
-use super::view::{TransactionView, checks, operation, take_bytes};
+use super::view::{TransactionView, checks, take_bytes};
 use super::{BATCH_MAX, Kv, List, Listing, capability, parts};
 use crate::{Caller, ServiceError};
 use async_trait::async_trait;
@@ -96,12 +96,7 @@ impl Transaction {
         let (link, settles) = self.link(&view).unzip();
         let batch = Batch {
             checks: checks(&view.read),
-            // The keys are kept for a rerun.
-            ops: view
-                .written
-                .iter_mut()
-                .map(|(at, entry)| operation(at.clone(), entry.take()))
-                .collect(),
+            ops: view.take_ops(),
             timers: timer_ops(&mut view.timers),
             acknowledge: acknowledge.map(Box::new),
             keep: None,
@@ -152,7 +147,7 @@ impl Transaction {
         let entry = self.kv.get(caller, &at.0, &at.1).await?;
         let version = entry.as_ref().map(|entry| entry.version);
         self.view.lock().remember(at, version)?;
-        Ok(entry)
+        self.with_addition(at, entry)
     }
 
     async fn write(
@@ -208,7 +203,7 @@ impl Transaction {
                 key,
                 delta,
             } => {
-                let (version, value) = self.add(caller, (collection, key), delta).await?;
+                let (version, value) = self.sum(caller, (collection, key), delta).await?;
                 Ok(Applied::Incremented { version, value })
             }
         }
@@ -223,7 +218,7 @@ impl Transaction {
         Ok(existed)
     }
 
-    async fn add(
+    pub(super) async fn sum(
         &self,
         caller: &Caller,
         at: Address,
@@ -293,6 +288,9 @@ impl Kv for Transaction {
         keys: &[Address],
     ) -> Result<Vec<Option<Entry>>, ServiceError> {
         Invalid::check_count(Subject::Keys, keys.len(), BATCH_MAX)?;
+        for at in self.added_among(keys) {
+            self.see(caller, &at).await?;
+        }
         let mut left = self.batch_bytes;
         let own = self.own_many(keys, &mut left)?;
         let others = keys.iter().zip(&own).filter(|(_, own)| own.is_none());
@@ -323,10 +321,16 @@ impl Kv for Transaction {
             _ => true,
         };
         let now = Timestamp::now();
-        for ((collection, key), entry) in &self.view.lock().written {
-            if *collection != list.collection || !query.range.contains(key) || !in_page(key) {
-                continue;
-            }
+        let in_list = |(collection, key): &Address| {
+            *collection == list.collection && query.range.contains(key) && in_page(key)
+        };
+        let view = self.view.lock();
+        for ((_, key), addition) in view.added.iter().filter(|(at, _)| in_list(at)) {
+            let before = merged.get(key).and_then(Option::as_ref);
+            let entry = (list.with_values).then(|| addition.apply(before, now));
+            merged.insert(key.clone(), entry.transpose()?);
+        }
+        for ((_, key), entry) in view.written.iter().filter(|(at, _)| in_list(at)) {
             match entry
                 .as_ref()
                 .filter(|e| e.expires_at.is_none_or(|at| at > now))
@@ -335,6 +339,7 @@ impl Kv for Transaction {
                 None => merged.remove(key),
             };
         }
+        drop(view);
         let mut entries: Vec<_> = merged.into_iter().collect();
         if list.reverse {
             entries.reverse();
@@ -359,6 +364,11 @@ impl Kv for Transaction {
 
     async fn timer(&self, caller: &Caller, name: &TimerName) -> Result<Option<Uuid>, ServiceError> {
         self.see_timer(caller, name).await
+    }
+
+    async fn add(&self, caller: &Caller, at: Address, delta: i64) -> Result<(), ServiceError> {
+        caller.check_access(Capability::AppKvWrite(caller.app()))?;
+        self.add_unseen(caller, at, delta).await
     }
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {

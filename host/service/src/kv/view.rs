@@ -2,6 +2,7 @@
 
 use super::BATCH_MAX;
 use super::key_locks::Address;
+use super::transaction_adds::Addition;
 use super::transaction_timers::BufferedTimer;
 use kvasm_core::{
     Check, CommitId, Entry, Expect, Invalid, Op, Subject, TimerName, Timestamp, Value, Version,
@@ -18,6 +19,8 @@ pub(super) struct TransactionView {
     pub(super) read: BTreeMap<Address, Option<Version>>,
     /// Buffered writes: an entry, or `None` if deleted.
     pub(super) written: BTreeMap<Address, Option<Entry>>,
+    /// Buffered additions, to entries that have no buffered write.
+    pub(super) added: BTreeMap<Address, Addition>,
     /// Entries read from commits that are still in progress.
     pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
     /// Changes of timers.
@@ -70,20 +73,21 @@ impl TransactionView {
     pub(super) fn is_consistent_snapshot(&self) -> bool {
         // A commit in progress may still fail.
         self.written.is_empty()
+            && self.added.is_empty()
             && self.timers.is_empty()
             && self.follows.is_empty()
             && self.read.len() <= 1
     }
 
-    /// All keys that the run has read or written.
+    /// All keys that the run has read or written, without those that it has only added to.
     pub(super) fn keys(&self) -> impl Iterator<Item = &Address> {
         let seen = self.read.keys().chain(self.follows.keys());
         seen.chain(self.written.keys())
     }
 
     pub(super) fn check_room(&self, more: usize) -> Result<(), Invalid> {
-        let entries = self.read.len() + self.follows.len() + self.written.len();
-        let all = entries + self.timers.len() + more;
+        let writes = self.written.len() + self.added.len() + self.timers.len();
+        let all = self.read.len() + self.follows.len() + writes + more;
         Invalid::check_count(Subject::Transaction, all, BATCH_MAX)
     }
 
@@ -98,24 +102,19 @@ impl TransactionView {
         let bytes =
             |value: &Value| at.0.as_str().len() + at.1.as_str().len() + value.as_bytes().len();
         let before = self.written.get(&at);
-        if before.is_none() {
+        let addition = self.addition_bytes(&at);
+        if before.is_none() && addition.is_none() {
             self.check_room(1)?;
         }
         let freed = before
             .and_then(Option::as_ref)
-            .map_or(0, |e| bytes(&e.value));
+            .map_or(addition.unwrap_or(0), |e| bytes(&e.value));
         let added = value.as_ref().map_or(0, |(value, _)| bytes(value));
         let total = self.bytes - freed + added;
-        if total > bytes_max {
-            return Err(Invalid::TooLarge {
-                subject: Subject::Transaction,
-                len: total as u64,
-                limit: bytes_max as u64,
-            });
-        }
-        self.bytes = total;
-        self.writes += 1;
-        let version = Version(PROVISIONAL + self.writes);
+        self.bytes = check_bytes(total, bytes_max)?;
+        // The write includes it, or replaces it.
+        self.added.remove(&at);
+        let version = self.next_version();
         let entry = value.map(|(value, expires_at)| Entry {
             value,
             version,
@@ -127,9 +126,26 @@ impl TransactionView {
         Ok(version)
     }
 
+    pub(super) fn next_version(&mut self) -> Version {
+        self.writes += 1;
+        Version(PROVISIONAL + self.writes)
+    }
+
     /// Returns the run's buffered write of an entry; `None` if there is none.
     pub(super) fn buffered(&self, at: &Address, now: Timestamp) -> Option<Option<Entry>> {
         Some(live(self.written.get(at)?, now))
+    }
+}
+
+/// Returns the size of a transaction.
+pub(super) fn check_bytes(bytes: usize, bytes_max: usize) -> Result<usize, Invalid> {
+    match bytes <= bytes_max {
+        true => Ok(bytes),
+        false => Err(Invalid::TooLarge {
+            subject: Subject::Transaction,
+            len: bytes as u64,
+            limit: bytes_max as u64,
+        }),
     }
 }
 
@@ -156,8 +172,20 @@ pub(super) fn checks(read: &BTreeMap<Address, Option<Version>>) -> Vec<Check> {
     read.iter().map(check).collect()
 }
 
+impl TransactionView {
+    /// Takes what the commit writes, in the order of the keys, which are kept for a rerun.
+    pub(super) fn take_ops(&mut self) -> Vec<Op> {
+        let writes = self.written.iter_mut();
+        let writes = writes.map(|(at, entry)| (at, operation(at.clone(), entry.take())));
+        let additions = self.added.iter();
+        let additions = additions.map(|(at, addition)| (at, addition.operation(at.clone())));
+        let ops: BTreeMap<_, _> = writes.chain(additions).collect();
+        ops.into_values().collect()
+    }
+}
+
 /// Converts a buffered write into an operation.
-pub(super) fn operation((collection, key): Address, entry: Option<Entry>) -> Op {
+fn operation((collection, key): Address, entry: Option<Entry>) -> Op {
     match entry {
         None => Op::Delete { collection, key },
         Some(entry) => Op::Set {

@@ -30,6 +30,7 @@ pub enum Step {
     Delete(String, String),
     DeleteIf(String, String, Expected),
     Increment(String, String, i64),
+    Add(String, String, i64),
     Update(String, String),
     GetMany(String, Vec<String>),
     List(String, Range),
@@ -165,6 +166,7 @@ impl Report {
                 self.add(version.and_then(|version| of(c).delete_if_version(k, version)));
             }
             Step::Increment(c, k, by) => self.add(of(c).increment(k, *by)),
+            Step::Add(c, k, by) => self.add(of(c).add(k, *by)),
             Step::Update(c, k) => self.add(of(c).update(k, |value: &mut Option<i64>| {
                 let value = value.get_or_insert(0);
                 *value = value.wrapping_add(7);

@@ -55,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         at().prop_map(|(c, k)| Step::Delete(c, k)),
         (at(), expected()).prop_map(|((c, k), e)| Step::DeleteIf(c, k, e)),
         (at(), -3..4_i64).prop_map(|((c, k), by)| Step::Increment(c, k, by)),
+        (at(), -3..4_i64).prop_map(|((c, k), by)| Step::Add(c, k, by)),
         at().prop_map(|(c, k)| Step::Update(c, k)),
         proptest::collection::vec("[klm]", 0..4).prop_map(|keys| Step::GetMany("a".into(), keys)),
         ("[ab]", range()).prop_map(|(c, range)| Step::List(c, range)),

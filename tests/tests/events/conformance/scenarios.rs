@@ -101,6 +101,74 @@ fn integers() -> Vec<Step> {
     ]
 }
 
+/// Additions in transactions, whose errors are those of the commit or of a later read.
+fn additions() -> Vec<Step> {
+    let plus = |k: &str, by: i64| Step::Add("c".to_owned(), k.to_owned(), by);
+    let all = || list("c", Range::default());
+    let commit = |steps: Vec<Step>| Step::Transaction(steps, false);
+    let max = i64::MAX.to_string();
+    let impossible = |key: &str| {
+        vec![
+            commit(vec![set("c", "other", "1"), plus(key, 1)]),
+            commit(vec![plus(key, 1), get("c", key)]),
+            commit(vec![plus(key, 1), Step::Has("c".into(), key.to_owned())]),
+            commit(vec![plus(key, 1), all()]),
+            commit(vec![plus(key, 1), add("c", key, 1)]),
+            commit(vec![plus(key, 1), Step::Delete("c".into(), key.to_owned())]),
+            commit(vec![plus(key, 1), set("c", key, "x")]),
+            commit(vec![plus(key, 1), plus(key, -1)]),
+            commit(vec![
+                Step::Transaction(vec![plus(key, 1)], true),
+                get("c", key),
+            ]),
+            get("c", key),
+            get("c", "other"),
+        ]
+    };
+    let mut steps = vec![
+        plus("n", 5),
+        commit(vec![plus("n", 1), plus("n", 1), set("c", "m", "1")]),
+        commit(vec![
+            plus("n", 1),
+            get("c", "n"),
+            plus("n", 1),
+            get("c", "n"),
+        ]),
+        commit(vec![get("c", "n"), plus("n", 1)]),
+        commit(vec![plus("new", 3), all(), add("c", "new", 1), all()]),
+        commit(vec![
+            plus("n", 1),
+            Step::Transaction(vec![plus("n", 10), get("c", "n")], true),
+            Step::Transaction(vec![plus("n", 100)], true),
+            plus("n", 1000),
+        ]),
+        commit(vec![
+            plus("n", 1),
+            Step::Delete("c".into(), "n".into()),
+            plus("n", 2),
+        ]),
+        commit(vec![
+            plus("n", 1),
+            Step::GetMany("c".into(), vec!["n".into(), "absent".into()]),
+        ]),
+        commit(vec![
+            plus("n", 1),
+            Step::SetIf("c".into(), "n".into(), text("7"), Expected::Current),
+        ]),
+        plus("", 1),
+        commit(vec![plus("", 1)]),
+        commit((0..1001).map(|n| plus(&format!("{n:04}"), 1)).collect()),
+        commit(vec![plus("n", i64::MAX), plus("n", 1)]),
+        set("c", "text", "x"),
+        plus("text", 1),
+    ];
+    steps.extend(impossible("text"));
+    steps.push(Step::SetBytes("c".into(), "max".into(), text(&max)));
+    steps.extend(impossible("max"));
+    steps.push(all());
+    steps
+}
+
 fn lists() -> Vec<Step> {
     let keys = [
         "a", "a/", "a/1", "a/2", "a0", "b", "Z", "é", "🦀", "\u{ffff}", "~", "\u{1}",
@@ -291,10 +359,17 @@ fn others() -> Vec<Step> {
 }
 
 pub(super) fn scenarios() -> Vec<StepCall> {
-    let mut all: Vec<StepCall> = [limits(), integers(), lists(), versions(), others()]
-        .into_iter()
-        .map(|steps| ("steps", steps))
-        .collect();
+    let mut all: Vec<StepCall> = [
+        limits(),
+        integers(),
+        additions(),
+        lists(),
+        versions(),
+        others(),
+    ]
+    .into_iter()
+    .map(|steps| ("steps", steps))
+    .collect();
     all.extend(transactions());
     all
 }
