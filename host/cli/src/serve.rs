@@ -24,6 +24,9 @@ pub(super) struct Serve {
     /// Address or host name, and port, to listen on [default: 127.0.0.1:7180]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    /// Domain below which each app has a host name of its own, APP.DOMAIN
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
     /// Folder for compiled plugins, or none [default: in your cache directory]
     #[arg(long, value_name = "FOLDER")]
     cache_dir: Option<String>,
@@ -54,6 +57,7 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
         arguments.extend(value.map(|value| (key.to_owned(), value)));
     };
     argument("listen", serve.listen.clone());
+    argument("pages.domain", serve.domain.clone());
     argument("cache_dir", serve.cache_dir.clone());
     argument("log.format", serve.log_format.clone());
     let environment = |name: &str| global.environment().get(name).map(str::to_owned);

@@ -8,8 +8,9 @@ use super::call_problem::Audience;
 use super::client_address::ClientView;
 use super::cost;
 use super::idempotency::{self, identify};
+use super::pages::OwnOrigin;
 use super::params::Segments;
-use super::plugin_headers;
+use super::plugin_headers::{self, PageOrigin};
 use super::problem::{Kind, Problem};
 use super::request_ids::RequestIds;
 use super::stream::Peer;
@@ -188,6 +189,12 @@ pub(super) async fn handle(
     let id = ids.request;
     let actor = auth::authenticate_plugin_request(&shared, &mut seen, &parts.headers, id).await?;
     let (name, path) = split_path(parts.uri.path());
+    let pages = &shared.options.pages;
+    let has_own_origin = parts.extensions.get::<OwnOrigin>().is_some();
+    if !has_own_origin && !pages.paths {
+        let detail = "pages of plugins are served at host names of their own, not at a path";
+        return Err(Problem::new(Kind::RouteNotFound, detail));
+    }
     if is_wide_service_worker(&parts) {
         let detail = "a service worker here could control other apps; place it below /a/{app}/";
         return Err(Problem::new(Kind::Forbidden, detail));
@@ -210,7 +217,10 @@ pub(super) async fn handle(
         path,
         query: parts.uri.query().unwrap_or_default(),
         headers: plugin_headers::of_request(&parts.headers, trace),
-        mount: format!("/a/{name}"),
+        mount: match has_own_origin {
+            true => String::new(),
+            false => format!("/a/{name}"),
+        },
         scheme: client.scheme,
         authority: client.authority,
         client: client.address,
@@ -226,8 +236,15 @@ pub(super) async fn handle(
     let output = Bytes::from(answer.output);
     // The body is not interpreted.
     let head = split(&output).map_or(0, |(head, _)| head.len());
+    let origin = match has_own_origin {
+        true => PageOrigin::Own,
+        false => PageOrigin::Shared {
+            app: name,
+            sandbox: shared.options.pages.sandbox,
+        },
+    };
     let parse = move || {
-        parse_response(output, &name).map_err(|why| Problem::of_invalid_response(why, audience))
+        parse_response(output, &origin).map_err(|why| Problem::of_invalid_response(why, audience))
     };
     match shared.aside.by_size(id_of_app, head, parse).await {
         Ok(mut response) => {
@@ -257,7 +274,7 @@ fn encode_request_head(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
 }
 
 /// Converts a plugin's output to a response, or explains why it is invalid.
-fn parse_response(output: Bytes, app: &AppName) -> Result<Response, String> {
+fn parse_response(output: Bytes, origin: &PageOrigin) -> Result<Response, String> {
     let (head, body) = split(&output).map_err(|_| "the frame is truncated within the head")?;
     if head.len() > ANSWER_HEAD_BYTES_MAX {
         let (len, limit) = (head.len(), ANSWER_HEAD_BYTES_MAX);
@@ -275,7 +292,7 @@ fn parse_response(output: Bytes, app: &AppName) -> Result<Response, String> {
             ));
         }
     };
-    let headers = plugin_headers::of_response(&head.headers, app)?;
+    let headers = plugin_headers::of_response(&head.headers, origin)?;
     // As a body, so that no default content type is added.
     let body = match STATUSES_WITHOUT_BODY.contains(&head.status) {
         true => Body::empty(),
@@ -287,7 +304,11 @@ fn parse_response(output: Bytes, app: &AppName) -> Result<Response, String> {
 /// Converts the output of the plugin of `app` to a response, or explains why it is invalid.
 #[cfg(feature = "fuzzing")]
 pub fn fuzz_answer(output: &[u8], app: &AppName) -> Result<Response, String> {
-    parse_response(Bytes::copy_from_slice(output), app)
+    let origin = PageOrigin::Shared {
+        app: app.clone(),
+        sandbox: true,
+    };
+    parse_response(Bytes::copy_from_slice(output), &origin)
 }
 
 /// Whether the request is for the script of a service worker at `/a/{app}`, without a slash. Its
@@ -308,8 +329,11 @@ mod tests {
         assert_eq!(split_path("/a/shop/x/%2F..?"), ("shop", "/x/%2F..?"));
     }
 
-    fn shop() -> AppName {
-        AppName::parse("shop").unwrap()
+    fn shop() -> PageOrigin {
+        PageOrigin::Shared {
+            app: AppName::parse("shop").unwrap(),
+            sandbox: false,
+        }
     }
 
     fn framed(head: &str) -> Vec<u8> {

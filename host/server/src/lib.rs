@@ -30,6 +30,7 @@ mod layer;
 mod limits;
 mod logs;
 mod offload;
+mod pages;
 mod param_types;
 mod params;
 mod plugin_headers;
@@ -61,6 +62,7 @@ pub use client_address::address as fuzz_address;
 pub use document::openapi;
 #[cfg(feature = "fuzzing")]
 pub use import::{Lines, fuzz_line, fuzz_lines};
+pub use pages::{Domain, PageOptions};
 #[cfg(feature = "fuzzing")]
 pub use preconditions::fuzz_tags;
 pub use serve::serve;
@@ -83,6 +85,8 @@ pub struct ServerOptions {
     /// `Forwarded`) are trusted; the client address is shown in the log. Connections are always
     /// counted by peer address. Default none.
     pub trusted_proxies: Vec<Network>,
+    /// Where plugins answer HTTP requests.
+    pub pages: PageOptions,
     /// Maximum bytes of requests and responses in memory: bodies that are arriving or being
     /// handled, and responses that are being sent. Default 256 MiB.
     pub bytes_in_flight: usize,
@@ -111,6 +115,7 @@ impl Default for ServerOptions {
             connections: 20_000,
             connections_of_address: Some(5_000),
             trusted_proxies: Vec::new(),
+            pages: PageOptions::default(),
             bytes_in_flight: 256 * 1024 * 1024,
             min_rate: 1024,
             head_timeout: Duration::from_secs(30),

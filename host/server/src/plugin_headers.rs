@@ -1,13 +1,15 @@
-//! Filters the headers between clients and plugins. All plugins of a server share one origin in a
-//! browser, so a plugin's response must not affect anything outside its own path.
+//! Filters the headers between clients and plugins. Below `/a/` all plugins share one origin in a
+//! browser, so a plugin's response must not affect anything outside its own path. At a host name of
+//! its own it must not affect other host names.
 
 use super::auth;
 use super::cost::{KVASM_COST, SERVER_TIMING};
 use super::idempotency::IDEMPOTENCY_REPLAYED;
 use super::request_ids::{REQUEST_ID, TRACEPARENT, TRACESTATE};
 use axum::http::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use kvasm_core::AppName;
@@ -44,29 +46,55 @@ fn is_hop_or_host_header(name: &HeaderName) -> bool {
     .contains(name)
 }
 
-/// Whether a response header affects the whole origin, and so other apps, or a proxy before the
-/// server.
+/// Whether a response header affects the whole origin, and nothing else.
 fn affects_origin(name: &HeaderName) -> bool {
+    let names = [
+        "accept-ch",
+        "critical-ch",
+        "nel",
+        "origin-agent-cluster",
+        "report-to",
+        "service-worker-allowed",
+        "set-login",
+    ];
+    names.contains(&name.as_str())
+}
+
+/// Whether a response header affects other host names, or a proxy before the server. A browser that
+/// clears the cookies of a host name clears them for the whole registrable domain.
+fn affects_other_hosts(name: &HeaderName) -> bool {
     let name = name.as_str();
     let names = [
         ALT_SVC.as_str(),
         AUTHORIZATION.as_str(),
         STRICT_TRANSPORT_SECURITY.as_str(),
-        "accept-ch",
         "clear-site-data",
-        "critical-ch",
-        "nel",
-        "origin-agent-cluster",
         "public-key-pins",
-        "report-to",
-        "service-worker-allowed",
         "set-cookie2",
-        "set-login",
         "x-lighttpd-send-file",
         "x-sendfile",
     ];
     names.contains(&name) || name.starts_with("x-accel-")
 }
+
+/// The origin of a plugin's page in a browser.
+#[derive(Debug, Clone)]
+pub(super) enum PageOrigin {
+    /// A host name of its own.
+    Own,
+    /// That of the server, below the path of this app.
+    Shared {
+        app: AppName,
+        /// Whether the page gets an opaque origin instead.
+        sandbox: bool,
+    },
+}
+
+/// What a page in the sandbox may do. It has no origin, so no cookies, no storage, no service
+/// worker, and it is a stranger to every other page of the server.
+const SANDBOX: HeaderValue = HeaderValue::from_static(
+    "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts",
+);
 
 /// The headers of a request that a plugin receives, without the host's token. `trace` is the
 /// `traceparent` and the `tracestate` of the host, which replace those of the client.
@@ -91,7 +119,10 @@ pub(super) fn of_request<'h>(
 }
 
 /// The headers of a plugin's response that are sent to the client, or why they are invalid.
-pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<HeaderMap, String> {
+pub(super) fn of_response(
+    given: &[(String, String)],
+    origin: &PageOrigin,
+) -> Result<HeaderMap, String> {
     let bytes: usize = given
         .iter()
         .map(|(name, value)| name.len() + value.len())
@@ -109,24 +140,33 @@ pub(super) fn of_response(given: &[(String, String)], app: &AppName) -> Result<H
         let mut header = HeaderValue::try_from(value).map_err(invalid)?;
         // The figures of the host must not be mistaken for those of a plugin, or vice versa.
         let is_of_host = is_hop_or_host_header(&name) || name == SERVER_TIMING;
-        if is_of_host || affects_origin(&name) {
+        let is_shared = matches!(origin, PageOrigin::Shared { .. });
+        if is_of_host || affects_other_hosts(&name) || (is_shared && affects_origin(&name)) {
             continue;
         }
         if name == SET_COOKIE {
-            let Some(cookie) = own_cookie(value, app) else {
+            let Some(cookie) = own_cookie(value, origin) else {
                 continue;
             };
             header = HeaderValue::try_from(cookie).map_err(invalid)?;
         }
         headers.append(name, header);
     }
+    if let PageOrigin::Shared { sandbox: true, .. } = origin {
+        // In addition to those of the plugin: a browser enforces all.
+        headers.append(CONTENT_SECURITY_POLICY, SANDBOX);
+    }
     Ok(headers)
 }
 
-/// Restricts a cookie to the paths of the app: its path is kept if it is one of them. `None` if the
-/// cookie must apply to the whole host.
-fn own_cookie(cookie: &str, app: &AppName) -> Option<String> {
+/// Restricts a cookie to the host name, and on a shared one to the paths of the app: its path is kept
+/// if it is one of them. `None` if the cookie must apply to the whole of a shared host.
+fn own_cookie(cookie: &str, origin: &PageOrigin) -> Option<String> {
     const OF_THE_HOST: &str = "__host-";
+    let app = match origin {
+        PageOrigin::Own => return Some(without_domain(cookie)),
+        PageOrigin::Shared { app, .. } => app,
+    };
     let root = format!("/a/{app}/");
     let mut parts = cookie.split(';');
     let pair = parts.next().unwrap_or_default();
@@ -157,13 +197,55 @@ fn own_cookie(cookie: &str, app: &AppName) -> Option<String> {
     Some(own)
 }
 
+fn without_domain(cookie: &str) -> String {
+    let mut parts = cookie.split(';');
+    let mut own = parts.next().unwrap_or_default().to_owned();
+    for attribute in parts {
+        let name = attribute.split('=').next().unwrap_or_default();
+        if !name.trim().eq_ignore_ascii_case("domain") {
+            own.push(';');
+            own.push_str(attribute);
+        }
+    }
+    own
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn shared(sandbox: bool) -> PageOrigin {
+        let app = AppName::parse("shop").unwrap();
+        PageOrigin::Shared { app, sandbox }
+    }
+
+    #[test]
+    fn cookie_of_an_own_origin_loses_its_domain() {
+        for (given, sent) in [
+            ("a=1", "a=1"),
+            ("a=1; Domain=apps.test; Path=/x", "a=1; Path=/x"),
+            ("a=1; DOMAIN = .apps.test;Secure;domain", "a=1;Secure"),
+            ("__Host-a=1; Secure; Path=/", "__Host-a=1; Secure; Path=/"),
+        ] {
+            assert_eq!(own_cookie(given, &PageOrigin::Own).as_deref(), Some(sent));
+        }
+    }
+
+    #[test]
+    fn sandbox_is_added_to_the_policies_of_the_plugin() {
+        let own = [("Content-Security-Policy", "default-src 'self'")];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        for (origin, policies) in [(shared(true), 2), (shared(false), 1), (PageOrigin::Own, 1)] {
+            let sent = of_response(&own, &origin).unwrap();
+            let sent: Vec<_> = sent.get_all(CONTENT_SECURITY_POLICY).iter().collect();
+            assert_eq!(sent.len(), policies, "{origin:?}");
+            assert_eq!(sent.contains(&&SANDBOX), policies == 2);
+        }
+    }
+
     #[test]
     fn cookie_path_is_confined_to_the_app() {
-        let shop = AppName::parse("shop").unwrap();
+        let shop = shared(true);
         for (given, sent) in [
             ("a=1", Some("a=1; Path=/a/shop/")),
             ("a=1; Path=/", Some("a=1; Path=/a/shop/")),
@@ -196,7 +278,6 @@ mod tests {
 
     #[test]
     fn origin_wide_response_headers_are_removed() {
-        let shop = AppName::parse("shop").unwrap();
         let headers = [
             ("Service-Worker-Allowed", "/"),
             ("Clear-Site-Data", "\"*\""),
@@ -215,7 +296,7 @@ mod tests {
             ("X-Own", "1"),
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let sent = of_response(&headers, &shop).unwrap();
+        let sent = of_response(&headers, &shared(false)).unwrap();
         let mut sent: Vec<_> = sent
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))

@@ -2,7 +2,7 @@
 
 use super::{
     SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, grants,
-    health, import, kv, layer, limits, logs, plugins, settings, timers, tokens, triggers,
+    health, import, kv, layer, limits, logs, pages, plugins, settings, timers, tokens, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -138,16 +138,25 @@ pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
         Routes::Health => health().merge(metrics()),
     };
     let (router, _) = documented.split_for_parts();
-    let router = match routes {
-        Routes::All | Routes::Calls => router
+    let has_pages = matches!(routes, Routes::All | Routes::Calls);
+    let router = match has_pages {
+        true => router
             .route("/a/{app}", any(calls::handle))
             .route("/a/{app}/", any(calls::handle))
             .route("/a/{app}/{*path}", any(calls::handle)),
-        Routes::Api | Routes::Health => router,
+        false => router,
     };
-    router
+    let domain = shared.options.pages.domain.clone();
+    let router = router
         .fallback(layer::not_found)
         .method_not_allowed_fallback(layer::method_not_allowed)
         .layer(from_fn_with_state(shared.clone(), layer::handle))
-        .with_state(shared)
+        .with_state(shared);
+    match domain.filter(|_| has_pages) {
+        // Around the router, because the host name decides on the route.
+        Some(domain) => Router::new()
+            .fallback_service(router)
+            .layer(from_fn_with_state(domain, pages::by_host)),
+        None => router,
+    }
 }

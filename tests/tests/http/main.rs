@@ -16,6 +16,7 @@ mod limits;
 mod logs;
 mod openapi;
 mod outstanding_deliveries;
+mod pages;
 mod plugins;
 mod problems;
 mod protocol;

@@ -119,6 +119,27 @@ const KEYS: &[Key] = &[
         admin.open
     ),
     key!(
+        "pages.domain",
+        "domain below which each app has a host name of its own, {app}.DOMAIN; or none",
+        limit,
+        show_limit,
+        server.pages.domain
+    ),
+    key!(
+        "pages.paths",
+        "false: pages of plugins only below pages.domain, not at /a/{app}/",
+        from_str,
+        to_string,
+        server.pages.paths
+    ),
+    key!(
+        "pages.sandbox",
+        "false: pages at /a/{app}/ without the sandbox that separates them from each other",
+        from_str,
+        to_string,
+        server.pages.sandbox
+    ),
+    key!(
         "cache.bytes",
         "maximum size of the compiled plugins in the folder; the least recently used are removed",
         size_u64,
