@@ -16,7 +16,7 @@ use super::stream::Peer;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -232,6 +232,11 @@ pub(super) async fn handle(
     match shared.aside.by_size(id_of_app, head, parse).await {
         Ok(mut response) => {
             idempotency::mark(response.headers_mut(), replayed);
+            if let Some(policy) = shared.options.sandbox.policy() {
+                // A browser applies all policies of a response.
+                let headers = response.headers_mut();
+                headers.append(CONTENT_SECURITY_POLICY, policy);
+            }
             Ok(with_cost(response, used))
         }
         Err(problem) => Err(problem.with_cost(used)),

@@ -19,6 +19,7 @@ mod counted;
 mod dead_letters;
 mod deliveries;
 mod document;
+mod door;
 mod export;
 mod grants;
 mod health;
@@ -38,6 +39,7 @@ mod preconditions;
 mod problem;
 mod request_ids;
 mod router;
+mod sandbox;
 mod serve;
 mod settings;
 mod stream;
@@ -47,6 +49,7 @@ mod triggers;
 mod uri;
 
 use axum::Router;
+use door::Door;
 use kvasm_host::Host;
 use router::Routes;
 use std::sync::Arc;
@@ -63,6 +66,7 @@ pub use document::openapi;
 pub use import::{Lines, fuzz_line, fuzz_lines};
 #[cfg(feature = "fuzzing")]
 pub use preconditions::fuzz_tags;
+pub use sandbox::Sandbox;
 pub use serve::serve;
 #[cfg(feature = "fuzzing")]
 pub use uri::decode as fuzz_percent;
@@ -83,6 +87,8 @@ pub struct ServerOptions {
     /// `Forwarded`) are trusted; the client address is shown in the log. Connections are always
     /// counted by peer address. Default none.
     pub trusted_proxies: Vec<Network>,
+    /// What a browser lets pages of plugins do. Default [`Sandbox::Strict`].
+    pub sandbox: Sandbox,
     /// Maximum bytes of requests and responses in memory: bodies that are arriving or being
     /// handled, and responses that are being sent. Default 256 MiB.
     pub bytes_in_flight: usize,
@@ -111,6 +117,7 @@ impl Default for ServerOptions {
             connections: 20_000,
             connections_of_address: Some(5_000),
             trusted_proxies: Vec::new(),
+            sandbox: Sandbox::Strict,
             bytes_in_flight: 256 * 1024 * 1024,
             min_rate: 1024,
             head_timeout: Duration::from_secs(30),
@@ -141,6 +148,7 @@ struct ServerState {
     aside: Arc<offload::Offload>,
     options: ServerOptions,
     trust: Authority,
+    door: Door,
     /// Whether metrics, and the reasons for not being ready, need no token.
     open: bool,
     /// Cancelled when the server stops; ends endless streams.
@@ -161,20 +169,24 @@ impl SharedServer {
             host,
             options,
             trust,
+            door: Door::Public,
             open: false,
             stop,
         }))
     }
 
-    /// The state for an address where metrics need no token.
-    fn with_open_metrics(&self) -> SharedServer {
+    /// The state for the administration address.
+    fn of_admin(&self, address: AdminAddress) -> SharedServer {
         SharedServer(Arc::new(ServerState {
             host: self.host.clone(),
             budget: Arc::clone(&self.budget),
             aside: Arc::clone(&self.aside),
             options: self.options.clone(),
             trust: self.trust.clone(),
-            open: true,
+            door: Door::Admin {
+                local: address.local,
+            },
+            open: address.open,
             stop: self.stop.clone(),
         }))
     }
@@ -206,6 +218,10 @@ pub struct AdminAddress {
     /// Whether `/metrics`, and the reasons in `/readyz`, need no token here. They name apps and
     /// causes, so only operators should be able to reach the address.
     pub open: bool,
+    /// Whether it is a loopback address. Then a request must name it as `localhost` or by its IP
+    /// address, or is refused with 421: a page whose host name resolves to a loopback address
+    /// could otherwise read `/metrics`.
+    pub local: bool,
 }
 
 /// Returns the routes of a server with two addresses: the public ones, and those of
@@ -218,10 +234,7 @@ pub fn routers(
     stop: CancellationToken,
 ) -> (Router, Router) {
     let shared = SharedServer::new(host, options, Authority::Tokens, stop);
-    let of_admin = match admin.open {
-        true => shared.with_open_metrics(),
-        false => shared.clone(),
-    };
+    let of_admin = shared.of_admin(admin);
     match admin.api {
         true => (
             router::build(shared, Routes::Calls),

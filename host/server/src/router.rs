@@ -145,8 +145,11 @@ pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
             .route("/a/{app}/{*path}", any(calls::handle)),
         Routes::Api | Routes::Health => router,
     };
+    let router = match routes {
+        Routes::Calls => router.fallback(layer::api_elsewhere),
+        Routes::All | Routes::Api | Routes::Health => router.fallback(layer::not_found),
+    };
     router
-        .fallback(layer::not_found)
         .method_not_allowed_fallback(layer::method_not_allowed)
         .layer(from_fn_with_state(shared.clone(), layer::handle))
         .with_state(shared)

@@ -217,6 +217,13 @@ const KEYS: &[Key] = &[
         server.trusted_proxies
     ),
     key!(
+        "server.sandbox",
+        "sandbox of plugins' pages in a browser: strict (only display), scripts, or off",
+        from_str,
+        to_string,
+        server.sandbox
+    ),
+    key!(
         "server.bytes_in_flight",
         "maximum bytes of requests and responses in memory",
         size,
