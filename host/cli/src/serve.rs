@@ -241,6 +241,7 @@ impl Listeners {
         let is_local = listener.local_addr().is_ok_and(|a| a.ip().is_loopback());
         let address = AdminAddress {
             open: config.admin.open || is_local,
+            local: is_local,
             ..config.admin
         };
         let (public, admin) = routers(host.clone(), options.clone(), address, stop.clone());

@@ -13,6 +13,8 @@ use super::params::Segments;
 use super::plugin_headers::{self, PageOrigin};
 use super::problem::{Kind, Problem};
 use super::request_ids::RequestIds;
+#[cfg(any(test, feature = "fuzzing"))]
+use super::sandbox::Sandbox;
 use super::stream::Peer;
 use axum::Extension;
 use axum::body::Body;
@@ -306,7 +308,7 @@ fn parse_response(output: Bytes, origin: &PageOrigin) -> Result<Response, String
 pub fn fuzz_answer(output: &[u8], app: &AppName) -> Result<Response, String> {
     let origin = PageOrigin::Shared {
         app: app.clone(),
-        sandbox: true,
+        sandbox: Sandbox::Strict,
     };
     parse_response(Bytes::copy_from_slice(output), &origin)
 }
@@ -332,7 +334,7 @@ mod tests {
     fn shop() -> PageOrigin {
         PageOrigin::Shared {
             app: AppName::parse("shop").unwrap(),
-            sandbox: false,
+            sandbox: Sandbox::Off,
         }
     }
 

@@ -6,6 +6,7 @@ use super::access_log::AccessLogLine;
 use super::auth;
 use super::budget::{BytesOwner, NoRoom};
 use super::counted::{count_request, count_response};
+use super::door;
 use super::problem::{Kind, Problem};
 use super::request_ids::{REQUEST_ID, RequestIds};
 use super::stream::Peer;
@@ -51,6 +52,11 @@ pub(super) async fn handle(
         if let Err(problem) = check_syntax(&request) {
             return problem.into_response();
         }
+        let (parts, body) = request.into_parts();
+        if let Err(problem) = door::check(&shared, &parts) {
+            return problem.into_response();
+        }
+        let request = Request::from_parts(parts, body);
         if let Err(problem) = check_route(&request, route) {
             let (route, headers) = ((route, method), request.headers());
             let token = auth::check_token_before_refusal(&shared, route, headers, id).await;
@@ -261,6 +267,15 @@ pub(super) async fn not_found() -> Problem {
     Problem::new(
         Kind::RouteNotFound,
         "unknown route; GET /v1/openapi.json lists the routes",
+    )
+}
+
+/// The API is at another address, which strangers need not know.
+pub(super) async fn api_elsewhere() -> Problem {
+    Problem::new(
+        Kind::RouteNotFound,
+        "unknown route; this address serves only calls, pages of plugins and health checks, and \
+         the API is at the address that the setting admin.listen names",
     )
 }
 

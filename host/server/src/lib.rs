@@ -19,6 +19,7 @@ mod counted;
 mod dead_letters;
 mod deliveries;
 mod document;
+mod door;
 mod export;
 mod grants;
 mod health;
@@ -39,6 +40,7 @@ mod preconditions;
 mod problem;
 mod request_ids;
 mod router;
+mod sandbox;
 mod serve;
 mod settings;
 mod stream;
@@ -48,6 +50,7 @@ mod triggers;
 mod uri;
 
 use axum::Router;
+use door::Door;
 use kvasm_host::Host;
 use router::Routes;
 use std::sync::Arc;
@@ -65,6 +68,7 @@ pub use import::{Lines, fuzz_line, fuzz_lines};
 pub use pages::{Domain, PageOptions};
 #[cfg(feature = "fuzzing")]
 pub use preconditions::fuzz_tags;
+pub use sandbox::Sandbox;
 pub use serve::serve;
 #[cfg(feature = "fuzzing")]
 pub use uri::decode as fuzz_percent;
@@ -146,6 +150,7 @@ struct ServerState {
     aside: Arc<offload::Offload>,
     options: ServerOptions,
     trust: Authority,
+    door: Door,
     /// Whether metrics, and the reasons for not being ready, need no token.
     open: bool,
     /// Cancelled when the server stops; ends endless streams.
@@ -166,20 +171,24 @@ impl SharedServer {
             host,
             options,
             trust,
+            door: Door::Public,
             open: false,
             stop,
         }))
     }
 
-    /// The state for an address where metrics need no token.
-    fn with_open_metrics(&self) -> SharedServer {
+    /// The state for the administration address.
+    fn of_admin(&self, address: AdminAddress) -> SharedServer {
         SharedServer(Arc::new(ServerState {
             host: self.host.clone(),
             budget: Arc::clone(&self.budget),
             aside: Arc::clone(&self.aside),
             options: self.options.clone(),
             trust: self.trust.clone(),
-            open: true,
+            door: Door::Admin {
+                local: address.local,
+            },
+            open: address.open,
             stop: self.stop.clone(),
         }))
     }
@@ -211,6 +220,10 @@ pub struct AdminAddress {
     /// Whether `/metrics`, and the reasons in `/readyz`, need no token here. They name apps and
     /// causes, so only operators should be able to reach the address.
     pub open: bool,
+    /// Whether it is a loopback address. Then a request must name it as `localhost` or by its IP
+    /// address, or is refused with 421: a page whose host name resolves to a loopback address
+    /// could otherwise read `/metrics`.
+    pub local: bool,
 }
 
 /// Returns the routes of a server with two addresses: the public ones, and those of
@@ -223,10 +236,7 @@ pub fn routers(
     stop: CancellationToken,
 ) -> (Router, Router) {
     let shared = SharedServer::new(host, options, Authority::Tokens, stop);
-    let of_admin = match admin.open {
-        true => shared.with_open_metrics(),
-        false => shared.clone(),
-    };
+    let of_admin = shared.of_admin(admin);
     match admin.api {
         true => (
             router::build(shared, Routes::Calls),

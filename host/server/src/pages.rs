@@ -1,6 +1,7 @@
 //! Where the pages of plugins are: below a path of the server, which they share with one another, or
 //! each at a host name of its own below a domain, which makes it an origin of its own in a browser.
 
+use super::sandbox::Sandbox;
 use axum::extract::{Request, State};
 use axum::http::header::HOST;
 use axum::http::uri::{Authority, PathAndQuery};
@@ -23,9 +24,8 @@ pub struct PageOptions {
     pub domain: Option<Domain>,
     /// Whether `/a/{app}/` is served. Default true.
     pub paths: bool,
-    /// Whether pages below `/a/{app}/` are sandboxed: a browser gives them an opaque origin, so that
-    /// they cannot act as another page of the server. Default true.
-    pub sandbox: bool,
+    /// What a browser lets pages below `/a/{app}/` do. Default [`Sandbox::Strict`].
+    pub sandbox: Sandbox,
 }
 
 impl Default for PageOptions {
@@ -33,7 +33,7 @@ impl Default for PageOptions {
         PageOptions {
             domain: None,
             paths: true,
-            sandbox: true,
+            sandbox: Sandbox::Strict,
         }
     }
 }

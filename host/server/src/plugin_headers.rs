@@ -6,6 +6,7 @@ use super::auth;
 use super::cost::{KVASM_COST, SERVER_TIMING};
 use super::idempotency::IDEMPOTENCY_REPLAYED;
 use super::request_ids::{REQUEST_ID, TRACEPARENT, TRACESTATE};
+use super::sandbox::Sandbox;
 use axum::http::header::{
     ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TE, TRAILER,
@@ -83,18 +84,8 @@ pub(super) enum PageOrigin {
     /// A host name of its own.
     Own,
     /// That of the server, below the path of this app.
-    Shared {
-        app: AppName,
-        /// Whether the page gets an opaque origin instead.
-        sandbox: bool,
-    },
+    Shared { app: AppName, sandbox: Sandbox },
 }
-
-/// What a page in the sandbox may do. It has no origin, so no cookies, no storage, no service
-/// worker, and it is a stranger to every other page of the server.
-const SANDBOX: HeaderValue = HeaderValue::from_static(
-    "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts",
-);
 
 /// The headers of a request that a plugin receives, without the host's token. `trace` is the
 /// `traceparent` and the `tracestate` of the host, which replace those of the client.
@@ -152,9 +143,11 @@ pub(super) fn of_response(
         }
         headers.append(name, header);
     }
-    if let PageOrigin::Shared { sandbox: true, .. } = origin {
-        // In addition to those of the plugin: a browser enforces all.
-        headers.append(CONTENT_SECURITY_POLICY, SANDBOX);
+    if let PageOrigin::Shared { sandbox, .. } = origin
+        && let Some(policy) = sandbox.policy()
+    {
+        // In addition to those of the plugin: a browser applies all policies of a response.
+        headers.append(CONTENT_SECURITY_POLICY, policy);
     }
     Ok(headers)
 }
@@ -214,7 +207,7 @@ fn without_domain(cookie: &str) -> String {
 mod tests {
     use super::*;
 
-    fn shared(sandbox: bool) -> PageOrigin {
+    fn shared(sandbox: Sandbox) -> PageOrigin {
         let app = AppName::parse("shop").unwrap();
         PageOrigin::Shared { app, sandbox }
     }
@@ -232,20 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn sandbox_is_added_to_the_policies_of_the_plugin() {
-        let own = [("Content-Security-Policy", "default-src 'self'")];
-        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        for (origin, policies) in [(shared(true), 2), (shared(false), 1), (PageOrigin::Own, 1)] {
-            let sent = of_response(&own, &origin).unwrap();
-            let sent: Vec<_> = sent.get_all(CONTENT_SECURITY_POLICY).iter().collect();
-            assert_eq!(sent.len(), policies, "{origin:?}");
-            assert_eq!(sent.contains(&&SANDBOX), policies == 2);
-        }
-    }
-
-    #[test]
     fn cookie_path_is_confined_to_the_app() {
-        let shop = shared(true);
+        let shop = shared(Sandbox::Strict);
         for (given, sent) in [
             ("a=1", Some("a=1; Path=/a/shop/")),
             ("a=1; Path=/", Some("a=1; Path=/a/shop/")),
@@ -296,7 +277,7 @@ mod tests {
             ("X-Own", "1"),
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let sent = of_response(&headers, &shared(false)).unwrap();
+        let sent = of_response(&headers, &shared(Sandbox::Off)).unwrap();
         let mut sent: Vec<_> = sent
             .iter()
             .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))

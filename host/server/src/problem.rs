@@ -43,6 +43,8 @@ macro_rules! kinds {
 kinds! {
     RouteNotFound = NOT_FOUND "route-not-found" "Route not found",
     MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "The route does not allow this method",
+    Misdirected = MISDIRECTED_REQUEST "misdirected-request" "The address has another name",
+    ForeignOrigin = FORBIDDEN "foreign-origin" "A page of another site has sent the request",
     UriTooLong = URI_TOO_LONG "uri-too-long" "The path and query are too long",
     HeadersTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "headers-too-large" "The headers are too large",
     InvalidArgument = BAD_REQUEST "invalid-argument" "Invalid argument",

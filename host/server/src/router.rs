@@ -147,8 +147,11 @@ pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
         false => router,
     };
     let domain = shared.options.pages.domain.clone();
+    let router = match routes {
+        Routes::Calls => router.fallback(layer::api_elsewhere),
+        Routes::All | Routes::Api | Routes::Health => router.fallback(layer::not_found),
+    };
     let router = router
-        .fallback(layer::not_found)
         .method_not_allowed_fallback(layer::method_not_allowed)
         .layer(from_fn_with_state(shared.clone(), layer::handle))
         .with_state(shared);

@@ -1,6 +1,7 @@
 //! Data exchanged between clients and plugins.
 
 use kvasm::model::Scope;
+use kvasm::server::{PageOptions, Sandbox, ServerOptions};
 use kvasm_tests::guests::{manifest, module, module_with, wasm};
 use kvasm_tests::server::{ApiClient, ApiResponse, Server, answer};
 use serde_json::Value;
@@ -126,6 +127,40 @@ async fn plugin_headers_are_filtered_both_ways() {
     assert_eq!(answer.header("set-cookie"), "a=1; Path=/a/shop/");
     for name in ["service-worker-allowed", "clear-site-data"] {
         assert_eq!(answer.header(name), "", "{name}");
+    }
+}
+
+/// A browser applies all policies of a response, so a plugin can only restrict itself further.
+#[tokio::test]
+async fn plugin_pages_are_sandboxed_unless_the_operator_lifts_it() {
+    let hostile = r#"{"status":200,"headers":[["content-type","text/html"],
+        ["content-security-policy","sandbox allow-scripts allow-same-origin"]]}"#;
+    for (sandbox, own) in [
+        (Sandbox::Strict, Some("sandbox")),
+        (
+            Sandbox::Scripts,
+            Some("sandbox allow-scripts allow-forms allow-modals allow-popups allow-downloads"),
+        ),
+        (Sandbox::Off, None),
+    ] {
+        let server = Server::with_options(ServerOptions {
+            pages: PageOptions {
+                sandbox,
+                ..PageOptions::default()
+            },
+            ..ServerOptions::default()
+        })
+        .await;
+        server.deployed("shop", echo(hostile)).await;
+        for path in ["/a/shop", "/a/shop/", "/a/shop/x"] {
+            let request = server.anonymous().request("GET", path);
+            let answer = answer(request).await.expect(200);
+            let policies = answer.headers.get_all("content-security-policy");
+            let policies: Vec<_> = policies.iter().map(|p| p.to_str().unwrap()).collect();
+            let given = "sandbox allow-scripts allow-same-origin";
+            let all: Vec<_> = [given].into_iter().chain(own).collect();
+            assert_eq!(policies, all, "{path}");
+        }
     }
 }
 

@@ -41,45 +41,6 @@ fn all<'r>(response: &'r ApiResponse, name: &str) -> Vec<&'r str> {
 }
 
 #[tokio::test]
-async fn pages_below_a_path_are_sandboxed() {
-    let server = server(PageOptions::default()).await;
-    let answer = get(&server, &["a.test"], "/a/shop/x").await.expect(200);
-    let policies = all(&answer, "content-security-policy");
-    let [own, sandbox] = policies[..] else {
-        panic!("{policies:?}");
-    };
-    assert_eq!(own, "default-src 'self'");
-    assert!(sandbox.starts_with("sandbox "), "{sandbox}");
-    // With these the page would have its origin back, or could leave the sandbox.
-    for escape in [
-        "allow-same-origin",
-        "allow-top-navigation",
-        "escape-sandbox",
-    ] {
-        assert!(!sandbox.contains(escape), "{sandbox}");
-    }
-    assert_eq!(all(&answer, "set-cookie"), ["a=1; Path=/a/shop/"]);
-    // Without a domain, a host name means nothing.
-    get(&server, &["shop.apps.test"], "/v1/apps")
-        .await
-        .expect(401);
-}
-
-#[tokio::test]
-async fn sandbox_can_be_turned_off() {
-    let pages = PageOptions {
-        sandbox: false,
-        ..PageOptions::default()
-    };
-    let answer = get(&server(pages).await, &["a.test"], "/a/shop/x").await;
-    let answer = answer.expect(200);
-    assert_eq!(
-        all(&answer, "content-security-policy"),
-        ["default-src 'self'"]
-    );
-}
-
-#[tokio::test]
 async fn app_has_an_origin_of_its_own_below_the_domain() {
     let server = server(below_domain()).await;
     let answer = get(&server, &["SHOP.apps.test:7180"], "/x?y=1")

@@ -67,8 +67,69 @@ fn api_can_be_restricted_to_the_admin_address() {
     }
     assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
     server.get("/a/demo/").expect(404, "no-http-handler");
+    let lost = ask(&server, server.address, "/v1/apps", &token).text();
+    assert!(lost.contains("admin.listen"), "{lost}");
+    assert!(!lost.contains(&admin.port().to_string()), "{lost}");
     server.get("/healthz").ok();
     server.get("/readyz").ok();
+    server.stop();
+}
+
+/// What a page of another site can make a browser send does nothing at the administration address.
+#[test]
+fn pages_of_other_sites_reach_nothing_at_the_admin_address() {
+    let home = Home::new();
+    let server = home.start(&["--set", ADMIN, "--set", "admin.api=true"]);
+    let admin = admin_of(&server);
+    let token = server.authorization();
+    let send = |head: &str| {
+        let mut line = RawConnection::open(admin, Arc::clone(&server.received));
+        line.send(format!("{head}Connection: close\r\n{token}\r\n").into_bytes());
+        line.answer().expect("an answer")
+    };
+    let port = admin.port();
+    // A hostile name that resolves to this address: with DNS rebinding, the origin agrees.
+    let foreign_hosts = [
+        format!("evil.test:{port}"),
+        "localhost.evil.test".to_owned(),
+        "127.0.0.1.evil.test".to_owned(),
+        "0.0.0.0".to_owned(),
+    ];
+    for host in &foreign_hosts {
+        for path in ["/metrics", "/readyz", "/healthz", "/v1/apps"] {
+            let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n");
+            send(&head).expect(421, "misdirected-request");
+        }
+        let absolute = format!("GET http://{host}/metrics HTTP/1.1\r\nHost: localhost\r\n");
+        send(&absolute).expect(421, "misdirected-request");
+    }
+    for host in [format!("LocalHost:{port}"), "[::1]".to_owned()] {
+        send(&format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n")).ok();
+    }
+    let change = |origin: &str| {
+        let head = format!("POST /v1/apps HTTP/1.1\r\nHost: localhost:{port}\r\n{origin}");
+        send(&format!("{head}Content-Length: 0\r\n"))
+    };
+    let of_plugin = format!("Origin: http://localhost:{}\r\n", server.address.port());
+    let sites = ["same-site", "cross-site"].map(|site| format!("Sec-Fetch-Site: {site}\r\n"));
+    let others = ["Origin: null\r\n".to_owned(), of_plugin];
+    for foreign in others.iter().chain(&sites) {
+        change(foreign).expect(403, "foreign-origin");
+    }
+    let own = format!("Origin: http://localhost:{port}\r\n");
+    change(&own).expect(415, "unsupported-media-type");
+    change("").expect(415, "unsupported-media-type");
+    // No answer lets another origin read it.
+    let asked = "Origin: https://evil.test\r\nAccess-Control-Request-Method: PUT\r\n";
+    for method in ["OPTIONS", "GET"] {
+        let head = format!("{method} /v1/apps HTTP/1.1\r\nHost: localhost\r\n{asked}");
+        let answer = send(&head);
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            None,
+            "{method}"
+        );
+    }
     server.stop();
 }
 

@@ -134,7 +134,7 @@ const KEYS: &[Key] = &[
     ),
     key!(
         "pages.sandbox",
-        "false: pages at /a/{app}/ without the sandbox that separates them from each other",
+        "what a browser lets pages at /a/{app}/ do: strict (only display), scripts, or off",
         from_str,
         to_string,
         server.pages.sandbox
