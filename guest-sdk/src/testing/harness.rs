@@ -3,15 +3,18 @@
 use super::dispatch::Deliveries;
 use super::outcome::{CallError, Callee, Input, Output, Target};
 use super::plugin::{Export, Plugin};
-use super::{Cost, registry, run};
+use super::{Cost, registry, remote, run};
 use crate::dead_letters::DeadLetter;
 use crate::http::{Request, Response};
 use crate::sys::native::{self, DueSchedule, HostSnapshot, Quota};
 use crate::{Caller, Context, Error};
+use serde_json::json;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
+use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// Where the clock of a harness begins: 2026-01-01T00:00:00Z.
@@ -76,13 +79,23 @@ pub struct Harness {
 
 /// The store and the clock at one moment. Two are equal if they have the same entries, timers and
 /// outstanding deliveries; versions are not compared.
-#[derive(Clone, PartialEq)]
-pub struct Snapshot(HostSnapshot);
+#[derive(Clone)]
+pub struct Snapshot {
+    host: HostSnapshot,
+    /// The copy of the store, if the host is another process.
+    copy: Option<Rc<Path>>,
+}
+
+impl PartialEq for Snapshot {
+    fn eq(&self, other: &Snapshot) -> bool {
+        self.host == other.host
+    }
+}
 
 impl Snapshot {
     /// Returns collection, key and value of each entry, in order. Values of JSON are its text.
     pub fn entries(&self) -> Vec<(String, String, Vec<u8>)> {
-        let entries = self.0.entries();
+        let entries = self.host.entries();
         entries
             .map(|(collection, key, value)| (collection.into(), key.into(), value.into()))
             .collect()
@@ -91,7 +104,7 @@ impl Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.host.fmt(f)
     }
 }
 
@@ -129,6 +142,7 @@ impl Harness {
             outbox.watches = watches.into();
             outbox.schedules = schedules;
         });
+        remote::start();
         Harness {
             plugin,
             calls: 0,
@@ -154,10 +168,10 @@ impl Harness {
         let output = match callee.target() {
             Target::Name(name) => {
                 let export = self.export(&name).clone();
-                self.run(&name, export.is_transaction, &input, export.run)
+                self.run_export(&export, Some(&name), &input)
             }
             Target::Function(type_id, run) => match self.plugin.of_type(type_id).cloned() {
-                Some(export) => self.run(&export.name, export.is_transaction, &input, export.run),
+                Some(export) => self.run_export(&export, Some(&export.name), &input),
                 None => self.run("test", false, &input, run),
             },
         };
@@ -175,7 +189,7 @@ impl Harness {
         let handler = self.plugin.http().cloned();
         let handler = handler.unwrap_or_else(|| panic!("the plugin has no HTTP handler"));
         let frame = request.encode().map_err(CallError::Failed)?;
-        let output = self.run(&handler.name, handler.is_transaction, &frame, handler.run)?;
+        let output = self.run_export(&handler, None, &frame)?;
         Response::decode(output).map_err(CallError::Failed)
     }
 
@@ -189,6 +203,26 @@ impl Harness {
                  crate, the test has to use it"
             )
         })
+    }
+
+    /// Runs an export, natively or in the module. `function` is its name, unless it is the HTTP
+    /// handler.
+    fn run_export(
+        &mut self,
+        export: &Export,
+        function: Option<&str>,
+        input: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        let Some(remote) = remote::current() else {
+            return self.run(&export.name, export.is_transaction, input, export.run);
+        };
+        self.calls += 1;
+        let (output, cost) = match remote.call(function, input) {
+            Ok((output, cost)) => (Ok(output), cost),
+            Err((error, cost)) => (Err(error), cost),
+        };
+        self.last_cost = cost;
+        output
     }
 
     fn run(
@@ -238,11 +272,15 @@ impl Harness {
 
     /// Returns the dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        remote::sync();
         native::all_dead_letters()
     }
 
     /// Queues the deliveries of all dead letters again, as an operator can.
     pub fn replay_dead_letters(&mut self) {
+        if let Some(remote) = remote::current() {
+            return remote.replay_dead_letters();
+        }
         let now_ms = self.now_ms();
         for delivery in native::take_dead() {
             native::outbox(|outbox| outbox.enqueue(&delivery.handler, &delivery.event, now_ms));
@@ -252,6 +290,7 @@ impl Harness {
     /// Returns the handler and the key of each delivery that is not done, in order. The key of a
     /// schedule is empty.
     pub fn outstanding(&self) -> Vec<(String, String)> {
+        remote::sync();
         native::outbox(|outbox| {
             let queue = outbox.queue.values();
             let named = queue.map(|delivery| {
@@ -307,6 +346,9 @@ impl Harness {
     /// `None` is no limit.
     pub fn set_quota(&mut self, entries: Option<u64>, bytes: Option<u64>) {
         native::set_quota(Quota { entries, bytes });
+        if let Some(remote) = remote::current() {
+            remote.set("quota", json!({ "entries": entries, "bytes": bytes }));
+        }
     }
 
     /// Sets the answers of the next [requests](crate::http::fetch()) to other servers, in order.
@@ -342,17 +384,28 @@ impl Harness {
 
     /// Returns a copy of the store, with its deliveries and dead letters, and of the clock.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(HostSnapshot::take())
+        let (host, copy) = match remote::current() {
+            Some(remote) => {
+                let (host, copy) = remote.snapshot();
+                (host, Some(copy))
+            }
+            None => (HostSnapshot::take(), None),
+        };
+        Snapshot { host, copy }
     }
 
     /// Restores a snapshot of this harness.
     pub fn restore(&mut self, snapshot: &Snapshot) {
-        snapshot.0.restore();
+        if let (Some(remote), Some(copy)) = (remote::current(), &snapshot.copy) {
+            remote.restore(copy);
+        }
+        snapshot.host.restore();
     }
 }
 
 impl Drop for Harness {
     fn drop(&mut self) {
+        remote::end();
         native::reset();
         IS_USED.set(false);
     }

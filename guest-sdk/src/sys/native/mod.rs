@@ -3,6 +3,7 @@
 
 mod batch;
 mod clock;
+mod copy;
 mod cost;
 mod declared;
 mod faults;
@@ -18,6 +19,10 @@ mod validate;
 mod view;
 
 pub(crate) use clock::{advance, now_ms, set_now_ms};
+pub(crate) use copy::{
+    answer_fetch, begin_copy, count_crash, count_faults, first_context, is_in_transaction, load,
+    planned_faults, take_written, time_ms,
+};
 pub use cost::Cost;
 pub(crate) use cost::cost;
 pub(crate) use declared::{DeclaredNeeds, declare};
@@ -39,6 +44,7 @@ pub(crate) use transaction::{
 
 use super::{CommitFailure, Query};
 use crate::dead_letters::DeadLetter;
+use crate::testing::remote;
 use crate::{Caller, Context, Error};
 use faults::{Check, Faults, operate};
 use kvasm_abi::SetOptions;
@@ -69,6 +75,8 @@ struct Host {
     transactions: usize,
     /// Those that the plugin has begun and not ended.
     begun: Vec<transaction::TransactionGuard>,
+    /// What the test has written and the host of its harness, if it has one of its own, has not.
+    batches: Vec<serde_json::Value>,
 }
 
 impl Host {
@@ -98,6 +106,7 @@ impl Host {
             cost: Cost::default(),
             transactions: 0,
             begun: Vec::new(),
+            batches: Vec::new(),
         }
     }
 
@@ -117,6 +126,7 @@ fn with<R>(call: impl FnOnce(&mut Host) -> R) -> R {
 }
 
 fn with_store<R>(call: impl FnOnce(&mut Store, i64) -> R) -> R {
+    remote::sync();
     with(|host| {
         let now_ms = host.now_ms();
         call(&mut host.store, now_ms)
@@ -127,10 +137,13 @@ fn with_store<R>(call: impl FnOnce(&mut Store, i64) -> R) -> R {
 fn write_store<T, E: From<Error>>(
     write: impl FnOnce(&mut Store, i64) -> Result<T, E>,
 ) -> Result<T, E> {
+    remote::sync();
     with(|host| {
         let now_ms = host.now_ms();
         if !host.quota.is_set() || host.store.view.is_some() {
-            return write(&mut host.store, now_ms);
+            let result = write(&mut host.store, now_ms);
+            copy::end_write(host);
+            return result;
         }
         let before = host.store.clone();
         let result = write(&mut host.store, now_ms);
@@ -140,6 +153,7 @@ fn write_store<T, E: From<Error>>(
             host.store = before;
             return Err(error.into());
         }
+        copy::end_write(host);
         result
     })
 }
@@ -176,7 +190,18 @@ pub(crate) fn kv_set(
         write_store(|store, now_ms| store.set(collection, key, value, format, options, now_ms))
     });
     cost::count_write(&result, value.len());
-    result
+    result.map(|version| version_now(collection, key, version))
+}
+
+/// Returns the version of an entry that was written: if this is a copy, that of the host.
+fn version_now(collection: &str, key: &str, version: u64) -> u64 {
+    if !remote::is_used() || is_in_transaction() {
+        return version;
+    }
+    with_store(|store, now_ms| {
+        let row = store.live(collection, key, now_ms);
+        row.map_or(version, |row| row.version)
+    })
 }
 
 pub(crate) fn kv_has(collection: &str, key: &str) -> Result<bool, Error> {
@@ -228,6 +253,10 @@ pub(crate) fn kv_commit(batch: &[u8], count: usize) -> Result<Vec<u8>, CommitFai
         write_store(|store, now_ms| batch::commit(store, batch, now_ms))
     });
     cost::count_batch(batch, &result);
+    let result = match remote::is_used() {
+        true => result.map(|applied| batch::with_versions_now(batch, applied)),
+        false => result,
+    };
     result.map_err(|failure| match failure {
         CommitFailure::Error(error @ Error::Conflict(_)) => batch::conflict(error, batch),
         other => other,
@@ -251,6 +280,7 @@ pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
 
 fn letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
     let limit = validate::dead_letters_limit(limit)?;
+    remote::sync();
     with(|host| {
         host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
         let letters = host.dead_letters.iter();

@@ -17,7 +17,7 @@ pub(super) struct TransactionView {
     /// What was written, in the order in which the commit writes it.
     pub(super) written: BTreeMap<Address, Written>,
     /// The timers that were set or cancelled, and the sizes of their payloads.
-    timers: BTreeMap<String, usize>,
+    pub(super) timers: BTreeMap<String, usize>,
     bytes: usize,
 }
 
