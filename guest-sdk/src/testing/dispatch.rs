@@ -81,6 +81,7 @@ impl Harness {
     ///
     /// # Panics
     /// If that does not end after 10,000 runs at one time of the clock, or 100,000 in all.
+    #[track_caller]
     pub fn run_due(&mut self) -> Deliveries {
         self.run_until(self.now_ms())
     }
@@ -94,6 +95,7 @@ impl Harness {
     ///
     /// # Panics
     /// If that does not end after 10,000 runs at one time of the clock, or 100,000 in all.
+    #[track_caller]
     pub fn settle(&mut self) -> Deliveries {
         if let Some(remote) = remote::current() {
             return remote.deliver(None);
@@ -115,6 +117,7 @@ impl Harness {
     }
 
     /// Runs what is due until a time, each at its time, and leaves the clock there.
+    #[track_caller]
     pub(super) fn run_until(&mut self, until_ms: i64) -> Deliveries {
         if let Some(remote) = remote::current() {
             return remote.deliver(Some(until_ms));

@@ -159,6 +159,7 @@ impl Harness {
     ///
     /// # Panics
     /// If no function is exported under the name.
+    #[track_caller]
     pub fn call<M>(
         &mut self,
         callee: impl Callee<M>,
@@ -185,6 +186,7 @@ impl Harness {
     ///
     /// # Panics
     /// If the program has no HTTP handler.
+    #[track_caller]
     pub fn http(&mut self, request: Request) -> Result<Response, CallError> {
         let handler = self.plugin.http().cloned();
         let handler = handler.unwrap_or_else(|| panic!("the plugin has no HTTP handler"));
@@ -207,6 +209,7 @@ impl Harness {
 
     /// Runs an export, natively or in the module. `function` is its name, unless it is the HTTP
     /// handler.
+    #[track_caller]
     fn run_export(
         &mut self,
         export: &Export,
@@ -265,6 +268,7 @@ impl Harness {
     ///
     /// # Panics
     /// If that does not end after 10,000 runs at one time of the clock, or 100,000 in all.
+    #[track_caller]
     pub fn advance(&mut self, duration: Duration) -> Deliveries {
         let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         self.run_until(self.now_ms().saturating_add(millis))
@@ -272,11 +276,12 @@ impl Harness {
 
     /// Returns the dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        remote::sync();
+        remote::sync_all();
         native::all_dead_letters()
     }
 
     /// Queues the deliveries of all dead letters again, as an operator can.
+    #[track_caller]
     pub fn replay_dead_letters(&mut self) {
         if let Some(remote) = remote::current() {
             return remote.replay_dead_letters();
@@ -290,7 +295,7 @@ impl Harness {
     /// Returns the handler and the key of each delivery that is not done, in order. The key of a
     /// schedule is empty.
     pub fn outstanding(&self) -> Vec<(String, String)> {
-        remote::sync();
+        remote::sync_all();
         native::outbox(|outbox| {
             let queue = outbox.queue.values();
             let named = queue.map(|delivery| {
@@ -344,6 +349,7 @@ impl Harness {
 
     /// Sets the app's quota: the maximum number of entries, and of bytes as a host counts them.
     /// `None` is no limit.
+    #[track_caller]
     pub fn set_quota(&mut self, entries: Option<u64>, bytes: Option<u64>) {
         native::set_quota(Quota { entries, bytes });
         if let Some(remote) = remote::current() {

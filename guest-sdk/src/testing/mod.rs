@@ -115,6 +115,7 @@ pub fn on_fetch(responder: impl FnMut(&Request) -> Result<Response, Error> + 'st
 }
 
 /// Clears this thread's store, settings and dead letters, and resets its clock and context.
+#[track_caller]
 pub fn reset() {
     remote::refuse("testing::reset", "each test has a store of its own");
     native::reset();
@@ -320,6 +321,7 @@ pub fn scheduled<R: HandlerOutput>(
 /// assert_eq!(testing::timers(), ["zero"]);
 /// # Ok::<(), kvasm_guest::Error>(())
 /// ```
+#[track_caller]
 pub fn fire_timers<T: ChangeValue, R: HandlerOutput>(
     handler: impl Fn(Timer<T>) -> R,
 ) -> Result<u32, HandlerError> {
@@ -384,6 +386,7 @@ pub fn cost_of<R>(work: impl FnOnce() -> R) -> (R, Cost) {
 /// kvasm_guest::testing::add_dead_letter(letter);
 /// assert_eq!(dead_letters::list().count(), 1);
 /// ```
+#[track_caller]
 pub fn add_dead_letter(letter: DeadLetter) {
     remote::refuse(
         "testing::add_dead_letter",

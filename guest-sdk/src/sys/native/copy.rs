@@ -57,6 +57,48 @@ impl Written {
     }
 }
 
+/// What a test has written, each batch atomically.
+#[derive(Default)]
+pub(crate) struct WrittenBatches(Vec<Vec<Written>>);
+
+impl WrittenBatches {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        let batch = |batch: &Vec<Written>| batch.iter().map(Written::to_json).collect::<Value>();
+        self.0.iter().map(batch).collect()
+    }
+}
+
+impl Store {
+    /// Records a write outside of transactions, if this is a copy.
+    pub(super) fn record(&mut self, write: impl FnOnce() -> Written) {
+        if self.view.is_none()
+            && let Some(written) = &mut self.written
+        {
+            written.push(write());
+        }
+    }
+
+    /// Changes the version of an entry, if it exists, to that of the host's store.
+    pub(super) fn set_version(&mut self, collection: &str, key: &str, version: u64) {
+        self.last_version = self.last_version.max(version);
+        let rows = self.collections.get_mut(collection);
+        if let Some(row) = rows.and_then(|rows| rows.get_mut(key)) {
+            row.version = version;
+        }
+    }
+
+    /// Adds an entry of the host's store.
+    pub(super) fn load(&mut self, collection: String, key: String, row: Row) {
+        self.last_version = self.last_version.max(row.version);
+        let rows = self.collections.entry(collection).or_default();
+        rows.insert(key, row);
+    }
+}
+
 /// Makes the store a copy: writes are recorded, and trigger nothing here.
 pub(crate) fn begin_copy() {
     with(|host| {
@@ -71,14 +113,30 @@ pub(super) fn end_write(host: &mut Host) {
         && let Some(written) = host.store.written.as_mut().filter(|list| !list.is_empty())
     {
         let batch = std::mem::take(written);
-        host.batches
-            .push(batch.iter().map(Written::to_json).collect());
+        host.batches.0.push(batch);
     }
 }
 
-/// Returns what was written since this was called last, each batch atomically.
-pub(crate) fn take_written() -> Vec<Value> {
+/// Returns what was written since this was called last.
+pub(crate) fn take_written() -> WrittenBatches {
     with(|host| std::mem::take(&mut host.batches))
+}
+
+/// Gives entries that were written the versions that they have on the host.
+pub(crate) fn set_versions(WrittenBatches(batches): &WrittenBatches, versions: &[Vec<u64>]) {
+    with(|host| {
+        for (batch, versions) in batches.iter().zip(versions) {
+            let set = batch.iter().filter_map(|write| match write {
+                Written::Set {
+                    collection, key, ..
+                } => Some((collection, key)),
+                _ => None,
+            });
+            for ((collection, key), version) in set.zip(versions) {
+                host.store.set_version(collection, key, *version);
+            }
+        }
+    });
 }
 
 pub(crate) fn is_in_transaction() -> bool {
@@ -98,8 +156,10 @@ pub(crate) fn first_context() -> Context {
 /// Replaces the store by what the host has.
 pub(crate) fn load(state: State) {
     with(|host| {
-        let mut store = Store::default();
-        store.written = Some(Vec::new());
+        let mut store = Store {
+            written: Some(Vec::new()),
+            ..Store::default()
+        };
         for entry in state.entries {
             let row = Row {
                 value: entry.value,

@@ -21,7 +21,7 @@ mod view;
 pub(crate) use clock::{advance, now_ms, set_now_ms};
 pub(crate) use copy::{
     answer_fetch, begin_copy, count_crash, count_faults, first_context, is_in_transaction, load,
-    planned_faults, take_written, time_ms,
+    planned_faults, set_versions, take_written, time_ms,
 };
 pub use cost::Cost;
 pub(crate) use cost::cost;
@@ -76,7 +76,7 @@ struct Host {
     /// Those that the plugin has begun and not ended.
     begun: Vec<transaction::TransactionGuard>,
     /// What the test has written and the host of its harness, if it has one of its own, has not.
-    batches: Vec<serde_json::Value>,
+    batches: copy::WrittenBatches,
 }
 
 impl Host {
@@ -106,7 +106,7 @@ impl Host {
             cost: Cost::default(),
             transactions: 0,
             begun: Vec::new(),
-            batches: Vec::new(),
+            batches: copy::WrittenBatches::default(),
         }
     }
 
@@ -280,7 +280,7 @@ pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
 
 fn letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
     let limit = validate::dead_letters_limit(limit)?;
-    remote::sync();
+    remote::sync_all();
     with(|host| {
         host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
         let letters = host.dead_letters.iter();

@@ -16,9 +16,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Entries ordered by key: `String` compares bytewise, as every store does.
 #[derive(Clone, Default)]
 pub(super) struct Store {
-    collections: BTreeMap<String, BTreeMap<String, Row>>,
+    pub(super) collections: BTreeMap<String, BTreeMap<String, Row>>,
     /// The last version assigned. All keys share one counter, so none is reused.
-    last_version: u64,
+    pub(super) last_version: u64,
     /// The timers that are set, by name.
     pub(super) timers: BTreeMap<String, SetTimer>,
     /// How many were ever set.
@@ -233,22 +233,6 @@ impl Store {
                 None => copy::Written::TimerCancel(name),
             });
         }
-    }
-
-    /// Records a write outside of transactions, if this is a copy.
-    pub(super) fn record(&mut self, write: impl FnOnce() -> copy::Written) {
-        if self.view.is_none()
-            && let Some(written) = &mut self.written
-        {
-            written.push(write());
-        }
-    }
-
-    /// Adds an entry of the host's store.
-    pub(super) fn load(&mut self, collection: String, key: String, row: Row) {
-        self.last_version = self.last_version.max(row.version);
-        let rows = self.collections.entry(collection).or_default();
-        rows.insert(key, row);
     }
 
     fn fire_set(&mut self, collection: &str, key: &str, row: &Row, now_ms: i64) {

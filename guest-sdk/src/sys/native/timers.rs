@@ -81,7 +81,7 @@ pub(crate) fn timer_cancel(name: &str) -> Result<bool, Error> {
 
 /// Returns the timers that are set, in the order in which they become due.
 pub(crate) fn timers() -> Vec<SetTimer> {
-    remote::sync();
+    remote::sync_all();
     let mut timers: Vec<_> = with(|host| host.store.timers.values().cloned().collect());
     timers.sort_by_key(|timer: &SetTimer| (timer.at_ms, timer.number));
     timers

@@ -38,6 +38,9 @@ pub(super) struct Answer {
     pub(super) now_ms: i64,
     pub(super) operations: u64,
     pub(super) conflicts: u32,
+    /// For each batch, the versions of the entries that it has set.
+    #[serde(default)]
+    pub(super) versions: Vec<Vec<u64>>,
     pub(super) call: Option<Called>,
     pub(super) state: Option<State>,
 }

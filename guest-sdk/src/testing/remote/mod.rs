@@ -27,8 +27,10 @@ thread_local! {
 /// The host of a harness.
 pub(super) struct RemoteHost {
     process: HostProcess,
-    /// Whether the copy of the store may differ from the host's.
+    /// Whether entries of the copy may differ from the host's.
     is_stale: Cell<bool>,
+    /// Whether deliveries and timers may.
+    is_queue_stale: Cell<bool>,
 }
 
 /// Starts the host of this thread's harness, if `kvasm test --wasm` runs the test.
@@ -37,6 +39,7 @@ pub(super) fn start() {
         let remote = Rc::new(RemoteHost {
             process,
             is_stale: Cell::new(true),
+            is_queue_stale: Cell::new(true),
         });
         native::begin_copy();
         HOST.set(Some(Rc::clone(&remote)));
@@ -70,35 +73,56 @@ pub(super) fn refuse(what: &str, why: &str) {
 
 /// Exchanges what has changed with the host, before the test reads or writes the store. Does nothing
 /// without one, and within a transaction of the test.
+#[track_caller]
 pub(crate) fn sync() {
     if let Some(remote) = current()
         && !native::is_in_transaction()
     {
         remote.flush();
+        if remote.is_stale.get() {
+            remote.refresh();
+        }
+    }
+}
+
+/// Like [`sync`], before the test looks at deliveries, timers or dead letters too.
+#[track_caller]
+pub(crate) fn sync_all() {
+    sync();
+    if let Some(remote) = current()
+        && remote.is_queue_stale.get()
+        && !native::is_in_transaction()
+    {
         remote.refresh();
     }
 }
 
 impl RemoteHost {
     /// Writes what the test has written.
+    #[track_caller]
     fn flush(&self) {
         let batches = native::take_written();
         if !batches.is_empty() {
-            self.is_stale.set(true);
-            self.expect("write", json!({ "batches": batches }));
+            self.is_queue_stale.set(true);
+            let arguments = json!({ "batches": batches.to_json() });
+            if let Some(answer) = self.expect("write", arguments) {
+                native::set_versions(&batches, &answer.versions);
+            }
         }
     }
 
-    /// Reads the store of the host, if it may have changed.
+    /// Reads the store of the host.
+    #[track_caller]
     fn refresh(&self) {
-        if self.is_stale.replace(false)
-            && let Some(state) = self.expect("state", json!({})).and_then(|done| done.state)
-        {
+        self.is_stale.set(false);
+        self.is_queue_stale.set(false);
+        if let Some(state) = self.expect("state", json!({})).and_then(|done| done.state) {
             native::load(state);
         }
     }
 
     /// Does what runs no operation of the plugin, so that no crash is planned for it.
+    #[track_caller]
     fn expect(&self, action: &str, arguments: Value) -> Option<messages::Answer> {
         match self.process.request(action, arguments, false) {
             Ended::Done(answer) => Some(*answer),
@@ -107,11 +131,13 @@ impl RemoteHost {
     }
 
     /// Tells the host of a setting.
+    #[track_caller]
     pub(super) fn set(&self, action: &str, arguments: Value) {
         self.expect(action, arguments);
     }
 
     /// Calls a function of the module, or without a name its HTTP handler.
+    #[track_caller]
     pub(super) fn call(
         &self,
         function: Option<&str>,
@@ -148,8 +174,9 @@ impl RemoteHost {
 
     /// Runs handlers until a time, or until nothing is outstanding. After a planned crash, the host
     /// starts again and continues.
+    #[track_caller]
     pub(super) fn deliver(&self, until_ms: Option<i64>) -> Deliveries {
-        sync();
+        sync_all();
         let known: Vec<String> = native::all_dead_letters()
             .into_iter()
             .map(|letter| letter.id)
@@ -164,7 +191,7 @@ impl RemoteHost {
                 break;
             }
         }
-        sync();
+        sync_all();
         let mut done = self.process.take_deliveries();
         done.dead = native::all_dead_letters();
         done.dead.retain(|letter| !known.contains(&letter.id));
@@ -172,12 +199,17 @@ impl RemoteHost {
     }
 
     /// Does what runs the plugin.
+    #[track_caller]
     fn run(&self, action: &str, arguments: Value) -> Ended {
         self.flush();
         self.is_stale.set(true);
-        self.process.request(action, arguments, true)
+        let ended = self.process.request(action, arguments, true);
+        // Also if the test has read it meanwhile, to answer a request of the plugin.
+        self.is_stale.set(true);
+        ended
     }
 
+    #[track_caller]
     pub(super) fn replay_dead_letters(&self) {
         self.flush();
         self.is_stale.set(true);
@@ -186,7 +218,7 @@ impl RemoteHost {
 
     /// Copies the store of the host. The host ends meanwhile.
     pub(super) fn snapshot(&self) -> (HostSnapshot, Rc<Path>) {
-        sync();
+        sync_all();
         (HostSnapshot::take(), self.process.save())
     }
 
@@ -202,6 +234,7 @@ impl RemoteHost {
 ///
 /// # Panics
 /// If the test has changed more of the context, which a real host sets itself.
+#[track_caller]
 fn is_principal() -> bool {
     let context = native::current_context();
     let caller = context.caller;

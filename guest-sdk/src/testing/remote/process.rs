@@ -41,8 +41,8 @@ pub(super) struct HostProcess {
 
 struct Pipes {
     child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
+    to: Option<ChildStdin>,
+    from: Option<BufReader<ChildStdout>>,
 }
 
 impl HostProcess {
@@ -68,6 +68,7 @@ impl HostProcess {
     }
 
     /// Starts the process, and opens the store.
+    #[track_caller]
     pub(super) fn open(&self) {
         let mut command = Command::new(&self.program);
         command
@@ -76,13 +77,11 @@ impl HostProcess {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut child = must("start the host", command.spawn());
-        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
-            return;
-        };
+        let (to, from) = (child.stdin.take(), child.stdout.take());
         self.running.replace(Some(Pipes {
             child,
             to,
-            from: BufReader::new(from),
+            from: from.map(BufReader::new),
         }));
         self.exchange(&json!({
             "do": "open",
@@ -96,6 +95,7 @@ impl HostProcess {
     ///
     /// # Panics
     /// If the host refuses it, or has ended.
+    #[track_caller]
     pub(super) fn request(&self, action: &str, arguments: Value, runs_plugin: bool) -> Ended {
         if self.running.borrow().is_none() {
             self.open();
@@ -118,6 +118,7 @@ impl HostProcess {
         ended
     }
 
+    #[track_caller]
     fn exchange(&self, request: &Value) -> Ended {
         self.send(request);
         loop {
@@ -156,17 +157,20 @@ impl HostProcess {
     }
 
     fn send(&self, message: &Value) {
-        if let Some(pipes) = &mut *self.running.borrow_mut() {
-            let sent = writeln!(pipes.to, "{message}").and_then(|()| pipes.to.flush());
+        let mut running = self.running.borrow_mut();
+        if let Some(to) = running.as_mut().and_then(|pipes| pipes.to.as_mut()) {
+            let sent = writeln!(to, "{message}").and_then(|()| to.flush());
             must("tell the host", sent);
         }
     }
 
     fn receive(&self) -> Line {
         let mut text = String::new();
-        if let Some(pipes) = &mut *self.running.borrow_mut() {
-            must("hear the host", pipes.from.read_line(&mut text));
+        let mut running = self.running.borrow_mut();
+        if let Some(from) = running.as_mut().and_then(|pipes| pipes.from.as_mut()) {
+            must("hear the host", from.read_line(&mut text));
         }
+        drop(running);
         assert!(
             !text.is_empty(),
             "the host of `kvasm test --wasm` has ended; its messages are above"

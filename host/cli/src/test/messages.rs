@@ -160,6 +160,8 @@ pub(super) struct HarnessAnswer {
     /// The number of operations of the plugin, and of the conflicts among them.
     pub(super) operations: u64,
     pub(super) conflicts: u32,
+    /// For each batch, the versions of the entries that it has set.
+    pub(super) versions: Vec<Vec<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) call: Option<CallEnd>,
     #[serde(skip_serializing_if = "Option::is_none")]

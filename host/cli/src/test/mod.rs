@@ -57,6 +57,8 @@ pub(super) async fn run(global: &Global, args: TestArgs) -> Result<CommandOutcom
             args.folder.display()
         )));
     }
+    // The tests get the signal too. This process waits for them, and removes what it has made.
+    tokio::spawn(async { while tokio::signal::ctrl_c().await.is_ok() {} });
     let mut cargo = cargo(&args.folder);
     cargo.arg("test").arg("--").args(&args.arguments);
     if !args.wasm {

@@ -13,7 +13,7 @@ use kvasm::api::LogView;
 use kvasm::dispatch::{AttemptEvent, StepDispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::model::{
-    App, AppName, Batch, Collection, ConfigValue, DeadLetterFilter, Grant, Key, Limits,
+    App, AppName, Applied, Batch, Collection, ConfigValue, DeadLetterFilter, Grant, Key, Limits,
     LimitsPatch, NewTimer, Op, PluginVersion, Principal, Scope, SettingName, TimerName, TimerOp,
     TimerTime, Timestamp, Value,
 };
@@ -179,7 +179,7 @@ impl TestApp {
             HarnessAction::Write { batches } => {
                 self.activate().await?;
                 for batch in batches {
-                    self.write(batch).await?;
+                    answer.versions.push(self.write(batch).await?);
                 }
             }
             HarnessAction::State => {
@@ -269,7 +269,8 @@ impl TestApp {
         }
     }
 
-    async fn write(&self, batch: Vec<HarnessWrite>) -> Result<(), Failure> {
+    /// Commits a batch. Returns the versions of the entries that it has set.
+    async fn write(&self, batch: Vec<HarnessWrite>) -> Result<Vec<u64>, Failure> {
         let limit = self.host.limits().value_bytes;
         let mut built = Batch::default();
         for write in batch {
@@ -309,8 +310,12 @@ impl TestApp {
             }
         }
         let caller = Caller::new(&self.app, None);
-        self.kv.commit(&caller, built).await?;
-        Ok(())
+        let applied = self.kv.commit(&caller, built).await?;
+        let versions = applied.into_iter().filter_map(|applied| match applied {
+            Applied::Set(version) => Some(version.0),
+            _ => None,
+        });
+        Ok(versions.collect())
     }
 
     /// Runs what is due until a time, each at its time, and leaves the clock there.

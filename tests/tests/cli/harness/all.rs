@@ -2,7 +2,7 @@
 
 use kvasm_guest::http::{self, Request, Response};
 use kvasm_guest::{
-    Bytes, Caller, Change, Error, FunctionError, Json, Refused, Timer, config, kv, needs, secret,
+    Bytes, Change, Error, FunctionError, Json, Refused, Timer, config, kv, needs, secret,
     timer,
 };
 use std::time::Duration;
@@ -78,6 +78,7 @@ fn handle(change: Change<String>) -> Result<(), Error> {
 fn serve(request: Request) -> Result<Response, Error> {
     let url = format!("https://api.example.com{}", request.path());
     let answer = http::fetch(Request::get(&url).build());
+    kv::collection("fetches").increment("n", 1)?;
     Ok(match answer {
         Ok(answer) => Response::new(answer.status).body(answer.body),
         Err(error) => Response::text(error.to_string()).status(502),
@@ -93,6 +94,7 @@ fn log(line: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kvasm_guest::Caller;
     use kvasm_guest::kv::SetOptions;
     use kvasm_guest::testing::{self, CallError, Harness};
 
@@ -232,6 +234,7 @@ mod tests {
         assert_eq!(h.http(get("/n"))?.body, b"1");
         assert_eq!(h.http(get("/n"))?.body, b"2");
         assert_eq!(kv::collection("served").get("n"), Ok(Some(2)));
+        assert_eq!(kv::collection("fetches").get("n"), Ok(Some(4)));
         Ok(())
     }
 
