@@ -13,8 +13,6 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
-use std::path::Path;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// Where the clock of a harness begins: 2026-01-01T00:00:00Z.
@@ -79,23 +77,13 @@ pub struct Harness {
 
 /// The store and the clock at one moment. Two are equal if they have the same entries, timers and
 /// outstanding deliveries; versions are not compared.
-#[derive(Clone)]
-pub struct Snapshot {
-    host: HostSnapshot,
-    /// The copy of the store, if the host is another process.
-    copy: Option<Rc<Path>>,
-}
-
-impl PartialEq for Snapshot {
-    fn eq(&self, other: &Snapshot) -> bool {
-        self.host == other.host
-    }
-}
+#[derive(Clone, PartialEq)]
+pub struct Snapshot(HostSnapshot);
 
 impl Snapshot {
     /// Returns collection, key and value of each entry, in order. Values of JSON are its text.
     pub fn entries(&self) -> Vec<(String, String, Vec<u8>)> {
-        let entries = self.host.entries();
+        let entries = self.0.entries();
         entries
             .map(|(collection, key, value)| (collection.into(), key.into(), value.into()))
             .collect()
@@ -104,7 +92,7 @@ impl Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.host.fmt(f)
+        self.0.fmt(f)
     }
 }
 
@@ -390,22 +378,19 @@ impl Harness {
 
     /// Returns a copy of the store, with its deliveries and dead letters, and of the clock.
     pub fn snapshot(&self) -> Snapshot {
-        let (host, copy) = match remote::current() {
-            Some(remote) => {
-                let (host, copy) = remote.snapshot();
-                (host, Some(copy))
-            }
-            None => (HostSnapshot::take(), None),
+        let host = match remote::current() {
+            Some(remote) => remote.snapshot(),
+            None => HostSnapshot::take(),
         };
-        Snapshot { host, copy }
+        Snapshot(host)
     }
 
     /// Restores a snapshot of this harness.
     pub fn restore(&mut self, snapshot: &Snapshot) {
-        if let (Some(remote), Some(copy)) = (remote::current(), &snapshot.copy) {
+        if let (Some(remote), Some(copy)) = (remote::current(), &snapshot.0.copy) {
             remote.restore(copy);
         }
-        snapshot.host.restore();
+        snapshot.0.restore();
     }
 }
 

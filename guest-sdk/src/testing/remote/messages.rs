@@ -67,15 +67,15 @@ pub(super) struct UsedCost {
     fetches: u64,
 }
 
-impl From<UsedCost> for Cost {
-    fn from(used: UsedCost) -> Cost {
+impl UsedCost {
+    pub(super) fn to_cost(&self) -> Cost {
         Cost {
-            entries_read: used.entries_read,
-            entries_written: used.entries_written,
-            bytes_read: used.bytes_read,
-            bytes_written: used.bytes_written,
-            host_calls: used.host_calls,
-            fetches: used.fetches,
+            entries_read: self.entries_read,
+            entries_written: self.entries_written,
+            bytes_read: self.bytes_read,
+            bytes_written: self.bytes_written,
+            host_calls: self.host_calls,
+            fetches: self.fetches,
         }
     }
 }

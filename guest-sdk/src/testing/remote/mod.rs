@@ -161,7 +161,7 @@ impl RemoteHost {
             error,
             cost,
         } = called;
-        let cost = Cost::from(cost);
+        let cost = cost.to_cost();
         let failure = match how.as_str() {
             "returned" => return Ok((output, cost)),
             "refused" => CallError::Refused(message),
@@ -217,9 +217,11 @@ impl RemoteHost {
     }
 
     /// Copies the store of the host. The host ends meanwhile.
-    pub(super) fn snapshot(&self) -> (HostSnapshot, Rc<Path>) {
+    pub(super) fn snapshot(&self) -> HostSnapshot {
         sync_all();
-        (HostSnapshot::take(), self.process.save())
+        let mut snapshot = HostSnapshot::take();
+        snapshot.copy = Some(self.process.save());
+        snapshot
     }
 
     /// Puts a copy in the place of the store.

@@ -301,7 +301,7 @@ impl TestApp {
                 } => built.timers.push(TimerOp::Set(NewTimer {
                     name: TimerName::parse(name)?,
                     time: TimerTime::At(Timestamp(at_ms)),
-                    payload: Value::Bytes(payload.into()),
+                    payload: Value::Bytes(payload),
                 })),
                 HarnessWrite::TimerCancel { name } => built.timers.push(TimerOp::Cancel {
                     name: TimerName::parse(name)?,
