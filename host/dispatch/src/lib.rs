@@ -140,7 +140,7 @@ struct DispatchContext {
     upkeep_position: Mutex<Option<AppName>>,
     /// Like `kept_until`, for the reaper.
     reaper_position: Mutex<Option<AppId>>,
-    /// Who is told of attempts, if handlers run step by step.
+    /// Who is notified of attempts, if handlers run step by step.
     observer: Option<AttemptObserver>,
 }
 

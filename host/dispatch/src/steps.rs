@@ -47,7 +47,7 @@ pub struct StepDispatcher {
 }
 
 impl StepDispatcher {
-    /// Creates one whose time is [`Timestamp::now`](kvasm_core::Timestamp::now). `observer` is told
+    /// Creates one whose time is [`Timestamp::now`](kvasm_core::Timestamp::now). `observer` is notified
     /// of each attempt.
     pub fn new(
         host: Host,

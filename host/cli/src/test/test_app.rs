@@ -389,7 +389,7 @@ async fn deploy(
     Ok((app, Some(version)))
 }
 
-/// What the harness is told of an attempt.
+/// What the harness is notified of an attempt.
 fn reported(event: AttemptEvent<'_>) -> HarnessLine {
     match event {
         AttemptEvent::Started(delivery) => {
