@@ -2,6 +2,7 @@
 
 use super::harness::Harness;
 use super::plugin::Retries;
+use super::remote;
 use super::run::{self, Ended};
 use crate::dead_letters::{DeadLetter, Kind};
 use crate::sys::native::{self, Delivery, Event, EventKind, SetTimer};
@@ -80,6 +81,7 @@ impl Harness {
     ///
     /// # Panics
     /// If that does not end after 10,000 runs at one time of the clock, or 100,000 in all.
+    #[track_caller]
     pub fn run_due(&mut self) -> Deliveries {
         self.run_until(self.now_ms())
     }
@@ -93,7 +95,11 @@ impl Harness {
     ///
     /// # Panics
     /// If that does not end after 10,000 runs at one time of the clock, or 100,000 in all.
+    #[track_caller]
     pub fn settle(&mut self) -> Deliveries {
+        if let Some(remote) = remote::current() {
+            return remote.deliver(None);
+        }
         let mut done = Deliveries::default();
         let mut runs = Runs::default();
         loop {
@@ -111,7 +117,11 @@ impl Harness {
     }
 
     /// Runs what is due until a time, each at its time, and leaves the clock there.
+    #[track_caller]
     pub(super) fn run_until(&mut self, until_ms: i64) -> Deliveries {
+        if let Some(remote) = remote::current() {
+            return remote.deliver(Some(until_ms));
+        }
         let mut done = Deliveries::default();
         self.work_until(until_ms, &mut done, &mut Runs::default());
         native::set_now_ms(until_ms);

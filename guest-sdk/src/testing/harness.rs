@@ -3,11 +3,12 @@
 use super::dispatch::Deliveries;
 use super::outcome::{CallError, Callee, Input, Output, Target};
 use super::plugin::{Export, Plugin};
-use super::{Cost, registry, run};
+use super::{Cost, registry, remote, run};
 use crate::dead_letters::DeadLetter;
 use crate::http::{Request, Response};
 use crate::sys::native::{self, DueSchedule, HostSnapshot, Quota};
 use crate::{Caller, Context, Error};
+use serde_json::json;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -129,6 +130,7 @@ impl Harness {
             outbox.watches = watches.into();
             outbox.schedules = schedules;
         });
+        remote::start();
         Harness {
             plugin,
             calls: 0,
@@ -145,6 +147,7 @@ impl Harness {
     ///
     /// # Panics
     /// If no function is exported under the name.
+    #[track_caller]
     pub fn call<M>(
         &mut self,
         callee: impl Callee<M>,
@@ -154,10 +157,10 @@ impl Harness {
         let output = match callee.target() {
             Target::Name(name) => {
                 let export = self.export(&name).clone();
-                self.run(&name, export.is_transaction, &input, export.run)
+                self.run_export(&export, Some(&name), &input)
             }
             Target::Function(type_id, run) => match self.plugin.of_type(type_id).cloned() {
-                Some(export) => self.run(&export.name, export.is_transaction, &input, export.run),
+                Some(export) => self.run_export(&export, Some(&export.name), &input),
                 None => self.run("test", false, &input, run),
             },
         };
@@ -171,11 +174,12 @@ impl Harness {
     ///
     /// # Panics
     /// If the program has no HTTP handler.
+    #[track_caller]
     pub fn http(&mut self, request: Request) -> Result<Response, CallError> {
         let handler = self.plugin.http().cloned();
         let handler = handler.unwrap_or_else(|| panic!("the plugin has no HTTP handler"));
         let frame = request.encode().map_err(CallError::Failed)?;
-        let output = self.run(&handler.name, handler.is_transaction, &frame, handler.run)?;
+        let output = self.run_export(&handler, None, &frame)?;
         Response::decode(output).map_err(CallError::Failed)
     }
 
@@ -189,6 +193,27 @@ impl Harness {
                  crate, the test has to use it"
             )
         })
+    }
+
+    /// Runs an export, natively or in the module. `function` is its name, unless it is the HTTP
+    /// handler.
+    #[track_caller]
+    fn run_export(
+        &mut self,
+        export: &Export,
+        function: Option<&str>,
+        input: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        let Some(remote) = remote::current() else {
+            return self.run(&export.name, export.is_transaction, input, export.run);
+        };
+        self.calls += 1;
+        let (output, cost) = match remote.call(function, input) {
+            Ok((output, cost)) => (Ok(output), cost),
+            Err((error, cost)) => (Err(error), cost),
+        };
+        self.last_cost = cost;
+        output
     }
 
     fn run(
@@ -231,6 +256,7 @@ impl Harness {
     ///
     /// # Panics
     /// If that does not end after 10,000 runs at one time of the clock, or 100,000 in all.
+    #[track_caller]
     pub fn advance(&mut self, duration: Duration) -> Deliveries {
         let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
         self.run_until(self.now_ms().saturating_add(millis))
@@ -238,11 +264,16 @@ impl Harness {
 
     /// Returns the dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        remote::sync_all();
         native::all_dead_letters()
     }
 
     /// Queues the deliveries of all dead letters again, as an operator can.
+    #[track_caller]
     pub fn replay_dead_letters(&mut self) {
+        if let Some(remote) = remote::current() {
+            return remote.replay_dead_letters();
+        }
         let now_ms = self.now_ms();
         for delivery in native::take_dead() {
             native::outbox(|outbox| outbox.enqueue(&delivery.handler, &delivery.event, now_ms));
@@ -252,6 +283,7 @@ impl Harness {
     /// Returns the handler and the key of each delivery that is not done, in order. The key of a
     /// schedule is empty.
     pub fn outstanding(&self) -> Vec<(String, String)> {
+        remote::sync_all();
         native::outbox(|outbox| {
             let queue = outbox.queue.values();
             let named = queue.map(|delivery| {
@@ -305,8 +337,12 @@ impl Harness {
 
     /// Sets the app's quota: the maximum number of entries, and of bytes as a host counts them.
     /// `None` is no limit.
+    #[track_caller]
     pub fn set_quota(&mut self, entries: Option<u64>, bytes: Option<u64>) {
         native::set_quota(Quota { entries, bytes });
+        if let Some(remote) = remote::current() {
+            remote.set("quota", json!({ "entries": entries, "bytes": bytes }));
+        }
     }
 
     /// Sets the answers of the next [requests](crate::http::fetch()) to other servers, in order.
@@ -342,17 +378,25 @@ impl Harness {
 
     /// Returns a copy of the store, with its deliveries and dead letters, and of the clock.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(HostSnapshot::take())
+        let host = match remote::current() {
+            Some(remote) => remote.snapshot(),
+            None => HostSnapshot::take(),
+        };
+        Snapshot(host)
     }
 
     /// Restores a snapshot of this harness.
     pub fn restore(&mut self, snapshot: &Snapshot) {
+        if let (Some(remote), Some(copy)) = (remote::current(), &snapshot.0.copy) {
+            remote.restore(copy);
+        }
         snapshot.0.restore();
     }
 }
 
 impl Drop for Harness {
     fn drop(&mut self) {
+        remote::end();
         native::reset();
         IS_USED.set(false);
     }

@@ -3,6 +3,8 @@
 //! [`Harness`] runs a whole plugin, with its handlers; [`#[kvasm_guest::test]`](macro@crate::test)
 //! passes one to a test. The functions here deliver single events, and work with and without one.
 //!
+//! Under `kvasm test --wasm`, what goes through a harness runs in the built module, on a real host.
+//!
 //! Each thread has its own host, which is initially empty; `cargo test` runs each test on its
 //! own thread.
 //!
@@ -24,6 +26,7 @@ mod harness;
 mod outcome;
 mod plugin;
 pub(crate) mod registry;
+pub(crate) mod remote;
 mod run;
 
 pub use dispatch::Deliveries;
@@ -40,6 +43,7 @@ use crate::{
     IntoOutput, Permanent, Refused, Retry, ScheduledRun, Timer, Trigger,
 };
 use kvasm_abi::{EXIT_LATER, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
+use serde_json::json;
 use std::time::Duration;
 
 /// Advances this thread's clock: entries expire, and [`now`](crate::now) is later.
@@ -64,8 +68,12 @@ pub fn set_context(context: Context) {
 /// # Panics
 /// If no app can have a value of this name, or this value.
 pub fn set_config(name: &str, value: impl std::fmt::Display) {
-    if let Err(error) = native::set_config(name, &value.to_string()) {
+    let value = value.to_string();
+    if let Err(error) = native::set_config(name, &value) {
         panic!("testing::set_config({name:?}): {error}");
+    }
+    if let Some(remote) = remote::current() {
+        remote.set("config", json!({ "name": name, "value": value }));
     }
 }
 
@@ -76,6 +84,10 @@ pub fn set_config(name: &str, value: impl std::fmt::Display) {
 pub fn set_secret(name: &str, secret: impl AsRef<[u8]>) {
     if let Err(error) = native::set_secret(name, secret.as_ref()) {
         panic!("testing::set_secret({name:?}): {error}");
+    }
+    if let Some(remote) = remote::current() {
+        let secret = remote::hex(secret.as_ref());
+        remote.set("secret", json!({ "name": name, "secret": secret }));
     }
 }
 
@@ -103,7 +115,9 @@ pub fn on_fetch(responder: impl FnMut(&Request) -> Result<Response, Error> + 'st
 }
 
 /// Clears this thread's store, settings and dead letters, and resets its clock and context.
+#[track_caller]
 pub fn reset() {
+    remote::refuse("testing::reset", "each test has a store of its own");
     native::reset();
 }
 
@@ -307,9 +321,14 @@ pub fn scheduled<R: HandlerOutput>(
 /// assert_eq!(testing::timers(), ["zero"]);
 /// # Ok::<(), kvasm_guest::Error>(())
 /// ```
+#[track_caller]
 pub fn fire_timers<T: ChangeValue, R: HandlerOutput>(
     handler: impl Fn(Timer<T>) -> R,
 ) -> Result<u32, HandlerError> {
+    remote::refuse(
+        "testing::fire_timers",
+        "the host runs timers; use Harness::run_due or Harness::advance",
+    );
     let mut fired = 0;
     while let Some(timer) = native::take_due_timer() {
         let event_id = format!("timer-{}", timer.number);
@@ -367,7 +386,12 @@ pub fn cost_of<R>(work: impl FnOnce() -> R) -> (R, Cost) {
 /// kvasm_guest::testing::add_dead_letter(letter);
 /// assert_eq!(dead_letters::list().count(), 1);
 /// ```
+#[track_caller]
 pub fn add_dead_letter(letter: DeadLetter) {
+    remote::refuse(
+        "testing::add_dead_letter",
+        "only the host makes dead letters; let a delivery fail",
+    );
     native::add_dead_letter(letter);
 }
 

@@ -165,6 +165,11 @@ impl Failure {
         self.fault == FailureSource::ClosedPipe
     }
 
+    /// Returns the message.
+    pub(super) fn text(&self) -> &str {
+        &self.message
+    }
+
     /// Prefixes the message with the place of the failure.
     pub(super) fn at(mut self, place: &str) -> Failure {
         self.message = format!("{place}: {}", self.message);

@@ -31,6 +31,7 @@ mod serve;
 mod server_timeout;
 mod settings;
 mod shell;
+mod test;
 mod timer;
 mod token;
 mod token_file;
@@ -41,6 +42,7 @@ use clap::{Args, Parser, Subcommand};
 use environment::Environment;
 use failure::{CommandOutcome, Failure};
 use global::Global;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
@@ -97,6 +99,8 @@ enum Command {
     Build(build::BuildArgs),
     /// Serve a plugin from its sources, and swap it after each change
     Dev(dev::DevArgs),
+    /// Run the tests of a plugin in Rust, natively or in the built module
+    Test(test::TestArgs),
     /// Show what a module is, and whether this host would load it
     Inspect(inspect::InspectArgs),
     /// Deploy plugins and roll them back
@@ -176,6 +180,12 @@ fn main() -> ExitCode {
     {
         return kvasm::compile_worker();
     }
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == test::TEST_HOST)
+    {
+        return test::serve(std::env::args_os().nth(2).map(PathBuf::from));
+    }
     let cli = Cli::parse();
     let json = cli.global.json;
     match run(cli) {
@@ -231,6 +241,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::New(arguments) => new::run(global, &arguments),
         Command::Build(build) => build::run(global, build).await,
         Command::Dev(dev) => dev::run(global, dev).await,
+        Command::Test(test) => test::run(global, test).await,
         Command::Inspect(inspect) => inspect::run(global, inspect).await,
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,

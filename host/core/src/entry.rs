@@ -1,7 +1,12 @@
 //! Entries and their parts.
 
 use super::{Integer, Invalid, JsonText, Subject};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where the process's clock stands still, or [`RUNNING`].
+static STOPPED_AT: AtomicI64 = AtomicI64::new(RUNNING);
+const RUNNING: i64 = i64::MIN;
 
 /// Milliseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
@@ -32,10 +37,21 @@ impl Timestamp {
 
     /// Returns the time of the host's clock. A clock before 1970 counts as 1970.
     pub fn now() -> Timestamp {
+        let stopped_at = STOPPED_AT.load(Ordering::Relaxed);
+        if stopped_at != RUNNING {
+            return Timestamp(stopped_at);
+        }
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    /// Stops the clock of this process at a time, or moves a stopped one, also back. For a process
+    /// that runs the tests of a plugin, and nothing else: all of its apps, stores and dispatchers
+    /// have this time. Deadlines do not; they are of the monotonic clock.
+    pub fn stop_clock(at: Timestamp) {
+        STOPPED_AT.store(at.0, Ordering::Relaxed);
     }
 
     /// Returns this time plus `ms` milliseconds, saturating.

@@ -26,7 +26,7 @@ const FAILING_APPS: usize = 3;
 
 /// The result of a pass.
 #[derive(Default)]
-struct QueuePass {
+pub(super) struct QueuePass {
     /// Time spent reading queues.
     took: Duration,
     /// Whether a claim got as many deliveries as it requested.
@@ -85,7 +85,7 @@ async fn wait(shared: &DispatchContext, rest: Duration, full: bool) {
 /// Runs one pass over the queues with due deliveries, or until a stop is requested. A claim is
 /// never interrupted: claimed deliveries are run, rather than left until their lease expires.
 /// After an error, `after` is the current position.
-async fn look(
+pub(super) async fn look(
     shared: &Arc<DispatchContext>,
     task: &TaskHandle,
     after: &mut Option<Queue>,

@@ -52,6 +52,8 @@ impl Eq for TimeSource {}
 #[derive(Default)]
 pub(super) struct Clock {
     source: TimeSource,
+    /// Whether it has the time of its source, which a test sets, and is always trusted.
+    is_exact: bool,
     state: Mutex<ClockState>,
     judged: Notify,
 }
@@ -86,8 +88,19 @@ impl Clock {
         }
     }
 
+    /// Creates a clock that has the time of its source, also when that steps.
+    pub(super) fn exact(source: TimeSource) -> Clock {
+        Clock {
+            is_exact: true,
+            ..Clock::new(source)
+        }
+    }
+
     /// Returns the time for deliveries and schedules.
     pub(super) fn now(&self) -> Timestamp {
+        if self.is_exact {
+            return (self.source.0)();
+        }
         let now = self.reading();
         self.state.lock().now(now)
     }
@@ -95,6 +108,9 @@ impl Clock {
     /// Returns the system's time, which reads of entries also use, for deletions by age. `None`
     /// while it is in doubt.
     pub(super) fn for_deletion(&self) -> Option<Timestamp> {
+        if self.is_exact {
+            return Some((self.source.0)());
+        }
         let now = self.reading();
         self.state
             .lock()

@@ -43,7 +43,10 @@ pub(super) async fn run(
 }
 
 /// Processes all due schedules once. Skipped ones are retried in the next pass.
-async fn pass(shared: &Arc<DispatchContext>, task: &TaskHandle) -> Result<(), StoreError> {
+pub(super) async fn pass(
+    shared: &Arc<DispatchContext>,
+    task: &TaskHandle,
+) -> Result<(), StoreError> {
     let now = shared.clock.now();
     let mut after = None;
     loop {

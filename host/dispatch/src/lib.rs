@@ -23,6 +23,7 @@ mod leases;
 mod pauses;
 mod reaper;
 mod retry;
+mod steps;
 mod supervisor;
 mod timers;
 mod trust;
@@ -40,11 +41,13 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use steps::AttemptObserver;
 use supervisor::{Stop, run_rounds, supervise};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 pub use retry::{BACKOFF_MAX, DETERMINISTIC_ATTEMPTS_MAX, FailureKind, backoff, verdict};
+pub use steps::{AttemptEvent, StepDispatcher, StepError};
 
 /// Options of a dispatcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,30 +140,15 @@ struct DispatchContext {
     upkeep_position: Mutex<Option<AppName>>,
     /// Like `kept_until`, for the reaper.
     reaper_position: Mutex<Option<AppId>>,
+    /// Who is notified of attempts, if handlers run step by step.
+    observer: Option<AttemptObserver>,
 }
 
 impl Dispatcher {
     /// Creates a dispatcher, which does nothing until `run`.
     pub fn new(host: Host, options: DispatchOptions) -> Dispatcher {
-        let places = Arc::new(Semaphore::new(
-            options.handlers.clamp(1, Semaphore::MAX_PERMITS),
-        ));
         Dispatcher {
-            shared: Arc::new(DispatchContext {
-                deliveries: host.health().task("deliveries"),
-                host,
-                clock: Clock::new(options.time),
-                options,
-                permits: places,
-                running: Mutex::default(),
-                handlers: Mutex::default(),
-                lent: Leases::default(),
-                changed: Notify::new(),
-                stepped: Notify::new(),
-                claims_position: Mutex::default(),
-                upkeep_position: Mutex::default(),
-                reaper_position: Mutex::default(),
-            }),
+            shared: Arc::new(DispatchContext::new(host, options, None)),
         }
     }
 
@@ -302,6 +290,50 @@ impl Drop for Guard {
 }
 
 impl DispatchContext {
+    fn new(
+        host: Host,
+        options: DispatchOptions,
+        observer: Option<AttemptObserver>,
+    ) -> DispatchContext {
+        let places = Arc::new(Semaphore::new(
+            options.handlers.clamp(1, Semaphore::MAX_PERMITS),
+        ));
+        DispatchContext {
+            deliveries: host.health().task("deliveries"),
+            host,
+            clock: match observer {
+                None => Clock::new(options.time),
+                Some(_) => Clock::exact(options.time),
+            },
+            options,
+            permits: places,
+            running: Mutex::default(),
+            handlers: Mutex::default(),
+            lent: Leases::default(),
+            changed: Notify::new(),
+            stepped: Notify::new(),
+            claims_position: Mutex::default(),
+            upkeep_position: Mutex::default(),
+            reaper_position: Mutex::default(),
+            observer,
+        }
+    }
+
+    fn observe(&self, event: AttemptEvent<'_>) {
+        if let Some(observer) = &self.observer {
+            observer(event);
+        }
+    }
+
+    /// Returns a random number from 0 to 1 for the next wait; 0.5, which changes no wait, if handlers
+    /// run step by step.
+    fn jitter(&self) -> f64 {
+        match self.observer {
+            None => worker::jitter(),
+            Some(_) => 0.5,
+        }
+    }
+
     /// Returns the lease time of a delivery.
     fn lease(&self) -> Duration {
         let least = self.options.lease_min.max(LEASE_MIN);

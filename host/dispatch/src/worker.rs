@@ -1,6 +1,6 @@
 //! Runs one claimed delivery.
 
-use super::{DispatchContext, millis, pauses, retry};
+use super::{AttemptEvent, DispatchContext, millis, pauses, retry};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     App, AppId, DEPTH_MAX, DeadReason, Delivery, FailOutcome, FailedAttempt, LeaseToken,
@@ -83,10 +83,12 @@ pub(super) async fn work(shared: &DispatchContext, claimed: Claimed) {
         shared.host.metrics().delivery_lag(lag);
     }
     let running = shared.host.metrics().delivery_running();
+    shared.observe(AttemptEvent::Started(&delivery));
     let outcome = attempt(shared, app, &delivery, &receipt).await;
     drop(running);
     match outcome {
         AttemptOutcome::Done => {
+            shared.observe(AttemptEvent::Succeeded(&delivery));
             shared.host.metrics().delivery(app.name.as_str(), "done");
             if delivery.is_probe {
                 pauses::after_probe(shared, app, &delivery);
@@ -95,6 +97,7 @@ pub(super) async fn work(shared: &DispatchContext, claimed: Claimed) {
         AttemptOutcome::Lost => shared.host.metrics().delivery(app.name.as_str(), "lost"),
         AttemptOutcome::Deferred(wait_ms) => defer(shared, app, &receipt, wait_ms).await,
         AttemptOutcome::Failed(error) => {
+            shared.observe(AttemptEvent::Failed(&delivery, &error.error));
             let failed = classify(shared, &delivery, receipt, &error);
             let request_id = error.error.request_id().unwrap_or_else(Uuid::now_v7);
             nack(shared, app, &delivery, failed, request_id).await;
@@ -202,7 +205,7 @@ fn classify(
         },
         now,
         failure_kind,
-        retry::backoff(delivery.attempts, jitter()).max(error.error.retry_wait_min()),
+        retry::backoff(delivery.attempts, shared.jitter()).max(error.error.retry_wait_min()),
     );
     FailedAttempt {
         deterministic,
@@ -228,7 +231,7 @@ fn failure(
         deterministic: false,
         probe: ProbeDelay {
             first: shared.options.probe_after,
-            jitter: jitter(),
+            jitter: shared.jitter(),
         },
         error: truncate_for_store(error),
         trace: None,
@@ -359,7 +362,7 @@ fn truncate_for_store(mut text: String) -> String {
 }
 
 /// Returns a random number from 0 to 1, or 0.5 without randomness.
-fn jitter() -> f64 {
+pub(super) fn jitter() -> f64 {
     let mut bytes = [0; 4];
     match getrandom::fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),

@@ -9,6 +9,7 @@ mod entries;
 mod events;
 mod grants;
 mod guide;
+mod harness;
 mod input_validation;
 mod inspect;
 mod languages;

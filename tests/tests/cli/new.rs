@@ -3,7 +3,6 @@
 use super::User;
 use serde_json::json;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 fn checkout() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -29,22 +28,6 @@ fn help_and_documentation_have_the_same_templates() {
     }
 }
 
-/// Runs cargo for a plugin, with a target folder that all of them share.
-#[track_caller]
-fn cargo(plugin: &Path, arguments: &[&str]) {
-    let target = checkout().join("target/new-plugins");
-    let mut command = Command::new(env!("CARGO"));
-    command.args(arguments).current_dir(plugin);
-    command.env("CARGO_TARGET_DIR", target);
-    // Set for the workspace, if at all.
-    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
-        command.env_remove(name);
-    }
-    let done = command.output().unwrap();
-    let text = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "cargo {arguments:?}: {text}");
-}
-
 /// Makes a plugin, tests and builds it, and deploys it to an app of its own. Returns its module's
 /// size.
 fn made(user: &User, template: &str) -> u64 {
@@ -61,7 +44,7 @@ fn made(user: &User, template: &str) -> u64 {
     }
     let readme = std::fs::read_to_string(path.join("README.md")).unwrap();
     assert!(readme.contains("kvasm build\n") && readme.contains(&file));
-    cargo(&path, &["test"]);
+    user.passes_both(folder, 1);
     let built = user
         .command_with_cargo(&["build", folder])
         .output()

@@ -116,12 +116,13 @@ fn rows() -> Vec<Row> {
 }
 
 /// Verbs that need neither a server nor a store, or only one of them.
-const ALONE: [&str; 11] = [
+const ALONE: [&str; 12] = [
     "serve",
     "login",
     "new",
     "build",
     "dev",
+    "test",
     "inspect",
     "run",
     "migrate",

@@ -163,6 +163,26 @@ fn wire_format(format: u32) -> i32 {
     i32::try_from(format).unwrap_or(i32::MAX)
 }
 
+/// Returns what a batch has applied, with the versions that the entries have now.
+pub(super) fn with_versions_now(batch: &[u8], applied: Vec<u8>) -> Vec<u8> {
+    let (Ok(batch), Ok(records)) = (Batch::decode(batch), Records::<Applied>::decode(&applied))
+    else {
+        return applied;
+    };
+    let records: Vec<Applied> = batch
+        .ops
+        .zip(records)
+        .map(|(op, record)| match (op, validate::address(op.address())) {
+            (BatchOp::Set { .. } | BatchOp::Increment { .. }, Ok((collection, key))) => Applied {
+                result: super::version_now(collection, key, record.result),
+                ..record
+            },
+            _ => record,
+        })
+        .collect();
+    packed(&records)
+}
+
 /// Returns a conflict of all checks, for one that a test asks for.
 pub(super) fn conflict(error: Error, batch: &[u8]) -> CommitFailure {
     let checks = Batch::decode(batch).map_or(0, |batch| batch.checks.len());

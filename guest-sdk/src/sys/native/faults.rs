@@ -9,10 +9,10 @@ use std::panic::resume_unwind;
 #[derive(Default)]
 pub(super) struct Faults {
     /// How many operations of the plugin there were.
-    operations: u64,
-    failures: BTreeMap<u64, Error>,
-    conflicts: u32,
-    crash_after: Option<u64>,
+    pub(super) operations: u64,
+    pub(super) failures: BTreeMap<u64, Error>,
+    pub(super) conflicts: u32,
+    pub(super) crash_after: Option<u64>,
     has_crashed: bool,
     /// Whether the harness runs the plugin.
     is_running: bool,

@@ -66,8 +66,12 @@ fn send(frame: &[u8]) -> Result<Vec<u8>, Error> {
     if let Some(ms) = head.timeout_ms {
         request = request.timeout(Duration::from_millis(ms));
     }
-    let request = request.build();
     cost::count_fetch();
+    answer(request.build())?.encode().map_err(Error::Internal)
+}
+
+/// Returns the test's answer to a request.
+pub(super) fn answer(request: Request) -> Result<Response, Error> {
     with(|host| host.requests.0.push(request.clone()));
     // Taken out while it runs: it may use the host itself.
     let Some(mut responder) = with(|host| host.responder.take()) else {
@@ -81,7 +85,7 @@ fn send(frame: &[u8]) -> Result<Vec<u8>, Error> {
     with(|host| {
         host.responder.get_or_insert(responder);
     });
-    response?.encode().map_err(Error::Internal)
+    response
 }
 
 /// Sets the function that answers requests.

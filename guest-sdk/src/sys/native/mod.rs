@@ -4,6 +4,7 @@
 mod additions;
 mod batch;
 mod clock;
+mod copy;
 mod cost;
 mod declared;
 mod faults;
@@ -19,6 +20,10 @@ mod validate;
 mod view;
 
 pub(crate) use clock::{advance, now_ms, set_now_ms};
+pub(crate) use copy::{
+    answer_fetch, begin_copy, count_crash, count_faults, first_context, is_in_transaction, load,
+    planned_faults, set_versions, take_written, time_ms,
+};
 pub use cost::Cost;
 pub(crate) use cost::cost;
 pub(crate) use declared::{DeclaredNeeds, declare};
@@ -40,6 +45,7 @@ pub(crate) use transaction::{
 
 use super::{CommitFailure, Query};
 use crate::dead_letters::DeadLetter;
+use crate::testing::remote;
 use crate::{Caller, Context, Error};
 use faults::{Check, Faults, operate};
 use kvasm_abi::SetOptions;
@@ -70,6 +76,8 @@ struct Host {
     transactions: usize,
     /// Those that the plugin has begun and not ended.
     begun: Vec<transaction::TransactionGuard>,
+    /// What the test has written and the host of its harness, if it has one of its own, has not.
+    batches: copy::WrittenBatches,
 }
 
 impl Host {
@@ -99,6 +107,7 @@ impl Host {
             cost: Cost::default(),
             transactions: 0,
             begun: Vec::new(),
+            batches: copy::WrittenBatches::default(),
         }
     }
 
@@ -118,6 +127,7 @@ fn with<R>(call: impl FnOnce(&mut Host) -> R) -> R {
 }
 
 fn with_store<R>(call: impl FnOnce(&mut Store, i64) -> R) -> R {
+    remote::sync();
     with(|host| {
         let now_ms = host.now_ms();
         call(&mut host.store, now_ms)
@@ -128,10 +138,13 @@ fn with_store<R>(call: impl FnOnce(&mut Store, i64) -> R) -> R {
 fn write_store<T, E: From<Error>>(
     write: impl FnOnce(&mut Store, i64) -> Result<T, E>,
 ) -> Result<T, E> {
+    remote::sync();
     with(|host| {
         let now_ms = host.now_ms();
         if !host.quota.is_set() || host.store.view.is_some() {
-            return write(&mut host.store, now_ms);
+            let result = write(&mut host.store, now_ms);
+            copy::end_write(host);
+            return result;
         }
         let before = host.store.clone();
         let result = write(&mut host.store, now_ms);
@@ -141,6 +154,7 @@ fn write_store<T, E: From<Error>>(
             host.store = before;
             return Err(error.into());
         }
+        copy::end_write(host);
         result
     })
 }
@@ -177,7 +191,18 @@ pub(crate) fn kv_set(
         write_store(|store, now_ms| store.set(collection, key, value, format, options, now_ms))
     });
     cost::count_write(&result, value.len());
-    result
+    result.map(|version| version_now(collection, key, version))
+}
+
+/// Returns the version of an entry that was written: if this is a copy, that of the host.
+fn version_now(collection: &str, key: &str, version: u64) -> u64 {
+    if !remote::is_used() || is_in_transaction() {
+        return version;
+    }
+    with_store(|store, now_ms| {
+        let row = store.live(collection, key, now_ms);
+        row.map_or(version, |row| row.version)
+    })
 }
 
 pub(crate) fn kv_has(collection: &str, key: &str) -> Result<bool, Error> {
@@ -237,6 +262,10 @@ pub(crate) fn kv_commit(batch: &[u8], count: usize) -> Result<Vec<u8>, CommitFai
         write_store(|store, now_ms| batch::commit(store, batch, now_ms))
     });
     cost::count_batch(batch, &result);
+    let result = match remote::is_used() {
+        true => result.map(|applied| batch::with_versions_now(batch, applied)),
+        false => result,
+    };
     result.map_err(|failure| match failure {
         CommitFailure::Error(error @ Error::Conflict(_)) => batch::conflict(error, batch),
         other => other,
@@ -260,6 +289,7 @@ pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
 
 fn letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
     let limit = validate::dead_letters_limit(limit)?;
+    remote::sync_all();
     with(|host| {
         host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
         let letters = host.dead_letters.iter();

@@ -6,6 +6,8 @@ use super::with;
 use crate::dead_letters::DeadLetter;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
+use std::rc::Rc;
 
 /// The store, the dead letters and the clock at one moment.
 #[derive(Clone)]
@@ -14,6 +16,8 @@ pub(crate) struct HostSnapshot {
     dead_letters: Vec<DeadLetter>,
     clock: super::clock::Clock,
     now_ms: i64,
+    /// The copy of the store, if the host of the harness is another process.
+    pub(crate) copy: Option<Rc<Path>>,
 }
 
 impl HostSnapshot {
@@ -23,6 +27,7 @@ impl HostSnapshot {
             dead_letters: host.dead_letters.clone(),
             clock: host.clock,
             now_ms: host.now_ms(),
+            copy: None,
         })
     }
 

@@ -1,5 +1,6 @@
 //! The entries of the in-process host.
 
+use super::copy;
 use super::outbox::{Changed, EventKind, Outbox};
 use super::timers::SetTimer;
 use super::validate;
@@ -15,9 +16,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Entries ordered by key: `String` compares bytewise, as every store does.
 #[derive(Clone, Default)]
 pub(super) struct Store {
-    collections: BTreeMap<String, BTreeMap<String, Row>>,
+    pub(super) collections: BTreeMap<String, BTreeMap<String, Row>>,
     /// The last version assigned. All keys share one counter, so none is reused.
-    last_version: u64,
+    pub(super) last_version: u64,
     /// The timers that are set, by name.
     pub(super) timers: BTreeMap<String, SetTimer>,
     /// How many were ever set.
@@ -26,6 +27,8 @@ pub(super) struct Store {
     pub(super) outbox: Outbox,
     /// Within a transaction, what it has done.
     pub(super) view: Option<TransactionView>,
+    /// What was written and is not in the host's store yet, of which this is a copy.
+    pub(super) written: Option<Vec<copy::Written>>,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -137,6 +140,11 @@ impl Store {
         };
         if self.view.is_none() {
             self.fire_set(collection, key, &row, now_ms);
+            self.record(|| copy::Written::Set {
+                collection: collection.to_owned(),
+                key: key.to_owned(),
+                row: row.clone(),
+            });
         }
         let rows = self.collections.entry(collection.to_owned()).or_default();
         rows.insert(key.to_owned(), row);
@@ -195,9 +203,24 @@ impl Store {
                     row.version = self.last_version;
                     let row = row.clone();
                     self.fire_set(&collection, &key, &row, now_ms);
+                    self.record(|| copy::Written::Set {
+                        collection,
+                        key,
+                        row,
+                    });
                 }
-                None => self.fire_delete(&collection, &key, version_before, now_ms),
+                None => {
+                    self.fire_delete(&collection, &key, version_before, now_ms);
+                    self.record(|| copy::Written::Delete { collection, key });
+                }
             }
+        }
+        for name in view.timers.into_keys() {
+            let timer = self.timers.get(&name).cloned();
+            self.record(|| match timer {
+                Some(timer) => copy::Written::TimerSet(timer),
+                None => copy::Written::TimerCancel(name),
+            });
         }
     }
 
@@ -259,6 +282,12 @@ impl Store {
         let version = row.filter(|row| row.is_live(now_ms)).map(|row| row.version);
         if self.view.is_none() {
             self.fire_delete(collection, key, version, now_ms);
+            if version.is_some() {
+                self.record(|| copy::Written::Delete {
+                    collection: collection.to_owned(),
+                    key: key.to_owned(),
+                });
+            }
         }
         Ok(version.is_some())
     }

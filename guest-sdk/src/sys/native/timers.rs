@@ -2,8 +2,9 @@
 
 use super::faults::{self, Check};
 use super::store::Store;
-use super::{cost, declared, validate, with, write_store};
+use super::{copy, cost, declared, validate, with, write_store};
 use crate::Error;
+use crate::testing::remote;
 use kvasm_abi::TimerTime;
 
 /// A timer that is set.
@@ -45,12 +46,14 @@ impl Store {
             due_at_ms: at_ms.max(now_ms),
             queued_at_ms: at_ms.max(now_ms),
         };
+        self.record(|| copy::Written::TimerSet(timer.clone()));
         self.timers.insert(name.to_owned(), timer);
         Ok(())
     }
 
     pub(super) fn cancel_timer(&mut self, name: &str) -> Result<bool, Error> {
         self.note_timer(name, 0)?;
+        self.record(|| copy::Written::TimerCancel(name.to_owned()));
         Ok(self.timers.remove(name).is_some())
     }
 }
@@ -78,6 +81,7 @@ pub(crate) fn timer_cancel(name: &str) -> Result<bool, Error> {
 
 /// Returns the timers that are set, in the order in which they become due.
 pub(crate) fn timers() -> Vec<SetTimer> {
+    remote::sync_all();
     let mut timers: Vec<_> = with(|host| host.store.timers.values().cloned().collect());
     timers.sort_by_key(|timer: &SetTimer| (timer.at_ms, timer.number));
     timers

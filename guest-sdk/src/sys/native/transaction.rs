@@ -3,8 +3,9 @@
 
 use super::faults::{self, Check};
 use super::store::Store;
-use super::{cost, with};
+use super::{copy, cost, with};
 use crate::Error;
+use crate::testing::remote;
 use kvasm_abi::TRANSACTIONS_MAX;
 
 /// Runs `work`. Its writes are kept if `is_success` returns true for its result; otherwise, and
@@ -69,6 +70,7 @@ pub(crate) struct TransactionGuard {
 
 impl TransactionGuard {
     fn begin() -> TransactionGuard {
+        remote::sync();
         with(|host| {
             let before = host.store.clone();
             let is_within = host.store.begin();
@@ -117,6 +119,7 @@ impl Drop for TransactionGuard {
                 None if self.is_within => {}
                 None => host.store.end(host.now_ms()),
             }
+            copy::end_write(host);
             host.context.transaction = self.is_within;
             host.transactions -= 1;
         });

@@ -20,7 +20,7 @@ pub(super) struct TransactionView {
     /// What was only added to. Also in `written`.
     pub(super) added: BTreeMap<Address, Addition>,
     /// The timers that were set or cancelled, and the sizes of their payloads.
-    timers: BTreeMap<String, usize>,
+    pub(super) timers: BTreeMap<String, usize>,
     bytes: usize,
 }
 

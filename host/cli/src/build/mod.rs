@@ -11,7 +11,7 @@ use crate::{Global, inspect, output};
 use clap::{Args, ValueEnum};
 use languages::OtherLanguage;
 use parking_lot::Mutex;
-pub(crate) use rust::local_packages;
+pub(crate) use rust::{cargo, local_packages};
 use section::KeptSections;
 use serde_json::json;
 use size::SizePart;

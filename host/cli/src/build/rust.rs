@@ -211,7 +211,8 @@ fn artifact(line: &str, plugin: &PluginPackage) -> Option<PathBuf> {
     files.find(is_module).filter(|_| is_plugin)
 }
 
-fn cargo(folder: &Path) -> Command {
+/// Cargo in a folder.
+pub(crate) fn cargo(folder: &Path) -> Command {
     // Cargo sets it for programs that it runs, and it is then the one to use.
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
