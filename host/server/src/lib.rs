@@ -14,6 +14,7 @@ mod budget;
 mod call_problem;
 mod calls;
 mod client_address;
+mod console;
 mod cost;
 mod counted;
 mod dead_letters;
@@ -206,6 +207,9 @@ pub struct AdminAddress {
     /// Whether `/metrics`, and the reasons in `/readyz`, need no token here. They name apps and
     /// causes, so only operators should be able to reach the address.
     pub open: bool,
+    /// Whether the operator's console is served at `/`. It needs [`api`](AdminAddress::api), and
+    /// is not served without it.
+    pub console: bool,
 }
 
 /// Returns the routes of a server with two addresses: the public ones, and those of
@@ -222,10 +226,14 @@ pub fn routers(
         true => shared.with_open_metrics(),
         false => shared.clone(),
     };
+    let of_api = match admin.console {
+        true => Routes::Console,
+        false => Routes::Api,
+    };
     match admin.api {
         true => (
             router::build(shared, Routes::Calls),
-            router::build(of_admin, Routes::Api),
+            router::build(of_admin, of_api),
         ),
         false => (
             router::build(shared, Routes::All),

@@ -1,8 +1,8 @@
 //! The routes.
 
 use super::{
-    SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, grants,
-    health, import, kv, layer, limits, logs, plugins, settings, timers, tokens, triggers,
+    SharedServer, apps, audit, batch, calls, console, dead_letters, deliveries, document, export,
+    grants, health, import, kv, layer, limits, logs, plugins, settings, timers, tokens, triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -43,6 +43,8 @@ pub(super) enum Routes {
     Calls,
     /// All except pages of plugins.
     Api,
+    /// The same, and the console.
+    Console,
     /// Health and metrics.
     Health,
 }
@@ -133,7 +135,7 @@ async fn describe() -> impl IntoResponse {
 
 pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
     let documented = match routes {
-        Routes::All | Routes::Api => documented(),
+        Routes::All | Routes::Api | Routes::Console => documented(),
         Routes::Calls => health().merge(calls()),
         Routes::Health => health().merge(metrics()),
     };
@@ -143,6 +145,7 @@ pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
             .route("/a/{app}", any(calls::handle))
             .route("/a/{app}/", any(calls::handle))
             .route("/a/{app}/{*path}", any(calls::handle)),
+        Routes::Console => router.merge(console::routes()),
         Routes::Api | Routes::Health => router,
     };
     router

@@ -119,6 +119,13 @@ const KEYS: &[Key] = &[
         admin.open
     ),
     key!(
+        "admin.console",
+        "true: serve the console at admin.listen, for browsers; requires admin.api",
+        from_str,
+        to_string,
+        admin.console
+    ),
+    key!(
         "cache.bytes",
         "maximum size of the compiled plugins in the folder; the least recently used are removed",
         size_u64,
