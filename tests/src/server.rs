@@ -1,7 +1,8 @@
 //! HTTP servers in the test process, and their clients.
 
+use axum::Router;
 use kvasm::model::{App, AppName, Scope, Timestamp};
-use kvasm::server::{ServerOptions, router, serve};
+use kvasm::server::{AdminAddress, ServerOptions, router, routers, serve};
 use kvasm::service::{Keyring, TokenSpec};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use kvasm::{Host, HostBuilder};
@@ -68,10 +69,25 @@ impl Server {
         Server::build(set_up, ServerOptions::default(), secret).await
     }
 
+    /// Starts a server that serves only the administration address, over a store in memory.
+    pub async fn admin(address: AdminAddress) -> Server {
+        let of_admin = |host, options, stop| routers(host, options, address, stop).1;
+        Server::build_with(|builder| builder, ServerOptions::default(), None, of_admin).await
+    }
+
     async fn build(
         set_up: impl FnOnce(HostBuilder) -> HostBuilder,
         options: ServerOptions,
         secret: Option<String>,
+    ) -> Server {
+        Server::build_with(set_up, options, secret, router).await
+    }
+
+    async fn build_with(
+        set_up: impl FnOnce(HostBuilder) -> HostBuilder,
+        options: ServerOptions,
+        secret: Option<String>,
+        routes: impl FnOnce(Host, ServerOptions, CancellationToken) -> Router,
     ) -> Server {
         // Tests build many hosts at once, so each reserves room for few instances.
         let host = set_up(
@@ -88,7 +104,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let routes = router(host.clone(), options.clone(), stop.clone());
+        let routes = routes(host.clone(), options.clone(), stop.clone());
         let metrics = host.metrics().clone();
         let task = tokio::spawn(serve(listener, routes, options, metrics, stop.clone()));
         Server {

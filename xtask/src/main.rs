@@ -9,8 +9,10 @@ use clap::{Parser, Subcommand};
 
 mod apt;
 mod bench;
+mod browser;
 mod c_guests;
 mod check;
+mod console;
 mod demo;
 mod guests;
 mod host;
@@ -56,6 +58,8 @@ enum Task {
     Mutants(mutants::Options),
     /// Build the example and test plugins into `target/guests`
     Guests,
+    /// Update the libraries of the console in host/server/console/vendor from npm
+    Console,
     /// Run the benchmarks in release mode; arguments are passed to them
     ///
     /// `cargo xtask bench -- --help` lists them, and the variables for the programs of peers.
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         Task::Check { parts } => check::run(&parts),
         Task::Mutants(options) => mutants::run(&options),
         Task::Guests => guests::run(),
+        Task::Console => console::run(),
         Task::Bench { arguments } => bench::run(&arguments),
     };
     match result {

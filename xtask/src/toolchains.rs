@@ -1,5 +1,5 @@
 //! Compilers of plugins in Go, Zig and AssemblyScript: those of the machine, else pinned versions
-//! that pip and npm install into `target/toolchains`.
+//! that pip and npm install into `target/toolchains`. axe-core is installed in the same way.
 //!
 //! Where that is not possible or, with `KVASM_NO_INSTALL`, not allowed, an error says what to
 //! install.
@@ -26,6 +26,14 @@ const ASSEMBLYSCRIPT: Package = Package {
     name: "assemblyscript",
     version: "0.28.20",
     program: "node_modules/assemblyscript/bin/asc.js",
+};
+
+/// The checker of accessibility for the tests of the console.
+const AXE: Package = Package {
+    installer: Installer::Npm,
+    name: "axe-core",
+    version: "4.14.1",
+    program: "node_modules/axe-core/axe.min.js",
 };
 
 enum Installer {
@@ -169,6 +177,17 @@ pub fn asc() -> Result<Command> {
     let mut command = Command::new(node);
     command.arg(compiler);
     Ok(command)
+}
+
+/// Returns the script of axe-core.
+pub fn axe() -> Result<PathBuf> {
+    AXE.program().map_err(|why| {
+        anyhow!(
+            "the tests of the console need axe-core {}, which cannot be installed ({why}): install \
+             `npm`, or unpack it into target/toolchains/axe-core",
+            AXE.version
+        )
+    })
 }
 
 #[cfg(test)]

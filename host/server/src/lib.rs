@@ -14,6 +14,7 @@ mod budget;
 mod call_problem;
 mod calls;
 mod client_address;
+mod console;
 mod cost;
 mod counted;
 mod dead_letters;
@@ -224,6 +225,9 @@ pub struct AdminAddress {
     /// address, or is refused with 421: a page whose host name resolves to a loopback address
     /// could otherwise read `/metrics`.
     pub local: bool,
+    /// Whether the operator's console is served at `/`. It needs [`api`](AdminAddress::api), and
+    /// is not served without it.
+    pub console: bool,
 }
 
 /// Returns the routes of a server with two addresses: the public ones, and those of
@@ -237,10 +241,14 @@ pub fn routers(
 ) -> (Router, Router) {
     let shared = SharedServer::new(host, options, Authority::Tokens, stop);
     let of_admin = shared.of_admin(admin);
+    let of_api = match admin.console {
+        true => Routes::Console,
+        false => Routes::Api,
+    };
     match admin.api {
         true => (
             router::build(shared, Routes::Calls),
-            router::build(of_admin, Routes::Api),
+            router::build(of_admin, of_api),
         ),
         false => (
             router::build(shared, Routes::All),

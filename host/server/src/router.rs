@@ -1,8 +1,9 @@
 //! The routes.
 
 use super::{
-    SharedServer, apps, audit, batch, calls, dead_letters, deliveries, document, export, grants,
-    health, import, kv, layer, limits, logs, pages, plugins, settings, timers, tokens, triggers,
+    SharedServer, apps, audit, batch, calls, console, dead_letters, deliveries, document, export,
+    grants, health, import, kv, layer, limits, logs, pages, plugins, settings, timers, tokens,
+    triggers,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -43,6 +44,8 @@ pub(super) enum Routes {
     Calls,
     /// All except pages of plugins.
     Api,
+    /// The same, and the console.
+    Console,
     /// Health and metrics.
     Health,
 }
@@ -133,7 +136,7 @@ async fn describe() -> impl IntoResponse {
 
 pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
     let documented = match routes {
-        Routes::All | Routes::Api => documented(),
+        Routes::All | Routes::Api | Routes::Console => documented(),
         Routes::Calls => health().merge(calls()),
         Routes::Health => health().merge(metrics()),
     };
@@ -149,6 +152,7 @@ pub(super) fn build(shared: SharedServer, routes: Routes) -> Router {
     let domain = shared.options.pages.domain.clone();
     let router = match routes {
         Routes::Calls => router.fallback(layer::api_elsewhere),
+        Routes::Console => router.merge(console::routes()).fallback(layer::not_found),
         Routes::All | Routes::Api | Routes::Health => router.fallback(layer::not_found),
     };
     let router = router

@@ -5,6 +5,7 @@ mod access;
 mod batches;
 mod cache_coherence;
 mod calls;
+mod console;
 mod cost;
 mod entries;
 mod events;

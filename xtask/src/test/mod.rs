@@ -15,6 +15,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use crate::browser::Browser;
 use crate::process::{cargo, display, run as run_command, step, workspace};
 use crate::wasm_std::guest_cargo;
 use crate::{guests, host, postgres, schemathesis};
@@ -47,6 +48,7 @@ struct TestEnvironment {
     program: PathBuf,
     guests: PathBuf,
     postgres: PathBuf,
+    browser: Browser,
     /// None if it is not available.
     schemathesis: Option<PathBuf>,
 }
@@ -55,6 +57,7 @@ impl TestEnvironment {
     fn find() -> Result<TestEnvironment> {
         Ok(TestEnvironment {
             postgres: postgres::find()?,
+            browser: Browser::find()?,
             guests: guests::build()?,
             program: host::build()?,
             schemathesis: schemathesis::find(),
@@ -66,6 +69,7 @@ impl TestEnvironment {
             .env("KVASM_BIN", &self.program)
             .env("KVASM_GUESTS", &self.guests)
             .env("KVASM_PG_BIN", &self.postgres);
+        self.browser.set(command);
         if let Some(schemathesis) = &self.schemathesis {
             command.env("KVASM_SCHEMATHESIS", schemathesis);
         }

@@ -119,6 +119,13 @@ const KEYS: &[Key] = &[
         admin.open
     ),
     key!(
+        "admin.console",
+        "true: serve the console at admin.listen, for browsers; requires admin.api",
+        from_str,
+        to_string,
+        admin.console
+    ),
+    key!(
         "pages.domain",
         "domain below which each app has a host name of its own, {app}.DOMAIN; or none",
         limit,

@@ -187,16 +187,20 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks that `admin.api` has an address.
+    /// Checks that `admin.api` has an address, and `admin.console` the API beside it.
     fn check_admin(&self) -> Result<(), ConfigError> {
-        if self.admin_listen.is_some() || !self.admin.api {
+        let (key, why) = if self.admin.api && self.admin_listen.is_none() {
+            ("admin.api", "admin.api requires admin.listen")
+        } else if self.admin.console && !self.admin.api {
+            ("admin.console", "admin.console requires admin.api=true")
+        } else {
             return Ok(());
-        }
+        };
         Err(ConfigError::Value {
             source_name: "the configuration".to_owned(),
-            key: "admin.api".to_owned(),
+            key: key.to_owned(),
             value: "true".to_owned(),
-            why: "admin.api requires admin.listen".to_owned(),
+            why: why.to_owned(),
         })
     }
 
@@ -394,6 +398,8 @@ mod tests {
         assert!(error.contains("write 10.0.0.0/8"), "{error}");
         let error = load("", None, &[("admin.api", "true")]).unwrap_err();
         assert!(error.contains("admin.api requires admin.listen"), "{error}");
+        let error = load("", None, &[("admin.console", "true")]).unwrap_err();
+        assert!(error.contains("requires admin.api=true"), "{error}");
         let both = [("limits.value", "8MiB"), ("limits.input", "9MiB")];
         assert!(load("", None, &both).is_ok());
     }

@@ -1,0 +1,9 @@
+//! The operator's console in a real Chromium, driven through WebDriver, against the program as a
+//! process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod console;
+mod page;
+mod screen;
+mod stage;
+mod webdriver;
