@@ -15,6 +15,7 @@ mod grants;
 mod links;
 #[allow(unsafe_code)]
 mod log_head;
+mod log_segments;
 mod nowait;
 mod outbox;
 mod read_limiter;
@@ -104,6 +105,7 @@ pub struct SqliteStore {
     cold_places: ReadLimiter,
     path: PathBuf,
     log_watch: Arc<LogWatch>,
+    logs: Arc<log_segments::LogFile>,
     // Dropped last, after the writer's connection.
     _kept: Option<Arc<File>>,
 }
@@ -135,6 +137,7 @@ impl SqliteStore {
             writer: Writer::start(&options, ballast)?,
             places: ReadLimiter::long(),
             cold_places: ReadLimiter::cold(),
+            logs: Arc::new(log_segments::LogFile::beside(&options)),
             path: options.path,
             log_watch: Arc::default(),
             _kept: kept,
