@@ -207,18 +207,24 @@ fn set_cache(connection: &Connection, bytes: usize) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", -kib.min(i64::from(i32::MAX)))
 }
 
-/// Otherwise SQLite would create the file with the permissions of the umask.
+/// Creates the file of the store, or warns if others can read the one that exists.
 fn create_private(path: &std::path::Path) -> std::io::Result<()> {
+    if !create_file(path)? {
+        warn_if_others_can_read(path);
+    }
+    Ok(())
+}
+
+/// Creates a file for its owner only, and returns whether it did not exist. Otherwise SQLite would
+/// create it with the permissions of the umask.
+fn create_file(path: &std::path::Path) -> std::io::Result<bool> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            warn_if_others_can_read(path);
-            Ok(())
-        }
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(e),
     }
 }

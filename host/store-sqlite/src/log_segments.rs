@@ -1,7 +1,7 @@
 //! Logs of apps, in a database file of their own: their writes share neither a lock nor a sync of
 //! the disk with commits. The file is created by the first write.
 
-use super::{SqliteOptions, SqliteStore, create_private, error, set_cache};
+use super::{SqliteOptions, SqliteStore, create_file, error, set_cache};
 use async_trait::async_trait;
 use kvasm_core::AppId;
 use kvasm_core::store::{LogSegment, LogStore, SegmentQuery, StoreError};
@@ -74,7 +74,7 @@ impl LogFile {
     }
 
     fn open(&self) -> Result<Connection, StoreError> {
-        create_private(&self.path).map_err(error::host)?;
+        create_file(&self.path).map_err(error::host)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags).map_err(error::store)?;
         let prepare = || {
