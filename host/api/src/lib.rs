@@ -389,7 +389,7 @@ pub struct AuditPage {
 /// A line of an app's log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LogView {
-    /// Sequence number on this host.
+    /// Position: microseconds since 1970, adjusted so that lines of one host have different ones.
     pub seq: u64,
     /// When the call that wrote it ended.
     pub at: i64,

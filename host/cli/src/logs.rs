@@ -1,7 +1,7 @@
 //! `kvasm logs`.
 
 use super::Global;
-use super::client::{RequestPath, connect, stream};
+use super::client::{Client, RequestPath, connect, stream};
 use super::dead_letter::parse_time;
 use super::failure::{CommandOutcome, Failure};
 use super::output;
@@ -34,6 +34,12 @@ pub(super) struct LogsArgs {
     /// Only lines written at or after this time: 2026-01-31T12:00:00Z, or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Timestamp>,
+    /// Only lines of calls of this function
+    #[arg(long, value_name = "NAME")]
+    function: Option<String>,
+    /// Only lines that contain this text
+    #[arg(long, value_name = "TEXT")]
+    grep: Option<String>,
 }
 
 fn level(word: &str) -> Result<Level, String> {
@@ -49,23 +55,26 @@ fn trace_id(text: &str) -> Result<TraceId, String> {
 
 pub(super) async fn run(global: &Global, logs: LogsArgs) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
-    if !client.is_server() {
+    if logs.follow && !client.is_server() {
         return Err(Failure::user(
-            "logs are in the memory of a running server; specify it with --server",
+            "only a running server's log can be followed; specify it with --server",
         ));
     }
-    let path = RequestPath::app(&logs.app, &["logs"]).with("limit", Some(logs.limit));
-    let path = path
+    let path = RequestPath::app(&logs.app, &["logs"])
         .with("request", logs.request)
         .with("trace", logs.trace)
         .with("level", logs.level.map(Level::as_str))
         .with("since", logs.since.map(|at| at.0))
-        .with("follow", logs.follow.then_some(true));
+        .with("function", logs.function)
+        .with("grep", logs.grep);
+    if !logs.follow {
+        return print_pages(global, &client, &path, logs.limit).await;
+    }
+    let path = path
+        .with("limit", Some(logs.limit))
+        .with("follow", Some(true));
     // A plugin may log nothing for a long time.
-    let client = match logs.follow {
-        true => client.without_timeout(),
-        false => client,
-    };
+    let client = client.without_timeout();
     let response = client.send(path.request("GET", Body::empty())?).await?;
     let mut rest = Vec::new();
     stream(response, |part| {
@@ -77,6 +86,46 @@ pub(super) async fn run(global: &Global, logs: LogsArgs) -> Result<CommandOutcom
         Ok(())
     })
     .await?;
+    Ok(CommandOutcome::Done)
+}
+
+/// Prints the newest lines, oldest first. One page of the server may have fewer than there are.
+async fn print_pages(
+    global: &Global,
+    client: &Client,
+    path: &RequestPath,
+    limit: u32,
+) -> Result<CommandOutcome, Failure> {
+    let mut newest_first = Vec::new();
+    let (mut left, mut cursor) = (limit as usize, None::<String>);
+    while left > 0 {
+        let page = path
+            .clone()
+            .with("limit", Some(left))
+            .with("before", cursor);
+        let response = client.send(page.request("GET", Body::empty())?).await?;
+        let next = response.headers().get("kvasm-next");
+        cursor = next.and_then(|next| next.to_str().ok()).map(str::to_owned);
+        let mut text = Vec::new();
+        stream(response, |part| {
+            text.extend_from_slice(part);
+            Ok(())
+        })
+        .await?;
+        let lines = text.split(|byte| *byte == b'\n');
+        let lines: Vec<_> = lines
+            .filter(|line| !line.trim_ascii().is_empty())
+            .map(<[u8]>::to_vec)
+            .collect();
+        left = left.saturating_sub(lines.len());
+        newest_first.extend(lines.into_iter().rev());
+        if cursor.is_none() {
+            break;
+        }
+    }
+    for line in newest_first.iter().rev() {
+        print(global.json, line.trim_ascii())?;
+    }
     Ok(CommandOutcome::Done)
 }
 

@@ -300,6 +300,10 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     if let Err(error) = dispatching.await {
         tracing::error!(%error, "the dispatcher failed");
     }
+    // Calls may have logged after the dispatcher has ended.
+    if let Err(error) = host.log_keeper().flush(&config.dispatch.logs).await {
+        tracing::warn!(%error, "the last lines of apps' logs were not stored");
+    }
     if !drained {
         tracing::warn!("requests still running after server.drain_timeout were aborted");
     }

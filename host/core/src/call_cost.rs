@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// What a call of a plugin used, over all its runs: a transaction that is rerun after a conflict
 /// pays for each run, whether its writes took effect or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Cost {
     /// Number of runs: 0 if the plugin did not run, more than 1 if a transaction was rerun.
     pub runs: u32,

@@ -5,7 +5,8 @@
 //! round-robin through the queues with due deliveries, and claims a few of each, so that no
 //! app's backlog delays another app's events.
 //!
-//! Claiming (`claims`), schedules (`cron`), the wake-up for `timers`, samples (`gauges`), `upkeep` of the apps,
+//! Claiming (`claims`), schedules (`cron`), the wake-up for `timers`, samples (`gauges`), writing the `logs` of
+//! apps to the store, `upkeep` of the apps,
 //! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and `clock_repair`
 //! of what a wrong one has postponed are separate tasks, which `supervisor` restarts after a
 //! failure. None of them waits for another. An error with one app does not stop a task for the
@@ -20,6 +21,7 @@ mod cron;
 mod gauges;
 mod housekeeping;
 mod leases;
+mod logs;
 mod pauses;
 mod reaper;
 mod retry;
@@ -35,7 +37,7 @@ pub use clock::TimeSource;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, AppName, PROBE_AFTER, Queue};
 use kvasm_host::Host;
-use kvasm_service::TaskHandle;
+use kvasm_service::{LogRetention, TaskHandle};
 use leases::Leases;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -73,6 +75,8 @@ pub struct DispatchOptions {
     pub audit_age: Duration,
     /// Maximum number of audit rows about one app; the oldest are removed. Default 100,000.
     pub audit_of_app: u32,
+    /// How long and how much of the logs of apps is kept. Default 14 days, and 16 MiB of an app.
+    pub logs: LogRetention,
     /// Interval at which the store is sampled for gauges. Longer if sampling would take more
     /// than a 20th of the time. Default 15 s.
     pub sample: Duration,
@@ -97,6 +101,10 @@ impl Default for DispatchOptions {
             dead_letters_per_app: 10_000,
             audit_age: Duration::from_secs(31_557_600),
             audit_of_app: 100_000,
+            logs: LogRetention {
+                age: Duration::from_secs(14 * 24 * 60 * 60),
+                bytes_of_app: 16 * 1024 * 1024,
+            },
             sample: Duration::from_secs(15),
             drain: Duration::from_secs(10),
             probe_after: PROBE_AFTER,
@@ -156,7 +164,7 @@ impl Dispatcher {
     /// longer than [`DispatchOptions::drain`] are aborted, and their deliveries released: they
     /// are due immediately, and the attempt does not count.
     ///
-    /// Claiming, schedules, samples, upkeep, housekeeping, the removal of deleted apps and the
+    /// Claiming, schedules, samples, logs, upkeep, housekeeping, the removal of deleted apps and the
     /// comparison of the clock are separate tasks. One that fails or panics is restarted, and
     /// shows in the host's [`Health`](kvasm_service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
@@ -174,6 +182,7 @@ impl Dispatcher {
         self.start(&mut loops, &told, "schedules", cron::run);
         self.start(&mut loops, &told, "timers", timers::run);
         self.start(&mut loops, &told, "samples", gauges::run);
+        self.start(&mut loops, &told, "logs", logs::run);
         self.start_rounds(&mut loops, &told, "upkeep", upkeep::round);
         self.start_rounds(&mut loops, &told, "housekeeping", housekeeping::round);
         self.start_rounds(&mut loops, &told, "reaper", reaper::round);
@@ -252,12 +261,13 @@ impl Dispatcher {
 }
 
 /// The tasks in the host's health while a dispatcher runs.
-const TASKS: [&str; 11] = [
+const TASKS: [&str; 12] = [
     "claims",
     "clock",
     "deliveries",
     "dispatcher",
     "housekeeping",
+    "logs",
     "reaper",
     "rescue",
     "samples",

@@ -4,7 +4,7 @@ use super::supervisor::Skips;
 use super::{DispatchContext, millis};
 use kvasm_core::store::StoreError;
 use kvasm_core::{App, AppId, AppName, Timestamp};
-use kvasm_service::TaskHandle;
+use kvasm_service::{TaskHandle, error_chain};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,7 @@ pub(super) async fn round(
             let pruned = prune(&shared, app).await;
             let shortened = prune_audit(&shared, app).await;
             let kept = swept.and(pruned).and(shortened);
+            prune_log(&shared, &task, app).await;
             if let Err(error) = skips.take(format_args!("upkeep of app {}", app.name), kept) {
                 *shared.upkeep_position.lock() = Some(app.name.clone());
                 return Err(error);
@@ -46,9 +47,28 @@ pub(super) async fn round(
             None => break,
         }
     }
-    match unseen {
-        Some(unseen) => unseen.forget(&shared).await,
-        None => Ok(()),
+    if let Some(unseen) = unseen {
+        unseen.forget(&shared).await?;
+    }
+    if let Err(error) = shared.host.log_keeper().remove_deleted().await {
+        task.report_skip(&"the logs of deleted apps", &error_chain(&error));
+    }
+    Ok(())
+}
+
+/// Removes what is too old of an app's log, unless the clock is in doubt. Logs that cannot be
+/// pruned do not make the host unready.
+async fn prune_log(shared: &DispatchContext, task: &TaskHandle, app: &App) {
+    if shared.clock.for_deletion().is_none() {
+        return;
+    }
+    let pruned = shared
+        .host
+        .log_keeper()
+        .prune_old(app.id, &shared.options.logs);
+    if let Err(error) = pruned.await {
+        let what = format_args!("the log of app {}", app.name);
+        task.report_skip(&what, &error_chain(&error));
     }
 }
 

@@ -7,7 +7,7 @@ use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
     Admin, Admission, AppTokenCache, DispatchNotifier, Health, KeyLocks, Keyring, KvService,
-    Outbound, Services, SettingsCache, StoredDeadLetters, WriteRates,
+    LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -246,6 +246,8 @@ impl HostBuilder {
                 .try_for_each(|extend| extend(linker))
         };
         let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
+        let logs = Arc::new(Logs::default());
+        let log_keeper = LogKeeper::new(Arc::clone(&logs), Arc::clone(&store), metrics.clone());
         let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps)
@@ -254,7 +256,8 @@ impl HostBuilder {
             access,
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
-            logs: Arc::default(),
+            logs,
+            log_keeper,
             health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
             store,

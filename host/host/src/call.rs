@@ -402,6 +402,8 @@ impl Host {
         let modules = self.modules_of(app.id).await;
         self.admin().delete_app(actor, app).await?;
         self.logs().remove(app.id);
+        // If this fails, upkeep removes it later.
+        let _ = self.log_keeper().remove_log(app.id).await;
         self.metrics().forget_app(app.name.as_str());
         for digest in modules {
             self.forget_unless_stored(digest).await;

@@ -20,8 +20,8 @@ use kvasm_runtime::{
 };
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
-    KeyLocks, Kv, Logs, SeenGeneration, ServiceError, Services, SettingsCache, SettingsSnapshot,
-    Stage, WriteRates,
+    KeyLocks, Kv, LogKeeper, Logs, SeenGeneration, ServiceError, Services, SettingsCache,
+    SettingsSnapshot, Stage, WriteRates,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -47,6 +47,7 @@ struct Parts {
     admission: Admission,
     writes: WriteRates,
     logs: Arc<Logs>,
+    log_keeper: LogKeeper,
     health: Arc<Health>,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
@@ -84,9 +85,15 @@ impl Host {
         &self.0.admin
     }
 
-    /// Returns the logs of apps on this host.
+    /// Returns the recent lines of apps' logs that were written on this host.
     pub fn logs(&self) -> &Arc<Logs> {
         &self.0.logs
+    }
+
+    /// Returns the logs of apps in the store. They are written there while a dispatcher runs; at the
+    /// end, [`LogKeeper::flush`] writes the last lines.
+    pub fn log_keeper(&self) -> &LogKeeper {
+        &self.0.log_keeper
     }
 
     /// Returns the health of this host: its store and its background tasks.

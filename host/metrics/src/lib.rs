@@ -7,6 +7,7 @@
 //! task, and `process` has what the system reports about the process.
 #![deny(missing_docs)]
 
+mod app_logs;
 mod fetches;
 mod in_use;
 mod process;
@@ -145,6 +146,7 @@ struct MetricsInner {
     task_failing: Family<NameLabel, Gauge>,
     task_skips: Family<NameLabel, Counter>,
     log_lines_dropped: Counter,
+    app_log_lines_lost: Family<NameLabel, Counter>,
     oldest_snapshot: Gauge,
     clock_trusted: Gauge,
     fetches: Family<InvocationLabels, Counter>,
@@ -185,6 +187,7 @@ impl Default for Metrics {
             task_failing: Family::default(),
             task_skips: Family::default(),
             log_lines_dropped: Counter::default(),
+            app_log_lines_lost: Family::default(),
             oldest_snapshot: Gauge::default(),
             clock_trusted: Gauge::default(),
             fetches: Family::default(),
@@ -217,11 +220,6 @@ impl Metrics {
     /// Replaces the last sample of the store.
     pub fn sampled(&self, sample: Sample) {
         self.0.sample.set(sample);
-    }
-
-    /// Counts discarded lines of the host's own log.
-    pub fn log_lines_dropped(&self, lines: u64) {
-        self.0.log_lines_dropped.inc_by(lines);
     }
 
     /// Sets the age of the oldest snapshot that a Postgres session holds, in seconds.

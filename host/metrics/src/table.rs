@@ -328,6 +328,12 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
         "Lines of the host's own log that were dropped because they were not read in time",
         inner.log_lines_dropped.clone(),
     );
+    table.counter(
+        "app_log_lines_lost",
+        "name",
+        "Lines of apps' logs that are not stored, because the app writes too many (flood) or the store did not take them in time (store)",
+        inner.app_log_lines_lost.clone(),
+    );
     table.gauge(
         "postgres_oldest_snapshot_seconds",
         "",

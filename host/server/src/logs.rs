@@ -1,4 +1,4 @@
-//! An app's log on this host, as JSON Lines.
+//! An app's log, as JSON Lines.
 
 use super::SharedServer;
 use super::apps::find;
@@ -9,19 +9,29 @@ use super::request_ids::RequestIds;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_api::LogView;
 use kvasm_core::{App, AppId, Capability, Level, Timestamp, TraceId};
-use kvasm_service::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, SeenGeneration};
+use kvasm_service::{
+    FOLLOWERS_OF_APP_MAX, Following, LogCursor, LogFilter, LogQuery, LogRecord, LogTail,
+    SeenGeneration, ServiceError,
+};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+/// The cursor of the next page of lines.
+const KVASM_NEXT: HeaderName = HeaderName::from_static("kvasm-next");
+/// Maximum number of lines of a response that does not follow.
+const PAGE_LINES_MAX: usize = 10_000;
+
+/// Interval of looking for lines of other hosts, and of trying again to read the store.
+const LOOK: Duration = Duration::from_secs(2);
 /// Interval of the blank lines that detect a disconnected follower, and of checking its token
 /// again.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -30,7 +40,7 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogParams {
-    /// Only lines with a larger sequence number.
+    /// Only lines with a larger `seq`.
     after: Option<u64>,
     /// Number of lines, the newest ones; 100 by default.
     limit: Option<u32>,
@@ -42,12 +52,21 @@ pub(super) struct LogParams {
     level: Option<String>,
     /// Only lines written at or after this time.
     since: Option<i64>,
+    /// Only lines of calls of this function.
+    function: Option<String>,
+    /// Only lines that contain this text.
+    grep: Option<String>,
+    /// Only lines before this place: the `Kvasm-Next` of the previous page.
+    before: Option<String>,
     /// Keep the response open and send new lines as they arrive. Ignore blank lines.
     #[serde(default)]
     follow: bool,
 }
 
-/// Returns the newest log lines of an app on this host, oldest first.
+/// Returns the newest log lines of an app, oldest first.
+///
+/// If there may be older ones, the header `Kvasm-Next` has the cursor of the next page, to pass as
+/// `before`.
 #[utoipa::path(get, path = "/v1/apps/{app}/logs", tag = "logs",
     params(("app" = String, Path), LogParams),
     responses((status = 200, body = LogView, content_type = "application/jsonl")),
@@ -62,9 +81,21 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let app = find(&shared, &mut seen, &actor, &name, Capability::LogRead).await?;
     let limit = params.limit.map_or(100, |limit| limit as usize);
-    let after = params.after.unwrap_or(0);
-    let filter = filter(&params)?;
+    let before = params.before.as_deref().map(str::parse::<LogCursor>);
+    let before = before
+        .transpose()
+        .map_err(|()| refused("`before` must be the `Kvasm-Next` of a page"))?;
+    let query = LogQuery {
+        filter: filter(&params)?,
+        after: params.after.unwrap_or(0),
+        before,
+        limit: limit.min(PAGE_LINES_MAX),
+    };
+    let mut older = None;
     let body = if params.follow {
+        if query.before.is_some() {
+            return Err(refused("`before` and `follow` exclude each other"));
+        }
         let following = shared.host.logs().follow(app.id);
         let following = following.ok_or_else(too_many)?;
         let follower = Follower {
@@ -76,19 +107,28 @@ pub(super) async fn show(
                 .filter(|(name, _)| name == AUTHORIZATION)
                 .collect(),
             id: ids.request,
-            after,
-            limit,
-            filter,
+            query,
+            tail: None,
             checked: Instant::now(),
             sent: Instant::now(),
+            looked: Instant::now(),
             following,
         };
         Body::from_stream(futures_util::stream::unfold(follower, Follower::next))
     } else {
-        let records = shared.host.logs().find(app.id, after, limit, &filter);
-        Body::from(lines(&shared, app.id, records).await?)
+        let page = shared.host.log_keeper().page(app.id, &query).await;
+        let page = page.map_err(ServiceError::from)?;
+        older = page.older;
+        Body::from(lines(&shared, app.id, page.lines).await?)
     };
-    Ok(([(CONTENT_TYPE, "application/jsonl")], body).into_response())
+    let mut response = ([(CONTENT_TYPE, "application/jsonl")], body).into_response();
+    if let Some(older) = older {
+        let cursor = HeaderValue::try_from(older.to_string());
+        cursor
+            .map(|cursor| response.headers_mut().insert(KVASM_NEXT, cursor))
+            .ok();
+    }
+    Ok(response)
 }
 
 fn filter(params: &LogParams) -> Result<LogFilter, Problem> {
@@ -106,6 +146,8 @@ fn filter(params: &LogParams) -> Result<LogFilter, Problem> {
             .transpose()
             .map_err(|()| refused("`level` must be error, warn, info, debug or trace"))?,
         since: params.since.map(Timestamp),
+        function: params.function.clone(),
+        text: params.grep.clone(),
     })
 }
 
@@ -145,12 +187,14 @@ struct Follower {
     /// The headers with the token, which is checked repeatedly.
     headers: HeaderMap,
     id: Uuid,
-    after: u64,
-    limit: usize,
-    filter: LogFilter,
+    query: LogQuery,
+    /// How far it has read; `None` before its first lines.
+    tail: Option<LogTail>,
     checked: Instant,
     /// When a line, blank or not, was last sent.
     sent: Instant,
+    /// When it last looked for lines of other hosts.
+    looked: Instant,
     following: Following,
 }
 
@@ -163,20 +207,13 @@ impl Follower {
             if self.checked.elapsed() >= HEARTBEAT && !self.check().await {
                 return None;
             }
-            let logs = self.shared.host.logs();
             let grown = self.following.grown();
             let grown = grown.notified();
             tokio::pin!(grown);
             // From here on no line is missed.
             grown.as_mut().enable();
-            // Read before the lines, so that lines that arrive meanwhile are read again.
-            let newest = logs.newest();
-            let records = logs.find(self.app.id, self.after, self.limit, &self.filter);
-            let has_grown = !logs.read(self.app.id, self.after, 1).is_empty();
-            self.after = self.after.max(newest);
-            if let Some(last) = records.last() {
-                self.after = self.after.max(last.seq);
-                self.limit = usize::MAX;
+            let (records, has_grown) = self.read().await;
+            if !records.is_empty() {
                 self.sent = Instant::now();
                 let lines = lines(&self.shared, self.app.id, records).await.ok()?;
                 return Some((Ok(lines), self));
@@ -187,6 +224,7 @@ impl Follower {
             }
             tokio::select! {
                 () = &mut grown => woken = true,
+                () = tokio::time::sleep(LOOK.saturating_sub(self.looked.elapsed())) => {}
                 // However many filtered lines arrive.
                 () = tokio::time::sleep(HEARTBEAT.saturating_sub(self.sent.elapsed())) => {
                     self.sent = Instant::now();
@@ -195,6 +233,34 @@ impl Follower {
                 () = self.shared.stop.cancelled() => return None,
             }
         }
+    }
+
+    /// Reads what is new, and whether this host has new lines, filtered or not. A store that
+    /// fails is read again later.
+    async fn read(&mut self) -> (Vec<LogRecord>, bool) {
+        let (keeper, app) = (self.shared.host.log_keeper(), self.app.id);
+        let Some(tail) = &mut self.tail else {
+            return match keeper.page_to_follow(app, &self.query).await {
+                Ok((page, tail)) => {
+                    self.tail = Some(tail);
+                    (page.lines, true)
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot read the stored log");
+                    self.looked = Instant::now();
+                    (Vec::new(), true)
+                }
+            };
+        };
+        let (mut records, has_grown) = keeper.next_own(app, tail, &self.query.filter);
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            match keeper.next_of_others(app, tail, &self.query.filter).await {
+                Ok(others) => records.extend(others),
+                Err(error) => tracing::debug!(%error, "cannot read the lines of other hosts"),
+            }
+        }
+        (records, has_grown)
     }
 
     /// Whether the log may still be read. If the store is unavailable, it is asked again later.

@@ -54,7 +54,10 @@ pub use kv::{
     Address, BATCH_BYTES_MAX, BATCH_MAX, KeyLocks, Kv, KvService, List, Listing, LockPolicy,
     LockSet, LockSetGuard, PendingCommitGuard, Transaction, WriteSavepoint,
 };
-pub use logs::{FOLLOWERS_OF_APP_MAX, Following, LogFilter, LogRecord, LogSource, Logs};
+pub use logs::{
+    FOLLOWERS_OF_APP_MAX, Following, LogCursor, LogFilter, LogKeeper, LogPage, LogQuery, LogRecord,
+    LogRetention, LogSource, LogTail, Logs,
+};
 pub use notifier::DispatchNotifier;
 pub use outbound::{
     HttpPermissions, Outbound, OutboundBlame, OutboundCaller, OutboundError, OutboundRequest,

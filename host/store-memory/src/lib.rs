@@ -4,6 +4,7 @@
 mod answers;
 mod commit;
 mod entries;
+mod log_segments;
 mod outbox;
 mod registry;
 mod settings;
@@ -22,7 +23,7 @@ use kvasm_core::{
     KeptAnswer, Key, KeyId, ListPage, ListQuery, PluginRecord, PluginVersion, TimerName, Timestamp,
     Token, TokenId, Trigger, TriggerName, Usage,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use triggers::QueuedDelivery;
@@ -33,6 +34,7 @@ use uuid::Uuid;
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: RwLock<MemoryState>,
+    logs: Mutex<log_segments::SegmentRows>,
 }
 
 #[derive(Debug, Default)]

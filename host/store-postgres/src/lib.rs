@@ -6,7 +6,8 @@
 //! use, and enforces quotas. `answers` keeps those of idempotent calls.
 //!
 //! `fire` creates the deliveries of a transaction, `outbox` hands them out (`scan_start` has the
-//! starting points of scans), `handling` ends them, and `rows` decodes them. `registry` has the
+//! starting points of scans), `handling` ends them, and `rows` decodes them. `log_segments` keeps the
+//! logs of apps. `registry` has the
 //! methods for administrators, whose operations are in `change`, `plugins`, `triggers`, `dead_letters`
 //! and `outstanding`.
 //!
@@ -30,6 +31,7 @@ mod grants;
 mod handling;
 mod increments;
 mod lease;
+mod log_segments;
 mod migrate;
 mod outbox;
 mod outstanding;

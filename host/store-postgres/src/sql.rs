@@ -2,7 +2,7 @@
 //!
 //! They also run on a distributed engine that shards by `app_id`; the tests below enforce that:
 //! - a statement on a table that is keyed by app names `app_id = $1`, first in its WHERE, or
-//!   inserts `$1` as its first column, except for the two that find the apps with work to do;
+//!   inserts `$1` as its first column, except for those that find the apps with work to do;
 //! - `DO UPDATE SET` and `UPDATE SET` call no volatile function, so `nextval` is drawn in `VALUES`
 //!   or `SELECT` and reaches them as `excluded.version`.
 //!
@@ -51,6 +51,7 @@ pub(super) mod usage_sql;
 pub(super) mod outbox_sql;
 pub(super) mod answers_sql;
 pub(super) mod dead_letters_sql;
+pub(super) mod logs_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;
 pub(super) mod settings_sql;

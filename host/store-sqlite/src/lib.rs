@@ -15,6 +15,7 @@ mod grants;
 mod links;
 #[allow(unsafe_code)]
 mod log_head;
+mod log_segments;
 mod nowait;
 mod outbox;
 mod read_limiter;
@@ -104,6 +105,7 @@ pub struct SqliteStore {
     cold_places: ReadLimiter,
     path: PathBuf,
     log_watch: Arc<LogWatch>,
+    logs: Arc<log_segments::LogFile>,
     // Dropped last, after the writer's connection.
     _kept: Option<Arc<File>>,
 }
@@ -135,6 +137,7 @@ impl SqliteStore {
             writer: Writer::start(&options, ballast)?,
             places: ReadLimiter::long(),
             cold_places: ReadLimiter::cold(),
+            logs: Arc::new(log_segments::LogFile::beside(&options)),
             path: options.path,
             log_watch: Arc::default(),
             _kept: kept,
@@ -204,18 +207,24 @@ fn set_cache(connection: &Connection, bytes: usize) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cache_size", -kib.min(i64::from(i32::MAX)))
 }
 
-/// Otherwise SQLite would create the file with the permissions of the umask.
+/// Creates the file of the store, or warns if others can read the one that exists.
 fn create_private(path: &std::path::Path) -> std::io::Result<()> {
+    if !create_file(path)? {
+        warn_if_others_can_read(path);
+    }
+    Ok(())
+}
+
+/// Creates a file for its owner only, and returns whether it did not exist. Otherwise SQLite would
+/// create it with the permissions of the umask.
+fn create_file(path: &std::path::Path) -> std::io::Result<bool> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     match options.open(path) {
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            warn_if_others_can_read(path);
-            Ok(())
-        }
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(e) => Err(e),
     }
 }

@@ -216,7 +216,7 @@ fn bank_with_totals() -> Vec<u8> {
 }
 
 /// Transfers between few accounts, most of which add to totals that some of them read: those who
-/// add wait for those who read, and nobody waits for ever.
+/// add wait for those who read, and no wait is endless.
 async fn transfer_with_totals(stages: Vec<EventHost>, each: u64) {
     let seed = seed();
     stages[0].deploy(bank_with_totals()).await;

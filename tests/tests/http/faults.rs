@@ -280,12 +280,12 @@ async fn wrong_with(route: &Route) -> Vec<String> {
     wrong
 }
 
-/// Whether a request succeeds without this call: it only drops a compiled module from memory once
-/// the change is made, or the answer is documented to lack the call's result.
+/// Whether a request succeeds without this call: it only drops a compiled module from memory, or
+/// removes a log, once the change is made, or the answer is documented to lack the call's result.
 fn is_optional(route: &Route, operation: Operation) -> bool {
     let names = |path, method| route.names(path, method);
     match operation {
-        Operation::Plugins => names("/v1/apps/{app}", "DELETE"),
+        Operation::Plugins | Operation::PruneLog => names("/v1/apps/{app}", "DELETE"),
         Operation::Module => {
             names("/v1/apps/{app}", "DELETE") || names("/v1/apps/{app}/plugins/{version}", "DELETE")
         }

@@ -23,6 +23,7 @@ mod problems;
 mod protocol;
 mod schemathesis;
 mod settings;
+mod stored_logs;
 mod timers;
 mod tokens;
 mod trace;

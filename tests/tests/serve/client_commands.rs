@@ -171,7 +171,8 @@ fn store_and_server_give_the_same_results() {
         &[&offline[..], &["plugin", "deploy", "shop", &module]].concat(),
     );
     assert_eq!(ok(&home, &with(&["call", "shop", "hello"])), "hello");
-    fails(&home.run(&with(&["logs", "shop"])), 2, "--server");
+    fails(&home.run(&with(&["logs", "shop", "-f"])), 2, "--server");
+    assert_eq!(ok(&home, &with(&["logs", "shop"])), "");
     let server = home.start(&["--store", &store]);
     assert_eq!(server.call("shop", "hello", b"").ok().text(), "hello");
     let url = server.url();

@@ -8,6 +8,7 @@ mod clients;
 mod clocks;
 mod deploy;
 mod file_system;
+mod logs;
 mod metrics;
 mod secrets;
 mod server_log;

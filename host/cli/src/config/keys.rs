@@ -371,6 +371,20 @@ const KEYS: &[Key] = &[
         dispatch.audit_of_app
     ),
     key!(
+        "logs.age",
+        "how long a line of an app's log is kept",
+        duration,
+        show_duration,
+        dispatch.logs.age
+    ),
+    key!(
+        "logs.bytes_of_app",
+        "size of the stored log of an app; the oldest lines are removed",
+        size_u64,
+        show_size_u64,
+        dispatch.logs.bytes_of_app
+    ),
+    key!(
         "limits.value",
         "size of a value",
         size,

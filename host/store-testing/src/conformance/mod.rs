@@ -33,6 +33,7 @@ pub mod json;
 pub mod kit;
 pub mod linearizable;
 pub mod lists;
+pub mod log_segments;
 pub mod long_lists;
 pub mod loop_guard;
 pub mod model;

@@ -402,6 +402,12 @@ macro_rules! conformance {
                 number_of_answers_is_bounded,
                 answers_of_a_deleted_app_are_absent_and_reaped,
             }
+            log_segments {
+                log_segments_are_read_by_position,
+                log_segment_is_stored_once,
+                log_is_pruned_by_age_and_size,
+                apps_with_a_log_are_listed_in_pages,
+            }
             expiry_sweep {
                 expired_entries_are_swept_in_steps,
                 rewritten_entry_is_not_swept,

@@ -4,8 +4,8 @@ use super::FaultyStore;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{
-    AppSurvey, Outbox, Registry, SettingsStore, Store, StoreClock, StoreError, StoreSize, Survey,
-    Upkeep,
+    AppSurvey, LogSegment, LogStore, Outbox, Registry, SegmentQuery, SettingsStore, Store,
+    StoreClock, StoreError, StoreSize, Survey, Upkeep,
 };
 use kvasm_core::{
     AnswerId, App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed,
@@ -180,6 +180,15 @@ operations! {
         Sweep: sweep(app: AppId, now: Timestamp, limit: u32) -> u64, of Some(app);
     }
 
+    LogStore {
+        AppendLog: append_log(segment: &LogSegment) -> (), of Some(segment.app);
+        LogSegments: log_segments(app: AppId, query: &SegmentQuery)
+            -> Vec<LogSegment>, of Some(app);
+        PruneLog: prune_log(app: AppId, before: u64, bytes_max: u64, limit: u32)
+            -> u64, of Some(app);
+        AppsWithLog: apps_with_log(after: Option<AppId>, limit: u32) -> Vec<AppId>, of None;
+    }
+
     Upkeep {
         PruneAudit: prune_audit(before: Timestamp, limit: u32) -> u64, of None;
         PruneAuditOf: prune_audit_of(app: AppId, keep: u32, limit: u32) -> u64, of Some(app);
@@ -202,8 +211,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// The sources of the traits.
-    const TRAITS: [&str; 6] = [
+    const TRAITS: [&str; 7] = [
         include_str!("../../../core/src/store/mod.rs"),
+        include_str!("../../../core/src/store/log_store.rs"),
         include_str!("../../../core/src/store/outbox.rs"),
         include_str!("../../../core/src/store/registry.rs"),
         include_str!("../../../core/src/store/settings_store.rs"),

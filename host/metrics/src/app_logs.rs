@@ -1,0 +1,19 @@
+//! Lines that do not reach a log.
+
+use super::{Metrics, NameLabel};
+
+impl Metrics {
+    /// Counts discarded lines of the host's own log.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.0.log_lines_dropped.inc_by(lines);
+    }
+
+    /// Counts lines of apps' logs that are not stored: `flood`, because an app writes too many, or
+    /// `store`, because the store did not take them in time.
+    pub fn app_log_lines_lost(&self, name: &'static str, lines: u64) {
+        self.0
+            .app_log_lines_lost
+            .get_or_create(&NameLabel { name })
+            .inc_by(lines);
+    }
+}
