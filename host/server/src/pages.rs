@@ -104,8 +104,8 @@ pub(super) async fn by_host(
     next.run(request).await
 }
 
-/// Returns the name before the domain in the host that a request names. More than one host, which
-/// servers and proxies could understand differently, is the name of no app.
+/// Returns the name before the domain in the host that a request names. More than one host, and one that is
+/// malformed, which servers and proxies could understand differently, is the name of no app.
 fn name_of(domain: &Domain, uri: &Uri, headers: &HeaderMap) -> Option<String> {
     let mut hosts = headers.get_all(HOST).iter();
     let named = hosts.next();
@@ -113,14 +113,14 @@ fn name_of(domain: &Domain, uri: &Uri, headers: &HeaderMap) -> Option<String> {
         return Some(String::new());
     }
     // The authority of the target takes precedence (RFC 9112, section 3.2.2).
-    let host = match uri.authority() {
-        Some(authority) => authority.host().to_owned(),
-        None => {
-            let authority = Authority::try_from(named?.as_bytes()).ok()?;
-            authority.host().to_owned()
-        }
-    };
-    domain.name_of(&host)
+    if let Some(authority) = uri.authority() {
+        return domain.name_of(authority.host());
+    }
+    let named = named.filter(|named| !named.is_empty())?;
+    match Authority::try_from(named.as_bytes()) {
+        Ok(authority) => domain.name_of(authority.host()),
+        Err(_) => Some(String::new()),
+    }
 }
 
 fn below(name: &str, uri: &Uri) -> Uri {
