@@ -1,6 +1,7 @@
 //! Triggers, handlers and transactional functions: real plugins on a host with a dispatcher.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod additions;
 mod bank;
 mod conformance;
 mod contention;

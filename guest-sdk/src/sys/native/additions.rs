@@ -1,9 +1,10 @@
 //! Additions of a transaction that it does not read: on the real host they are made by the commit,
 //! so their errors are those of the commit, or of a later read.
 
-use super::store::{Row, Store, overflow, sum};
+use super::store::{Row, Store};
 use super::validate;
 use crate::Error;
+use kvasm_abi::json::Integer;
 use kvasm_abi::{FORMAT_JSON, SUM_BYTES_MAX};
 
 /// What a transaction has added to an entry that it has not read or written otherwise.
@@ -114,4 +115,23 @@ impl Store {
             },
         )
     }
+}
+
+/// Returns what an entry is after an addition; an absent entry counts as 0.
+pub(super) fn sum(row: Option<&Row>, delta: i64) -> Result<i64, Error> {
+    let before = match row.map(Row::as_integer) {
+        None => 0,
+        Some(Integer::Value(value)) => value,
+        Some(Integer::TooLarge) => return Err(overflow()),
+        Some(Integer::Not) => {
+            return Err(Error::Type(
+                "cannot increment: the value is not a JSON integer; nothing was written".to_owned(),
+            ));
+        }
+    };
+    before.checked_add(delta).ok_or_else(overflow)
+}
+
+fn overflow() -> Error {
+    Error::Invalid("cannot increment: the sum exceeds 64 bits; nothing was written".to_owned())
 }

@@ -1,5 +1,6 @@
 //! The entries of the in-process host.
 
+use super::additions::sum;
 use super::copy;
 use super::outbox::{Changed, EventKind, Outbox};
 use super::timers::SetTimer;
@@ -45,7 +46,7 @@ impl Row {
             .is_none_or(|expires_at_ms| expires_at_ms > now_ms)
     }
 
-    fn as_integer(&self) -> Integer {
+    pub(super) fn as_integer(&self) -> Integer {
         match str::from_utf8(&self.value) {
             Ok(json) if self.format == FORMAT_JSON => Integer::parse(json),
             _ => Integer::Not,
@@ -390,25 +391,6 @@ fn changed(collection: &str, key: &str, version: u64) -> Changed {
         key: key.to_owned(),
         version,
     }
-}
-
-/// Returns what an entry is after an addition; an absent entry counts as 0.
-pub(super) fn sum(row: Option<&Row>, delta: i64) -> Result<i64, Error> {
-    let before = match row.map(Row::as_integer) {
-        None => 0,
-        Some(Integer::Value(value)) => value,
-        Some(Integer::TooLarge) => return Err(overflow()),
-        Some(Integer::Not) => {
-            return Err(Error::Type(
-                "cannot increment: the value is not a JSON integer; nothing was written".to_owned(),
-            ));
-        }
-    };
-    before.checked_add(delta).ok_or_else(overflow)
-}
-
-pub(super) fn overflow() -> Error {
-    Error::Invalid("cannot increment: the sum exceeds 64 bits; nothing was written".to_owned())
 }
 
 fn in_range(key: &str, query: &Query<'_>) -> bool {

@@ -4,6 +4,7 @@
 mod egress_keys;
 mod egress_text;
 mod keys;
+mod limit_keys;
 mod listen;
 mod text;
 
