@@ -150,7 +150,9 @@ impl fmt::Display for CallError {
         match self {
             CallError::Refused(message) | CallError::Failed(message) => f.write_str(message),
             CallError::Panicked(message) => write!(f, "the plugin {message}"),
-            CallError::NotCommitted(error) => write!(f, "the transaction not committed: {error}"),
+            CallError::NotCommitted(error) => {
+                write!(f, "the transaction was not committed: {error}")
+            }
             CallError::Crashed => f.write_str(self.message()),
         }
     }

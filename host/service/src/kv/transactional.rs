@@ -16,8 +16,8 @@ use super::{BATCH_MAX, Kv, List, Listing, capability, parts};
 use crate::{Caller, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::{
-    Applied, Batch, Capability, Collection, Entry, Invalid, JsonText, Key, LeaseToken, Limits, Op,
-    Subject, TimerName, Timestamp, Value, Version, increment,
+    Applied, Batch, Capability, Collection, Entry, Invalid, JsonText, Key, LeaseToken, Limits,
+    ListQuery, Op, Subject, TimerName, Timestamp, Value, Version, increment,
 };
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -209,6 +209,19 @@ impl Transaction {
         }
     }
 
+    /// Counts the entries of a list that the run has deleted, or that have expired in it.
+    fn deleted_in(&self, query: &ListQuery) -> u32 {
+        let (view, now) = (self.view.lock(), Timestamp::now());
+        let is_absent = |entry: &Option<Entry>| {
+            let live = entry.as_ref();
+            live.is_none_or(|entry| entry.expires_at.is_some_and(|at| at <= now))
+        };
+        let deleted = view.written.iter().filter(|((collection, key), entry)| {
+            *collection == query.collection && query.range.contains(key) && is_absent(entry)
+        });
+        u32::try_from(deleted.count()).unwrap_or(u32::MAX)
+    }
+
     async fn remove(&self, caller: &Caller, at: Address) -> Result<bool, ServiceError> {
         let existed = self
             .see_value(&caller.without_access_checks(), &at)
@@ -311,7 +324,15 @@ impl Kv for Transaction {
     async fn list(&self, caller: &Caller, list: List) -> Result<Listing, ServiceError> {
         let query = list_query(caller, &list, self.page_entries, usize::MAX)?;
         self.settle_followed().await;
-        let page = self.kv.list(caller, list.clone()).await?;
+        // More, in place of those that the run has deleted.
+        let of_store = List {
+            limit: Some(
+                self.page_entries
+                    .min(query.limit.saturating_add(self.deleted_in(&query))),
+            ),
+            ..list.clone()
+        };
+        let page = self.kv.list(caller, of_store).await?;
         let last = page.entries.last().map(|(key, _)| key.clone());
         let mut merged: BTreeMap<Key, Option<Entry>> = page.entries.into_iter().collect();
         let in_page = |key: &Key| match (&page.cursor, &last) {

@@ -234,7 +234,7 @@ struct Merge<'q> {
 
 impl<'q> Merge<'q> {
     fn new(query: &'q LogQuery) -> Merge<'q> {
-        // A line's position is never too early, except after a step of the clock.
+        // A line's position is at least its time, except after a step of the clock.
         let since = query.filter.since.map_or(0, |since| since.0.max(0));
         let since = since.unsigned_abs().saturating_mul(1_000);
         Merge {

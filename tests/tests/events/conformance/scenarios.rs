@@ -318,6 +318,24 @@ fn transactions() -> Vec<StepCall> {
         ("transaction", nested(2)),
         ("transaction", whole.clone()),
         ("failing", whole),
+        (
+            "transaction",
+            vec![set("t", "b", "1"), Step::Add("t".into(), "z".into(), 1)],
+        ),
+        // A text, so that the next commit fails.
+        ("steps", vec![set("t", "z", "x")]),
+        (
+            "transaction",
+            vec![set("t", "b", "2"), Step::Add("t".into(), "z".into(), 1)],
+        ),
+        (
+            "steps",
+            vec![
+                get("t", "b"),
+                get("t", "z"),
+                Step::Delete("t".into(), "z".into()),
+            ],
+        ),
         ("panicking", inner()),
         (
             "steps",
@@ -334,6 +352,22 @@ fn transactions() -> Vec<StepCall> {
         (
             "steps",
             vec![list("t", Range::default()), list("w", limited(5))],
+        ),
+        (
+            "steps",
+            ["1", "2", "3", "4"].map(|k| set("cut", k, k)).to_vec(),
+        ),
+        (
+            "steps",
+            vec![Step::Transaction(
+                vec![
+                    Step::Delete("cut".into(), "1".into()),
+                    Step::Delete("cut".into(), "3".into()),
+                    list("cut", limited(1)),
+                    list("cut", limited(2)),
+                ],
+                false,
+            )],
         ),
     ]
 }
