@@ -43,14 +43,25 @@ pub(super) fn commit(
     let batch = Batch::decode(batch).map_err(|_| malformed("batch"))?;
     validate::batch_len(batch.len())?;
     batch.ops.clone().try_for_each(validate_op)?;
-    // The last operation may fail, in which case none takes effect.
-    let mut after = store.clone();
-    check(&mut after, batch.checks, now_ms)?;
-    let applied: Result<Vec<Applied>, Error> =
-        batch.ops.map(|op| apply(&mut after, op, now_ms)).collect();
+    // The last operation may fail, in which case none takes effect. A single one writes last.
+    let before = (batch.ops.clone().count() > 1).then(|| store.clone());
+    let applied = apply_all(store, batch, now_ms);
+    if let (Err(_), Some(before)) = (&applied, before) {
+        store.roll_back(before);
+    }
     let applied = applied?;
-    *store = after;
     Ok(packed(&applied))
+}
+
+fn apply_all(
+    store: &mut Store,
+    batch: Batch<'_>,
+    now_ms: i64,
+) -> Result<Vec<Applied>, CommitFailure> {
+    check(store, batch.checks, now_ms)?;
+    let applied: Result<Vec<Applied>, Error> =
+        batch.ops.map(|op| apply(store, op, now_ms)).collect();
+    Ok(applied?)
 }
 
 /// Rejects invalid operations, whatever the store holds.
