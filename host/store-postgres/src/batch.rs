@@ -50,6 +50,26 @@ impl TransactionWork for CountedBatch<'_> {
     type Done = Committed;
 
     async fn run(&self, lease: &mut Lease) -> Result<Committed, Abort> {
+        let done = self.carry_out(lease).await;
+        if let Err(Abort::Error(Error::RowNotFound)) = &done {
+            // A deletion does not wait for this transaction before it marks the app as deleted. From
+            // then on statements do not find it.
+            let exists = sqlx::query(sql::APP_EXISTS).bind(self.write.app_id.uuid());
+            let rows = lease.run(exists).await?;
+            if !rows
+                .first()
+                .ok_or(Error::RowNotFound)?
+                .try_get::<bool, _>(0)?
+            {
+                return Err(StoreError::AppNotFound)?;
+            }
+        }
+        done
+    }
+}
+
+impl CountedBatch<'_> {
+    async fn carry_out(&self, lease: &mut Lease) -> Result<Committed, Abort> {
         let write = self.write;
         let watched = hold_app(lease, write).await?;
         let kept = answers::keep(lease, write).await?;
