@@ -166,6 +166,8 @@ const TOKEN: &str = "^[0-9a-f]{32}$";
 /// 32 hexadecimal digits or a UUID, not all zeros.
 const TRACE_ID: &str =
     "^(?![0-]+$)([0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})$";
+/// A position, and the identity of a host.
+const LOG_CURSOR: &str = "^[0-9]{1,19}-[0-9a-f]{32}$";
 /// A string of RFC 9651, or its characters alone.
 const IDEMPOTENCY_KEY: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,255}")$"#;
 /// Simpler than what is accepted, which also includes addresses.
@@ -229,6 +231,7 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
         }
         "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
         "?trace /v1/apps/{app}/logs" => json!({ "pattern": TRACE_ID }),
+        "?before /v1/apps/{app}/logs" => json!({ "pattern": LOG_CURSOR }),
         "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
         "DeliveriesRequest.events" => json!({
             "minItems": 1,
