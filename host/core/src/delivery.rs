@@ -238,15 +238,6 @@ pub struct Delivery {
     pub is_probe: bool,
 }
 
-impl DeadLetter {
-    /// Returns the bytes that it counts against its app's quota: those of its delivery, and the
-    /// texts of its failure.
-    pub fn bytes(&self) -> u64 {
-        let texts = self.error.len() + self.trace.as_ref().map_or(0, String::len);
-        self.event.bytes().max(DELIVERY_BYTES) + texts as u64
-    }
-}
-
 impl Delivery {
     /// Returns its state.
     pub fn state(&self) -> DeliveryState {
@@ -365,58 +356,6 @@ pub enum Verdict {
     DeadLetter(DeadReason),
 }
 
-/// A delivery that was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Its identity, which sorts by the time at which it was given up.
-    pub id: Uuid,
-    /// The whole event.
-    pub event: Event,
-    /// The trigger.
-    pub trigger: TriggerName,
-    /// Where it went.
-    pub target: DeliveryTarget,
-    /// Why it was given up.
-    pub reason: DeadReason,
-    /// The error of the last attempt.
-    pub error: String,
-    /// The stack trace in the plugin, if known.
-    pub trace: Option<String>,
-    /// The plugin version that was run last, if any.
-    pub plugin: Option<(PluginVersion, Digest)>,
-    /// The attempts since the event, or since the last replay.
-    pub attempts: u32,
-    /// How often it had been replayed.
-    pub replays: u32,
-    /// When it was given up.
-    pub dead_at: Timestamp,
-}
-
-/// A filter of an app's dead letters. Each field that is set narrows the selection.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DeadLetterFilter {
-    /// These identities; any if empty.
-    pub ids: Vec<Uuid>,
-    /// For this trigger.
-    pub trigger: Option<TriggerName>,
-    /// With this reason.
-    pub reason: Option<DeadReason>,
-    /// Given up at this time or later.
-    pub from: Option<Timestamp>,
-    /// Given up before this time.
-    pub until: Option<Timestamp>,
-}
-
-impl DeadLetterFilter {
-    /// Returns whether the filter selects a dead letter.
-    pub fn matches(&self, letter: &DeadLetter) -> bool {
-        (self.ids.is_empty() || self.ids.contains(&letter.id))
-            && self.trigger.as_ref().is_none_or(|t| *t == letter.trigger)
-            && self.reason.is_none_or(|reason| reason == letter.reason)
-            && self.from.is_none_or(|from| from <= letter.dead_at)
-            && self.until.is_none_or(|until| letter.dead_at < until)
-    }
-}
 /// A filter of an app's outstanding deliveries. Each field that is set narrows the selection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeliveryFilter {

@@ -9,6 +9,7 @@ mod batch;
 mod call_cost;
 mod cost;
 mod cursor;
+mod dead_letter;
 mod delivery;
 mod delivery_state;
 mod entry;
@@ -50,10 +51,11 @@ pub use cost::{
     DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, TRIGGERED_DELIVERIES_MAX,
 };
 pub use cursor::{Cursor, CursorKey};
+pub use dead_letter::{DeadLetter, DeadLetterFilter};
 pub use delivery::{
-    Claim, DEPTH_MAX, DeadLetter, DeadLetterFilter, DeadReason, Delivery, DeliveryFilter,
-    DeliveryKey, Event, EventKind, FailOutcome, FailedAttempt, LeaseToken, Queue, ScheduleTick,
-    TriggerDeletion, Verdict, ordering_key_of,
+    Claim, DEPTH_MAX, DeadReason, Delivery, DeliveryFilter, DeliveryKey, Event, EventKind,
+    FailOutcome, FailedAttempt, LeaseToken, Queue, ScheduleTick, TriggerDeletion, Verdict,
+    ordering_key_of,
 };
 pub use delivery_state::DeliveryState;
 pub use entry::{Entry, IncrementError, Timestamp, Value, Version, increment};

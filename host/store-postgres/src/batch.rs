@@ -50,7 +50,7 @@ impl TransactionWork for CountedBatch<'_> {
     type Done = Committed;
 
     async fn run(&self, lease: &mut Lease) -> Result<Committed, Abort> {
-        let done = self.carry_out(lease).await;
+        let done = self.commit_in(lease).await;
         if let Err(Abort::Error(Error::RowNotFound)) = &done {
             // A deletion does not wait for this transaction before it marks the app as deleted. From
             // then on statements do not find it.
@@ -69,7 +69,7 @@ impl TransactionWork for CountedBatch<'_> {
 }
 
 impl CountedBatch<'_> {
-    async fn carry_out(&self, lease: &mut Lease) -> Result<Committed, Abort> {
+    async fn commit_in(&self, lease: &mut Lease) -> Result<Committed, Abort> {
         let write = self.write;
         let watched = hold_app(lease, write).await?;
         let kept = answers::keep(lease, write).await?;

@@ -100,11 +100,14 @@ pub(super) async fn graves(
 pub(super) async fn reap(pool: &Pool, app: AppId, limit: u32) -> Result<u64, StoreError> {
     // A deletion is never undone, so this stays true.
     let is_buried = || sqlx::query(sql::registry_sql::IS_BURIED).bind(app.uuid());
-    if pool.read(is_buried).await?.is_empty() {
+    let rows = pool.read(is_buried).await?;
+    let Some(row) = rows.first() else {
         return Ok(0);
+    };
+    if !row.try_get::<bool, _>(0).map_err(store_error)? {
+        // The host that deleted it ended between the two steps.
+        transact(pool, &Settling { app }).await?;
     }
-    // The host that deleted it may have ended between the two steps.
-    transact(pool, &Settling { app }).await?;
     for text in [
         sql::outbox_sql::REAP_DELIVERIES,
         sql::REAP_ENTRIES,

@@ -23,22 +23,17 @@ fn shows(page: &Page, text: &str) {
 
 #[test]
 fn operator_works_on_a_wide_screen() {
-    let stage = Stage::start();
-    let page = Page::open(&stage.url(), 1280, false);
-    log_in(&stage, &page);
-    deploy(&stage, &page);
-    call(&page);
-    edit(&stage, &page);
-    replay(&page);
-    follow(&stage, &page);
-    manage(&stage, &page);
-    stage.server.stop();
+    operator_works(1280, false);
 }
 
 #[test]
 fn operator_works_on_a_narrow_screen_in_dark_mode() {
+    operator_works(360, true);
+}
+
+fn operator_works(width: u32, dark: bool) {
     let stage = Stage::start();
-    let page = Page::open(&stage.url(), 360, true);
+    let page = Page::open(&stage.url(), width, dark);
     log_in(&stage, &page);
     deploy(&stage, &page);
     call(&page);

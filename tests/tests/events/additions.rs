@@ -1,11 +1,8 @@
 //! Additions of transactions under contention.
 
-use super::contention::{CALLERS, locks, on_memory, on_postgres, on_sqlite};
+use super::contention::{CALLERS, assert_no_locks, call_all, on_memory, on_postgres, on_sqlite};
 use super::event_host::{EventHost, manifest};
-use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::guests::module_with;
-use std::sync::Arc;
-use tokio::task::JoinSet;
 
 /// Adds 1 to the entry "n" and writes an entry whose key is the input.
 fn counting() -> Vec<u8> {
@@ -23,18 +20,7 @@ fn counting() -> Vec<u8> {
 /// Transactions of many callers that add to one entry: none is run twice.
 async fn count(stages: Vec<EventHost>, each: u64) {
     stages[0].deploy(counting()).await;
-    let stages: Arc<[EventHost]> = stages.into();
-    let mut callers = JoinSet::new();
-    for caller in 0..CALLERS {
-        let stages = Arc::clone(&stages);
-        callers.spawn(async move {
-            let stage = &stages[caller as usize % stages.len()];
-            for at in 0..each {
-                stage.call("run", format!("{caller:04}{at:04}")).await;
-            }
-        });
-    }
-    callers.join_all().await;
+    let stages = call_all(stages, each, |_, caller, at| format!("{caller:04}{at:04}")).await;
     assert_eq!(
         stages[0].get("c", "n").await,
         Some((CALLERS * each).to_string())
@@ -43,8 +29,8 @@ async fn count(stages: Vec<EventHost>, each: u64) {
         let metrics = stage.host.metrics().encode();
         let reruns = "kvasm_transaction_reruns_total 0";
         assert!(metrics.lines().any(|line| line == reruns), "{metrics}");
-        assert_eq!(locks(stage), 0, "a lock was leaked");
     }
+    assert_no_locks(&stages);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,31 +81,19 @@ fn bank_with_totals() -> Vec<u8> {
 /// Transfers between few accounts, most of which add to totals that some of them read: those who
 /// add wait for those who read, and no wait is endless.
 async fn transfer_with_totals(stages: Vec<EventHost>, each: u64) {
-    let seed = seed();
     stages[0].deploy(bank_with_totals()).await;
-    let stages: Arc<[EventHost]> = stages.into();
-    let mut callers = JoinSet::new();
-    for caller in 0..CALLERS {
-        let stages = Arc::clone(&stages);
-        let mut rng = Rng::new(seed ^ (caller << 32));
-        callers.spawn(async move {
-            let stage = &stages[caller as usize % stages.len()];
-            for _ in 0..each {
-                let (from, to, reads) = (rng.below(2), rng.below(2), rng.below(6));
-                stage.call("run", format!("{from:02}{to:02}{reads}")).await;
-            }
-        });
-    }
-    callers.join_all().await;
+    let stages = call_all(stages, each, |rng, _, _| {
+        let (from, to, reads) = (rng.below(2), rng.below(2), rng.below(6));
+        format!("{from:02}{to:02}{reads}")
+    })
+    .await;
     for c in ["a", "z"] {
         assert_eq!(
             stages[0].get(c, "t").await,
             Some((CALLERS * each).to_string())
         );
     }
-    for stage in &*stages {
-        assert_eq!(locks(stage), 0, "a lock was leaked");
-    }
+    assert_no_locks(&stages);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,7 +60,7 @@ pub async fn on_postgres() -> Vec<EventHost> {
 }
 
 /// The number of locked keys of transactions on a host.
-pub fn locks(stage: &EventHost) -> i64 {
+fn locks(stage: &EventHost) -> i64 {
     let text = stage.host.metrics().encode();
     let line = text
         .lines()
@@ -81,30 +81,48 @@ async fn check_accounts(stages: &[EventHost], accounts: usize) {
     let all = stages[0].all("b").await;
     let sum: i64 = all.iter().map(|(_, v)| v.parse::<i64>().unwrap()).sum();
     assert_eq!((all.len(), sum), (accounts, accounts as i64 * EACH));
+    assert_no_locks(stages);
+}
+
+pub fn assert_no_locks(stages: &[EventHost]) {
     for stage in stages {
         assert_eq!(locks(stage), 0, "a lock was leaked");
     }
 }
 
-/// Runs transfers by 64 callers, spread over the hosts.
-async fn transfer(stages: Vec<EventHost>, accounts: usize, transfers: u64) {
+/// Calls "run" by 64 callers, spread over the hosts, `each` times. The input depends on the caller's
+/// random numbers, its number, and that of the call.
+pub async fn call_all(
+    stages: Vec<EventHost>,
+    each: u64,
+    input: impl Fn(&mut Rng, u64, u64) -> String + Copy + Send + 'static,
+) -> Arc<[EventHost]> {
     let seed = seed();
-    open_accounts(&stages[0], accounts).await;
     let stages: Arc<[EventHost]> = stages.into();
-    let start = Instant::now();
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
         let stages = Arc::clone(&stages);
         let mut rng = Rng::new(seed ^ (caller << 32));
         callers.spawn(async move {
             let stage = &stages[caller as usize % stages.len()];
-            for _ in 0..transfers {
-                let (from, to) = (rng.below(accounts), rng.below(accounts));
-                stage.call("run", format!("{from:02}{to:02}0")).await;
+            for at in 0..each {
+                stage.call("run", input(&mut rng, caller, at)).await;
             }
         });
     }
     callers.join_all().await;
+    stages
+}
+
+/// Runs transfers by 64 callers, spread over the hosts.
+async fn transfer(stages: Vec<EventHost>, accounts: usize, transfers: u64) {
+    open_accounts(&stages[0], accounts).await;
+    let start = Instant::now();
+    let stages = call_all(stages, transfers, move |rng, _, _| {
+        let (from, to) = (rng.below(accounts), rng.below(accounts));
+        format!("{from:02}{to:02}0")
+    })
+    .await;
     let rate = (CALLERS * transfers) as f64 / start.elapsed().as_secs_f64();
     println!("{accounts} accounts: {rate:.0} transfers a second");
     check_accounts(&stages, accounts).await;

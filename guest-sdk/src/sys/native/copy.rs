@@ -85,8 +85,7 @@ impl Store {
     /// Changes the version of an entry, if it exists, to that of the host's store.
     pub(super) fn set_version(&mut self, collection: &str, key: &str, version: u64) {
         self.last_version = self.last_version.max(version);
-        let rows = self.collections.get_mut(collection);
-        if let Some(row) = rows.and_then(|rows| rows.get_mut(key)) {
+        if let Some(row) = self.row_mut(collection, key) {
             row.version = version;
         }
     }
@@ -94,8 +93,7 @@ impl Store {
     /// Adds an entry of the host's store.
     pub(super) fn load(&mut self, collection: String, key: String, row: Row) {
         self.last_version = self.last_version.max(row.version);
-        let rows = self.collections.entry(collection).or_default();
-        rows.insert(key, row);
+        self.replace(&collection, &key, Some(row));
     }
 }
 

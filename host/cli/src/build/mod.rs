@@ -77,6 +77,23 @@ pub(crate) struct BuildOptions {
     pub(crate) child: BuildProcess,
 }
 
+impl BuildOptions {
+    /// For a module that is run at once: what a host does not read is left out.
+    pub(crate) fn to_run(release: bool, target: WasmTarget, child: BuildProcess) -> BuildOptions {
+        BuildOptions {
+            debug: !release,
+            // The rest is large, and only debuggers read it.
+            kept: match release {
+                true => KeptSections::Names,
+                false => KeptSections::Lines,
+            },
+            target,
+            output: None,
+            child,
+        }
+    }
+}
+
 /// A compiler's process, so that another thread can stop it.
 #[derive(Clone, Default)]
 pub(crate) struct BuildProcess(Arc<Mutex<Option<Child>>>);

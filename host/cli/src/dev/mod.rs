@@ -7,7 +7,6 @@ use super::failure::{CommandOutcome, Failure};
 use super::open::{CacheDir, StoreSpec};
 use super::serve::{self, Signals};
 use super::{Global, input, open};
-use crate::build::section::KeptSections;
 use crate::build::{BuildOptions, BuildProcess, WasmTarget, check_folder};
 use clap::Args;
 use kvasm::Compiler;
@@ -77,17 +76,7 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     let address = listener.local_addr()?;
     let app = app_name(&args.folder)?;
     let child = BuildProcess::default();
-    let options = BuildOptions {
-        debug: !args.release,
-        // The rest is large, and only debuggers read it.
-        kept: match args.release {
-            true => KeptSections::Names,
-            false => KeptSections::Lines,
-        },
-        target: args.target,
-        output: None,
-        child: child.clone(),
-    };
+    let options = BuildOptions::to_run(args.release, args.target, child.clone());
 
     let session =
         Session::start(host.clone(), app.clone(), args.folder, options, last_call).await?;

@@ -1,7 +1,7 @@
 //! What the harness in a test's process and the host of that test say to each other: one JSON object
 //! a line. Bytes are in hexadecimal. `guest-sdk/src/testing/remote` has the other side.
 
-use kvasm::model::Cost;
+use kvasm::api::CostView;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -180,31 +180,7 @@ pub(super) struct CallEnd {
     pub(super) message: String,
     /// The variant of the SDK's error, if it was not committed.
     pub(super) error: &'static str,
-    pub(super) cost: UsedCost,
-}
-
-/// The part of a call's cost that the SDK knows.
-#[derive(Serialize)]
-pub(super) struct UsedCost {
-    entries_read: u64,
-    entries_written: u64,
-    bytes_read: u64,
-    bytes_written: u64,
-    host_calls: u64,
-    fetches: u64,
-}
-
-impl From<&Cost> for UsedCost {
-    fn from(cost: &Cost) -> UsedCost {
-        UsedCost {
-            entries_read: cost.entries_read,
-            entries_written: cost.entries_written,
-            bytes_read: cost.bytes_read,
-            bytes_written: cost.bytes_written,
-            host_calls: cost.host_calls,
-            fetches: cost.fetches,
-        }
-    }
+    pub(super) cost: CostView,
 }
 
 /// What the store of an app holds.

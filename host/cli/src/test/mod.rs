@@ -9,7 +9,6 @@ mod test_app;
 
 use super::failure::{CommandOutcome, Failure};
 use super::{Global, inspect, output};
-use crate::build::section::KeptSections;
 use crate::build::{BuildOptions, BuildProcess, WasmTarget, build, cargo};
 use clap::Args;
 pub(crate) use host_process::{TEST_HOST, serve};
@@ -88,16 +87,7 @@ pub(super) async fn run(global: &Global, args: TestArgs) -> Result<CommandOutcom
 
 /// Builds the module, and compiles it once for all tests.
 async fn prepare(global: &Global, args: &TestArgs, session: &Path) -> Result<(), Failure> {
-    let options = BuildOptions {
-        debug: !args.release,
-        kept: match args.release {
-            true => KeptSections::Names,
-            false => KeptSections::Lines,
-        },
-        target: args.target,
-        output: None,
-        child: BuildProcess::default(),
-    };
+    let options = BuildOptions::to_run(args.release, args.target, BuildProcess::default());
     let built = build(&args.folder, &options)?;
     let place = built.path.display().to_string();
     let inspected = inspect::read(global, built.wasm.clone()).await;

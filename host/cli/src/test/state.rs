@@ -4,11 +4,10 @@ use super::messages::{HarnessDelivery, HarnessEntry, HarnessState, HarnessTimer}
 use crate::failure::Failure;
 use kvasm::Host;
 use kvasm::model::{
-    App, Collection, DeadLetter, DeadLetterFilter, Delivery, DeliveryTarget, EventKind, Pause,
-    Timestamp, Trigger, TriggerName, Value, Watch,
+    App, Collection, DeadLetter, DeadLetterFilter, Delivery, EventKind, Pause, Timestamp, Trigger,
+    TriggerName, Value, Watch,
 };
 use kvasm::service::{Caller, Kv, List};
-use serde_json::json;
 use std::collections::HashMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -89,17 +88,9 @@ async fn timers(host: &Host, app: &App) -> Result<Vec<Delivery>, Failure> {
     Ok(host.store().timers(app.id, None, DELIVERIES_MAX).await?)
 }
 
-/// The name of the handler of a delivery.
-pub(super) fn handler(target: &DeliveryTarget) -> &str {
-    match target {
-        DeliveryTarget::Function(name) => name.as_str(),
-        DeliveryTarget::Webhook => "",
-    }
-}
-
 fn queued(delivery: &Delivery) -> HarnessDelivery {
     HarnessDelivery {
-        handler: handler(&delivery.target).to_owned(),
+        handler: delivery.target.column().to_owned(),
         event_id: delivery.event.id.to_string(),
         changed: changed(&delivery.event.kind),
     }
@@ -141,30 +132,8 @@ async fn dead(host: &Host, app: &App) -> Result<Vec<serde_json::Value>, Failure>
             return Ok(letters);
         };
         before = Some(last.id);
-        letters.extend(page.iter().map(letter));
+        letters.extend(page.iter().map(DeadLetter::to_plugin_json));
     }
-}
-
-fn letter(letter: &DeadLetter) -> serde_json::Value {
-    let (collection, key, version) = match changed(&letter.event.kind) {
-        Some((collection, key, version)) => (Some(collection), Some(key), Some(version)),
-        None => (None, None, None),
-    };
-    json!({
-        "id": letter.id,
-        "event_id": letter.event.id,
-        "trigger": letter.trigger,
-        "function": handler(&letter.target),
-        "kind": letter.event.kind.kind(),
-        "collection": collection,
-        "key": key,
-        "version": version,
-        "reason": letter.reason.as_str(),
-        "error": letter.error,
-        "attempts": letter.attempts,
-        "at_ms": letter.event.at,
-        "dead_at_ms": letter.dead_at,
-    })
 }
 
 /// Returns when something is due after now: a delivery, or the retry of a timer; and if `with_plans`

@@ -4,11 +4,11 @@ use super::faults::{FaultyKv, PlannedFaults, TestServers};
 use super::link::HarnessLink;
 use super::messages::{
     CallEnd, FaultPlan, HarnessAction, HarnessAnswer, HarnessLine, HarnessRequest, HarnessWrite,
-    UsedCost,
 };
 use super::state;
 use crate::failure::Failure;
 use crate::logs;
+use kvasm::api::CostView;
 use kvasm::api::LogView;
 use kvasm::dispatch::{AttemptEvent, StepDispatcher};
 use kvasm::metrics::Metrics;
@@ -261,7 +261,7 @@ impl TestApp {
                 how: "returned",
                 message: String::new(),
                 error: "",
-                cost: UsedCost::from(&response.cost),
+                cost: CostView::from(&response.cost),
                 output: response.output,
             }),
             Err(InvokeError::Call(failure)) => Ok(failed(&failure)),
@@ -393,11 +393,11 @@ async fn deploy(
 fn reported(event: AttemptEvent<'_>) -> HarnessLine {
     match event {
         AttemptEvent::Started(delivery) => {
-            HarnessLine::Started(state::handler(&delivery.target).to_owned())
+            HarnessLine::Started(delivery.target.column().to_owned())
         }
         AttemptEvent::Succeeded(_) => HarnessLine::Succeeded,
         AttemptEvent::Failed(delivery, error) => {
-            let handler = state::handler(&delivery.target);
+            let handler = delivery.target.column();
             HarnessLine::Failed(format!("{handler}: {}", why(error)))
         }
     }
@@ -431,7 +431,7 @@ fn failed(failure: &CallFailure) -> CallEnd {
         message,
         error,
         output: Vec::new(),
-        cost: UsedCost::from(&failure.cost),
+        cost: CostView::from(&failure.cost),
     }
 }
 

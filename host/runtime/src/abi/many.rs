@@ -10,8 +10,8 @@ use kvasm_abi::{
     Slot, Status, encode_records,
 };
 use kvasm_core::{
-    Applied, Batch, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, EventKind, Expect,
-    Invalid, KEY_BYTES_MAX, Key, Op, Subject, TimerName, TimerOp, Timestamp,
+    Applied, Batch, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, Expect, Invalid,
+    KEY_BYTES_MAX, Key, Op, Subject, TimerName, TimerOp, Timestamp,
 };
 use kvasm_service::ServiceError;
 use serde_json::json;
@@ -371,31 +371,7 @@ async fn dead_letters<T: GuestView>(
         .await;
     let full = letters.len() == limit as usize;
     let next = letters.last().filter(|_| full).map(|letter| letter.id);
-    let letters: Vec<_> = letters.iter().map(letter).collect();
+    let letters: Vec<_> = letters.iter().map(DeadLetter::to_plugin_json).collect();
     let answer = json!({ "letters": letters, "next": next });
     guest.answer(out, answer.to_string().into_bytes())
-}
-
-/// A dead letter as returned to its plugin: without the value, which may be large.
-fn letter(letter: &DeadLetter) -> serde_json::Value {
-    let entry = letter.event.kind.entry();
-    let version = match &letter.event.kind {
-        EventKind::Set { version, .. } | EventKind::Deleted { version, .. } => Some(version.0),
-        EventKind::Due | EventKind::Timer { .. } => None,
-    };
-    json!({
-        "id": letter.id,
-        "event_id": letter.event.id,
-        "trigger": letter.trigger,
-        "function": letter.target.column(),
-        "kind": letter.event.kind.kind(),
-        "collection": entry.map(|(collection, _)| collection),
-        "key": entry.map(|(_, key)| key),
-        "version": version,
-        "reason": letter.reason.as_str(),
-        "error": letter.error,
-        "attempts": letter.attempts,
-        "at_ms": letter.event.at,
-        "dead_at_ms": letter.dead_at,
-    })
 }

@@ -70,8 +70,9 @@ statements! {
     /// Deleted apps after an identity, limit.
     GRAVES = "SELECT a.id FROM apps AS a WHERE a.deleted_at IS NOT NULL AND a.id > $1 \
         ORDER BY a.id LIMIT $2";
-    /// App: a row if it was deleted.
-    IS_BURIED = "SELECT a.id FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
+    /// App: if it was deleted, whether its name is free.
+    IS_BURIED = "SELECT a.name = '~' || a.id::text FROM apps AS a WHERE a.id = $1 \
+        AND a.deleted_at IS NOT NULL";
     /// Deletes the tombstone of an app without rows. The foreign keys cascade to its plugins and
     /// triggers.
     DELETE_APP = "DELETE FROM apps AS a WHERE a.id = $1 AND a.deleted_at IS NOT NULL";
