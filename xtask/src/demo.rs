@@ -35,8 +35,8 @@ pub fn run(check: bool) -> Result<()> {
 
     step("a server with an empty store");
     // A check may run alongside other servers.
-    let port = if check { "0" } else { "7180" };
-    let server = Server::start(&program, &folder.0, port)?;
+    let ports = if check { ["0", "0"] } else { ["7180", "7181"] };
+    let server = Server::start(&program, &folder.0, ports)?;
 
     step("two apps run one plugin");
     for (app, _, _) in LINKS {
@@ -63,6 +63,7 @@ pub fn run(check: bool) -> Result<()> {
         return Ok(());
     }
     println!("The server keeps running at {} until Ctrl-C.", server.url);
+    println!("Its API and console are at {}.", server.admin_url);
     println!("Its admin token: {}", server.token);
     server.wait()
 }
@@ -71,22 +72,27 @@ pub fn run(check: bool) -> Result<()> {
 struct Server {
     process: Child,
     program: PathBuf,
+    /// Where plugins answer.
     url: String,
+    /// Where the API is.
+    admin_url: String,
     token: String,
 }
 
 impl Server {
-    fn start(program: &Path, folder: &Path, port: &str) -> Result<Server> {
-        let listen = format!("127.0.0.1:{port}");
+    fn start(program: &Path, folder: &Path, ports: [&str; 2]) -> Result<Server> {
+        let [listen, admin] = ports.map(|port| format!("127.0.0.1:{port}"));
         let store = format!("sqlite:{}", folder.join("kvasm.db").display());
         let cache = folder.join("compiled");
         let token_file = folder.join("admin-token");
-        println!("$ kvasm serve --listen {listen}");
+        println!("$ kvasm serve --listen {listen} --admin-listen {admin}");
         let mut process = clean(program)
             .args([
                 "serve",
                 "--listen",
                 &listen,
+                "--admin-listen",
+                &admin,
                 "--store",
                 &store,
                 "--cache-dir",
@@ -98,20 +104,24 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut url = None;
+        let (mut url, mut admin_url) = (None, None);
         if let Some(stdout) = process.stdout.take() {
             for line in BufReader::new(stdout).lines() {
                 let line = line?;
                 println!("{line}");
+                if let Some(text) = line.strip_prefix("Administration on ") {
+                    admin_url = Some(text.to_owned());
+                }
+                // The last line.
                 if let Some(text) = line.strip_prefix("Listening on ") {
                     url = Some(text.to_owned());
                     break;
                 }
             }
         }
-        let Some(url) = url else {
+        let (Some(url), Some(admin_url)) = (url, admin_url) else {
             let _ = process.kill();
-            bail!("the server did not start; is port {port} in use?");
+            bail!("the server did not start; are {listen} and {admin} in use?");
         };
         // Written before the server listens.
         let token = fs::read_to_string(&token_file)
@@ -121,6 +131,7 @@ impl Server {
             process,
             program: program.to_owned(),
             url,
+            admin_url,
             token,
         })
     }
@@ -130,7 +141,7 @@ impl Server {
         println!("$ kvasm {}", typed(arguments));
         let mut command = clean(&self.program);
         command
-            .args(["--server", &self.url])
+            .args(["--server", &self.admin_url])
             .args(arguments)
             .env("KVASM_TOKEN", &self.token);
         show(&mut command).map(drop)

@@ -288,6 +288,21 @@ pub struct TokenView {
     pub revoked_at: Option<i64>,
 }
 
+/// What the sender of a request may do: its token, without the secret.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OwnToken {
+    /// Id; absent for a program with direct access to the store.
+    pub id: Option<String>,
+    /// Name, for people.
+    pub name: String,
+    /// Scopes that the token grants.
+    pub scopes: Vec<String>,
+    /// Id of the only app that the token is valid for; absent if it is valid for every app.
+    pub app: Option<String>,
+    /// When it expires.
+    pub expires_at: Option<i64>,
+}
+
 impl From<&Token> for TokenView {
     fn from(token: &Token) -> TokenView {
         TokenView {

@@ -101,7 +101,7 @@ fn base(server: &str) -> Result<String, Failure> {
     let shown = server.split(['?', '#']).next().unwrap_or_default();
     let shown = shown.rsplit('@').next().unwrap_or_default();
     Err(Failure::user(format!(
-        "invalid server {shown:?}; expected a URL like http://127.0.0.1:7180{why}"
+        "invalid server {shown:?}; expected a URL like http://127.0.0.1:7181{why}"
     )))
 }
 

@@ -12,7 +12,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
 pub(super) struct Global {
-    /// The URL of the server, such as http://127.0.0.1:7180 [env: KVASM_SERVER]
+    /// The URL of the server, such as http://127.0.0.1:7181 [env: KVASM_SERVER]
     #[arg(long, global = true, value_name = "URL")]
     server: Option<String>,
     /// The token for the server [env: KVASM_TOKEN]

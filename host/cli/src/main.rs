@@ -52,7 +52,7 @@ Examples:
   kvasm build my-plugin
   kvasm inspect my-plugin/target/kvasm/my_plugin.wasm
   kvasm serve --token-file admin.token
-  KVASM_TOKEN=$(cat admin.token) kvasm login --server http://127.0.0.1:7180
+  KVASM_TOKEN=$(cat admin.token) kvasm login --server http://127.0.0.1:7181
   kvasm app create demo --public
   kvasm plugin deploy demo counter.wasm
   kvasm call demo add --input '{\"name\":\"visits\",\"by\":1}'

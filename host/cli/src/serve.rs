@@ -21,9 +21,13 @@ use tokio_util::sync::CancellationToken;
 
 #[derive(Args)]
 pub(super) struct Serve {
-    /// Address or host name, and port, to listen on [default: 127.0.0.1:7180]
+    /// Address or host name, and port, for calls and pages of plugins [default: 127.0.0.1:7180]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
+    /// Address and port for the API and the console, or none: the API at --listen, without the
+    /// console [default: 127.0.0.1:7181]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin_listen: Option<String>,
     /// Domain below which each app has a host name of its own, APP.DOMAIN
     #[arg(long, value_name = "DOMAIN")]
     domain: Option<String>,
@@ -57,6 +61,7 @@ fn config(global: &Global, serve: &Serve) -> Result<Config, Failure> {
         arguments.extend(value.map(|value| (key.to_owned(), value)));
     };
     argument("listen", serve.listen.clone());
+    argument("admin.listen", serve.admin_listen.clone());
     argument("pages.domain", serve.domain.clone());
     argument("cache_dir", serve.cache_dir.clone());
     argument("log.format", serve.log_format.clone());
@@ -457,10 +462,10 @@ mod tests {
     #[test]
     fn connection_limit_reserves_files_for_store_and_admin() {
         let mut config = Config::default();
-        assert_eq!(connections(&config, 1_024), 1_024 - 128);
+        assert_eq!(connections(&config, 1_024), 1_024 - 128 - 256);
         assert_eq!(connections(&config, u64::MAX), config.server.connections);
         assert_eq!(connections(&config, 100), 50);
-        config.admin_listen = Some(Listen::default());
-        assert_eq!(connections(&config, 1_024), 1_024 - 128 - 256);
+        config.admin_listen = None;
+        assert_eq!(connections(&config, 1_024), 1_024 - 128);
     }
 }

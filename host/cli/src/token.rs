@@ -5,7 +5,7 @@ use super::failure::{CommandOutcome, Failure};
 use super::token_file::TokenFile;
 use super::{Global, output};
 use clap::{Args, Subcommand};
-use kvasm::api::{AuditPage, NewToken, TokenMade, TokenPage};
+use kvasm::api::{AuditPage, NewToken, OwnToken, TokenMade, TokenPage};
 use kvasm::model::{AppName, Scope, Timestamp};
 use serde_json::json;
 use std::path::PathBuf;
@@ -34,6 +34,8 @@ pub(super) enum TokenCommand {
         #[arg(long, value_name = "FILE")]
         token_file: Option<PathBuf>,
     },
+    /// Show the token in use, and what it grants
+    Show,
     /// List tokens
     List {
         /// Only tokens of this app
@@ -81,6 +83,22 @@ fn path(app: Option<&AppName>, rest: &[&str]) -> RequestPath {
     }
 }
 
+/// A token, with one line for each property.
+fn shown(own: &OwnToken) -> String {
+    let id = own
+        .id
+        .as_deref()
+        .unwrap_or("none: direct access to the store");
+    let app = own.app.as_deref().unwrap_or("every app");
+    let expires = own.expires_at.map(output::time);
+    let expires = expires.unwrap_or_else(|| "never".to_owned());
+    format!(
+        "id       {id}\nname     {}\nscopes   {}\napp      {app}\nexpires  {expires}",
+        own.name,
+        own.scopes.join(" "),
+    )
+}
+
 pub(super) async fn run(global: &Global, command: TokenCommand) -> Result<CommandOutcome, Failure> {
     let client = connect(global).await?;
     match command {
@@ -116,6 +134,10 @@ pub(super) async fn run(global: &Global, command: TokenCommand) -> Result<Comman
                 output::note(&format!("Token {}. It is not shown again:", made.token.id));
             }
             output::object(global.json, &json!(made), || made.secret.clone())?;
+        }
+        TokenCommand::Show => {
+            let own: OwnToken = client.get(&RequestPath::new(&["v1", "token"])).await?;
+            output::object(global.json, &json!(own), || shown(&own))?;
         }
         TokenCommand::List { app } => {
             let mut tokens = Vec::new();

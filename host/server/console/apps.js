@@ -1,6 +1,7 @@
 // The table of apps.
 
 import { get, json, path } from "./api.js";
+import { isOfOneApp, may } from "./access.js";
 import { html, link, useEffect, useLoad, usePages, useState, useAction } from "./ui.js";
 import { Dialog, Field, Listing, Refusal, Usage } from "./ui.js";
 import { count, size } from "./text.js";
@@ -86,7 +87,7 @@ export function Apps() {
     <h1 tabindex="-1">Apps</h1>
     <div class="tools">
       <${Field} label="Name begins with"><input type="search" name="search" value=${typed} onInput=${(event) => setTyped(event.target.value)} /><//>
-      <button type="button" class="primary" onClick=${() => setCreating(true)}>New app</button>
+      ${may("app:admin") && !isOfOneApp() && html`<button type="button" class="primary" onClick=${() => setCreating(true)}>New app</button>`}
     </div>
     <${Listing} pages=${pages} columns=${COLUMNS} what="apps" />
     ${pages.problem?.status === 403 && html`<${Open} />`}

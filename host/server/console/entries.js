@@ -1,8 +1,9 @@
 // Entries of an app: collections, keys by prefix, and one entry.
 
 import { get, path } from "./api.js";
+import { may } from "./access.js";
 import { html, link, useEffect, usePages, useState } from "./ui.js";
-import { Field, Listing, Pager, Refusal, Text } from "./ui.js";
+import { Field, Lacks, Listing, Pager, Refusal, Text } from "./ui.js";
 import { Entry, NewEntry } from "./entry.js";
 
 const PAGE = 50;
@@ -47,7 +48,8 @@ export function Entries({ app, query }) {
   const [turn, setTurn] = useState(0);
   const changed = () => setTurn(turn + 1);
   return html`<div>
-    <p class="buttons"><button type="button" onClick=${() => setAdding(true)}>New entry</button></p>
+    <${Lacks} scope="script:write" to="change an entry" />
+    ${may("script:write") && html`<p class="buttons"><button type="button" onClick=${() => setAdding(true)}>New entry</button></p>`}
     <div class="columns">
       <${Collections} key=${`t${turn}`} app=${app} current=${collection} />
       ${collection && html`<${Keys} key=${`c${collection}`} app=${app} collection=${collection} chosen=${key} prefix="" turn=${turn} />`}

@@ -1,6 +1,7 @@
 // One entry: its value, and changes that are guarded by its version.
 
 import { json, path, send } from "./api.js";
+import { may } from "./access.js";
 import { html, link, useAction, useEffect, useLoad, useRef, useState } from "./ui.js";
 import { Confirm, Definitions, Dialog, Field, HiddenCharacters, Refusal, Text } from "./ui.js";
 import { Hex, JsonText, download } from "./values.js";
@@ -131,11 +132,11 @@ export function Entry({ app, collection, entryKey, onDeleted }) {
         ["Expires", entry.expires ? time(entry.expires) : "never"],
       ]} />
       ${mode !== "edit" && html`<p class="buttons">
-        ${entry.isJson && html`<button type="button" onClick=${() => setMode("edit")}>Edit</button>`}
+        ${entry.isJson && may("script:write") && html`<button type="button" onClick=${() => setMode("edit")}>Edit</button>`}
         ${entry.isJson && html`<button type="button" aria-pressed=${mode === "text"} onClick=${() => setMode(mode === "text" ? "tree" : "text")}>As text</button>`}
         <button type="button" onClick=${() => download(entryKey, entry.bytes)}>Download</button>
         <button type="button" onClick=${loaded.reload}>Reload</button>
-        <button type="button" class="danger" onClick=${() => setDeleting(true)}>Delete</button>
+        ${may("script:write") && html`<button type="button" class="danger" onClick=${() => setDeleting(true)}>Delete</button>`}
       </p>`}
       ${mode === "edit" && html`<${Edit} app=${app} collection=${collection} entryKey=${entryKey} entry=${entry} onDone=${done} onCancel=${() => setMode("tree")} />`}
       ${mode === "text" && html`<pre class="value"><${Text} value=${entry.text} block /></pre>`}

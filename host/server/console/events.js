@@ -1,8 +1,9 @@
 // Triggers, timers and outstanding deliveries.
 
 import { get, json, path, send } from "./api.js";
+import { may } from "./access.js";
 import { html, useAction, useLoad, usePages, useState } from "./ui.js";
-import { Confirm, Definitions, Dialog, Field, Listing, Refusal, Table, Text } from "./ui.js";
+import { Confirm, Definitions, Dialog, Field, Lacks, Listing, Refusal, Table, Text } from "./ui.js";
 import { Hex, Tree, fromBase64 } from "./values.js";
 import { plural, shown, size, time } from "./text.js";
 
@@ -62,11 +63,12 @@ export function Triggers({ app }) {
     ["Attempts", (row) => row.attempts_max],
     ["State", state],
     ["Actions", (row) => html`<button type="button" disabled=${change.busy} aria-label=${`${row.paused ? "Resume" : "Pause"} ${shown(row.name)}`}
-      onClick=${() => change.start(row)}>${row.paused ? "Resume" : "Pause"}</button>`],
+      onClick=${() => change.start(row)}>${row.paused ? "Resume" : "Pause"}</button>`, "app:admin"],
   ];
   const rows = loaded.data?.triggers ?? [];
   return html`<div>
     <${Refusal} problem=${loaded.problem} /><${Refusal} problem=${change.problem} />
+    <${Lacks} scope="app:admin" to="pause or resume a trigger" />
     ${rows.length > 0 ? html`<${Table} rows=${rows} columns=${columns} what="triggers" />` : loaded.data && html`<p class="empty">No triggers.</p>`}
     <p class="buttons"><button type="button" onClick=${loaded.reload}>Reload</button></p>
   </div>`;
@@ -90,10 +92,11 @@ export function Timers({ app }) {
     ["Error", (row) => (row.error ? html`<${Text} value=${row.error} block />` : "")],
     ["Payload", (row) => { const { length } = fromBase64(row.payload); return size(length); }],
     ["Actions", (row) => html`<span class="buttons"><button type="button" aria-label=${`Run ${shown(row.timer)} now`} onClick=${() => run.start(row)}>Run now</button>
-      <button type="button" aria-label=${`Cancel ${shown(row.timer)}`} onClick=${() => setCancelling(row)}>Cancel</button></span>`],
+      <button type="button" aria-label=${`Cancel ${shown(row.timer)}`} onClick=${() => setCancelling(row)}>Cancel</button></span>`, "script:write"],
   ];
   return html`<div>
     <${Refusal} problem=${run.problem} /><p role="status">${run.done}</p>
+    <${Lacks} scope="script:write" to="run or cancel a timer" />
     <${Listing} pages=${pages} columns=${columns} what="timers" id=${(row) => `t${row.timer}`} />
     ${cancelling && html`<${Confirm} title="Cancel the timer" action="Cancel the timer" onClose=${() => setCancelling(null)}
       closed=${() => { setCancelling(null); pages.reload(); }}
@@ -119,14 +122,15 @@ export function Deliveries({ app }) {
     ["Due", (row) => time(row.due_at)],
     ["Error", (row) => (row.error ? html`<span class="message"><${Text} value=${row.error} block /></span>` : "")],
     ["Actions", (row) => html`<span class="buttons"><button type="button" aria-label=${`Inspect ${row.event.id}`} onClick=${() => setOpen(row)}>Inspect</button>
-      <button type="button" aria-label=${`Discard ${row.event.id}`} onClick=${() => setBulk({ events: [row.event.id], trigger: row.trigger })}>Discard</button></span>`],
+      ${may("script:write") && html`<button type="button" aria-label=${`Discard ${row.event.id}`} onClick=${() => setBulk({ events: [row.event.id], trigger: row.trigger })}>Discard</button>`}</span>`],
   ];
   return html`<div>
     <form class="tools" onSubmit=${(event) => { event.preventDefault(); setApplied(trigger.trim()); }}>
       <${Field} label="Trigger"><input name="trigger" value=${trigger} onInput=${(event) => setTrigger(event.target.value)} /><//>
       <button type="submit">Filter</button>
-      <button type="button" class="danger" onClick=${() => setBulk(applied === "" ? { all: true } : { trigger: applied })}>Discard ${applied === "" ? "all" : "those of the trigger"} …</button>
+      ${may("script:write") && html`<button type="button" class="danger" onClick=${() => setBulk(applied === "" ? { all: true } : { trigger: applied })}>Discard ${applied === "" ? "all" : "those of the trigger"} …</button>`}
     </form>
+    <${Lacks} scope="script:write" to="discard a delivery" />
     <p role="status">${said}</p>
     <${Listing} pages=${pages} columns=${columns} what="deliveries" id=${(row) => `${row.event.id} ${row.trigger}`} />
     ${open && html`<${Dialog} title="Delivery" onClose=${() => setOpen(null)}>

@@ -1,7 +1,8 @@
 // Dead letters: inspect, replay and discard one, some, or all that a filter selects.
 
 import { get, path } from "./api.js";
-import { html, useEffect, usePages, useState, Dialog, Definitions, Field, Listing, Text } from "./ui.js";
+import { may } from "./access.js";
+import { html, useEffect, usePages, useState, Dialog, Definitions, Field, Lacks, Listing, Text } from "./ui.js";
 import { Bulk, Event } from "./events.js";
 import { plural, time } from "./text.js";
 
@@ -20,8 +21,8 @@ function Letter({ letter, onClose, onReplay, onDiscard }) {
     <h3>Error</h3><pre><${Text} value=${letter.error} block /></pre>
     ${letter.trace && html`<h3>Trace</h3><pre tabindex="0"><${Text} value=${letter.trace} block /></pre>`}
     <h3>Event</h3><${Event} event=${letter.event} />
-    <p class="buttons"><button type="button" class="primary" onClick=${onReplay}>Replay</button>
-      <button type="button" class="danger" onClick=${onDiscard}>Discard</button>
+    <p class="buttons">${may("script:write") && html`<button type="button" class="primary" onClick=${onReplay}>Replay</button>
+      <button type="button" class="danger" onClick=${onDiscard}>Discard</button>`}
       <button type="button" onClick=${onClose}>Close</button></p>
   <//>`;
 }
@@ -43,7 +44,7 @@ export function Letters({ app }) {
   const ask = (verb, selection) => { setOpen(null); setBulk({ verb, selection }); };
   const toggle = (id) => setChosen(chosen.includes(id) ? chosen.filter((each) => each !== id) : [...chosen, id]);
   const columns = [
-    ["Chosen", (row) => html`<input type="checkbox" aria-label=${`Choose ${row.id}`} checked=${chosen.includes(row.id)} onChange=${() => toggle(row.id)} />`],
+    ["Chosen", (row) => html`<input type="checkbox" aria-label=${`Choose ${row.id}`} checked=${chosen.includes(row.id)} onChange=${() => toggle(row.id)} />`, "script:write"],
     ["Since", (row) => html`<span class="nowrap">${time(row.dead_at)}</span>`],
     ["Trigger", (row) => html`<${Text} value=${row.trigger} />`],
     ["Event", (row) => html`<${Text} value=${`${row.event.kind} ${row.event.key ?? row.event.timer ?? ""}`} />`],
@@ -62,7 +63,8 @@ export function Letters({ app }) {
         <option value="">any</option>${REASONS.map((each) => html`<option value=${each}>${each}</option>`)}</select><//>
       <button type="submit">Filter</button>
     </form>
-    <p class="buttons">${chosen.length > 0 ? pair({ ids: chosen }, `${chosen.length} chosen`) : pages.rows.length > 0 && pair(matching, all)}</p>
+    <${Lacks} scope="script:write" to="replay or discard a dead letter" />
+    <p class="buttons">${may("script:write") && (chosen.length > 0 ? pair({ ids: chosen }, `${chosen.length} chosen`) : pages.rows.length > 0 && pair(matching, all))}</p>
     <p role="status">${said}</p>
     <${Listing} pages=${pages} columns=${columns} what="dead letters" />
     ${open && html`<${Letter} letter=${open} onClose=${() => setOpen(null)} onReplay=${() => ask("replay", { ids: [open.id] })}

@@ -1,7 +1,8 @@
 // Log-in, navigation and the frame of all views.
 
 import { session, send, path } from "./api.js";
-import { html, render, link, useEffect, useRef, useState, Field, Refusal, useAction } from "./ui.js";
+import { isOfOneApp, loadAccess } from "./access.js";
+import { html, render, link, useEffect, useLoad, useRef, useState, Field, Refusal, Text, useAction } from "./ui.js";
 import { Apps } from "./apps.js";
 import { App } from "./app.js";
 import { Tokens } from "./tokens.js";
@@ -46,12 +47,7 @@ function LogIn({ why, onDone }) {
   const logIn = useAction(async () => {
     const given = token.trim();
     if (!/^[\x21-\x7e]+$/.test(given)) throw new Error("A token begins with kvasm_ and has no spaces.");
-    try {
-      await send("GET", path(["apps"], { limit: 1 }), { token: given });
-    } catch (problem) {
-      // A token without app:read is valid too.
-      if (problem.status !== 403) throw problem;
-    }
+    await send("GET", path(["token"]), { token: given });
     session.begin(given);
     onDone();
   });
@@ -89,7 +85,11 @@ function Console() {
     document.title = `${app && /^[a-z0-9_-]{1,64}$/.test(app) ? `${app} – ` : ""}Kvasm console`;
     main.current?.querySelector("h1")?.focus();
   }, [isIn, section, app, segments[2]]);
+  const access = useLoad(async (signal) => (isIn ? loadAccess(signal) : null), [isIn]);
   if (!isIn) return html`<${LogIn} why=${why} onDone=${() => { setWhy(null); setIn(true); }} />`;
+  if (access.problem) return html`<main><h1>Kvasm console</h1><${Refusal} problem=${access.problem} />
+    <p class="buttons"><button type="button" onClick=${access.reload}>Try again</button><button type="button" onClick=${() => end(null)}>Log out</button></p></main>`;
+  if (!access.data) return null;
   const View = VIEWS[section];
   return html`<div>
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); main.current.querySelector("h1")?.focus(); }}>Skip to content</a>
@@ -97,7 +97,7 @@ function Console() {
       <strong>Kvasm</strong>
       <nav aria-label="Sections">${SECTIONS.map(([name, title]) => html`
         <a href=${link([name])} aria-current=${name === section ? "page" : undefined}>${title}</a>`)}</nav>
-      <span class="buttons"><${Theme} /><button type="button" onClick=${() => end(null)}>Log out</button></span>
+      <span class="buttons"><span class="dim" title=${access.data.scopes.join(" ")}><${Text} value=${access.data.name} />${isOfOneApp() && ", one app"}</span><${Theme} /><button type="button" onClick=${() => end(null)}>Log out</button></span>
     </header>
     <main id="main" ref=${main}>
       ${app ? html`<${App} key=${app} app=${app} tab=${segments[2]} query=${query} />` : html`<${View} query=${query} />`}

@@ -1,8 +1,9 @@
 // Settings of an app: public calls, limits, configuration, secrets, grants, deletion.
 
 import { get, json, path, send } from "./api.js";
+import { may } from "./access.js";
 import { html, link, useAction, useLoad, useState } from "./ui.js";
-import { Confirm, Field, Refusal, Table, Text, grantText } from "./ui.js";
+import { Confirm, Field, Lacks, Refusal, Table, Text, grantText } from "./ui.js";
 import { time } from "./text.js";
 
 const LIMITS = [
@@ -34,8 +35,9 @@ function Limits({ app }) {
           onInput=${(event) => setEdits({ ...edits, [name]: event.target.value })} /><//>`)}
       </div>
       <${Refusal} problem=${save.problem} />
-      <p class="buttons"><button type="submit" disabled=${save.busy || Object.keys(edits).length === 0}>Save limits</button>
-        <span role="status">${save.done}</span></p>
+      <${Lacks} scope="instance:admin" to="change limits" />
+      ${may("instance:admin") && html`<p class="buttons"><button type="submit" disabled=${save.busy || Object.keys(edits).length === 0}>Save limits</button>
+        <span role="status">${save.done}</span></p>`}
     </form>`}
   </section>`;
 }
@@ -49,7 +51,7 @@ function Public({ app }) {
   return html`<section><h2>Calls without a token</h2>
     <${Refusal} problem=${loaded.problem} />
     ${loaded.data && html`<p class="buttons"><span>They are ${loaded.data.public ? "allowed" : "refused"}.</span>
-      <button type="button" disabled=${change.busy} onClick=${change.start}>${loaded.data.public ? "Refuse" : "Allow"} them</button></p>`}
+      ${may("app:admin") && html`<button type="button" disabled=${change.busy} onClick=${change.start}>${loaded.data.public ? "Refuse" : "Allow"} them</button>`}</p>`}
     <${Refusal} problem=${change.problem} />
   </section>`;
 }
@@ -72,14 +74,14 @@ function Values({ app, kind, title, isSecret }) {
   const columns = [
     ["Name", (row) => html`<code>${row.name}</code>`],
     !isSecret && ["Value", (row) => html`<${Text} value=${row.value} block />`],
-    ["Actions", (row) => html`<button type="button" aria-label=${`Remove ${row.name}`} disabled=${unset.busy} onClick=${() => unset.start(row)}>Remove</button>`],
+    ["Actions", (row) => html`<button type="button" aria-label=${`Remove ${row.name}`} disabled=${unset.busy} onClick=${() => unset.start(row)}>Remove</button>`, "app:admin"],
   ].filter(Boolean);
   const rows = loaded.data?.[kind] ?? [];
   return html`<section><h2>${title}</h2>
     <${Refusal} problem=${loaded.problem} />
     ${rows.length > 0 && html`<${Table} rows=${rows} columns=${columns} what=${title} />`}
     <${Refusal} problem=${unset.problem} />
-    ${loaded.data && html`<form class="tools" onSubmit=${(event) => { event.preventDefault(); set.start(); }}>
+    ${loaded.data && may("app:admin") && html`<form class="tools" onSubmit=${(event) => { event.preventDefault(); set.start(); }}>
       <${Field} label="Name"><input required maxlength="64" autocomplete="off" value=${name} onInput=${(event) => setName(event.target.value)} /><//>
       <${Field} label="Value" hint=${isSecret ? "No one can read it back." : null}>
         <input type=${isSecret ? "password" : "text"} autocomplete="off" value=${value} onInput=${(event) => setValue(event.target.value)} /><//>
@@ -106,13 +108,13 @@ function Grants({ app }) {
   const columns = [
     ["Plugins may use", (row) => html`<${Text} value=${grantText(row.grant)} />`],
     ["Granted", (row) => time(row.granted_at)],
-    ["Actions", (row) => html`<button type="button" aria-label=${`Revoke ${grantText(row.grant)}`} disabled=${revoke.busy} onClick=${() => revoke.start(row.grant)}>Revoke</button>`],
+    ["Actions", (row) => html`<button type="button" aria-label=${`Revoke ${grantText(row.grant)}`} disabled=${revoke.busy} onClick=${() => revoke.start(row.grant)}>Revoke</button>`, "app:admin"],
   ];
   return html`<section><h2>Grants</h2>
     <${Refusal} problem=${loaded.problem} />
     ${loaded.data?.grants.length > 0 && html`<${Table} rows=${loaded.data.grants} columns=${columns} what="grants" id=${(row) => grantText(row.grant)} />`}
     <${Refusal} problem=${revoke.problem} />
-    ${loaded.data && html`<form class="tools" onSubmit=${(event) => { event.preventDefault(); add.start(); }}>
+    ${loaded.data && may("app:admin") && html`<form class="tools" onSubmit=${(event) => { event.preventDefault(); add.start(); }}>
       <${Field} label="Permission"><select value=${kind} onChange=${(event) => setKind(event.target.value)}>
         <option value="http_origin">Requests to an origin</option><option value="secret">Reads of a secret</option><option value="timers">Timers</option>
       </select><//>
@@ -127,15 +129,16 @@ function Grants({ app }) {
 export function Settings({ app }) {
   const [deleting, setDeleting] = useState(false);
   return html`<div>
+    <${Lacks} scope="app:admin" to="change these settings" />
     <${Public} app=${app} />
     <${Limits} app=${app} />
     <${Grants} app=${app} />
     <${Values} app=${app} kind="config" title="Configuration" />
     <${Values} app=${app} kind="secrets" title="Secrets" isSecret />
-    <section><h2>Delete</h2>
+    ${may("app:admin") && html`<section><h2>Delete</h2>
       <p>Deletes the app with its plugins, entries, tokens and logs.</p>
       <button type="button" class="danger" onClick=${() => setDeleting(true)}>Delete the app</button>
-    </section>
+    </section>`}
     ${deleting && html`<${Confirm} title="Delete the app" word=${app} action="Delete permanently"
       onConfirm=${() => send("DELETE", path(["apps", app]))} onClose=${() => setDeleting(false)}
       closed=${() => { location.hash = link(["apps"]); }}>

@@ -1,6 +1,7 @@
 // Tokens of an app, or of every app. A new one is shown once.
 
 import { get, json, path, send } from "./api.js";
+import { may } from "./access.js";
 import { html, useAction, usePages, useState } from "./ui.js";
 import { Confirm, Dialog, Field, Listing, Refusal, Text } from "./ui.js";
 import { shown, time } from "./text.js";
@@ -67,7 +68,7 @@ export function Tokens({ app }) {
   ].filter(Boolean);
   return html`<div>
     ${!app && html`<h1 tabindex="-1">Tokens</h1>`}
-    <p class="buttons"><button type="button" class="primary" onClick=${() => setCreating(true)}>New token</button></p>
+    ${may(app ? "app:admin" : "instance:admin") && html`<p class="buttons"><button type="button" class="primary" onClick=${() => setCreating(true)}>New token</button></p>`}
     <${Listing} pages=${pages} columns=${columns} what="tokens" />
     ${creating && html`<${Create} at=${at} ofApp=${Boolean(app)} onClose=${() => setCreating(false)} onDone=${(done) => { setCreating(false); setMade(done); }} />`}
     ${made && html`<${Once} made=${made} onClose=${() => { setMade(null); pages.reload(); }} />`}

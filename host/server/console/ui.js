@@ -3,6 +3,7 @@
 import { h, render, Fragment } from "./vendor/preact.js";
 import { useEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
 import htm from "./vendor/htm.js";
+import { may } from "./access.js";
 import { hidden, pieces } from "./text.js";
 
 export const html = htm.bind(h);
@@ -38,6 +39,12 @@ export function Refusal({ problem }) {
     ${problem.unmet?.length > 0 && html`<${Unmet} unmet=${problem.unmet} />`}
     ${problem.requestId && html`<p class="dim">Request <code><${Text} value=${problem.requestId} /></code></p>`}
   </div>`;
+}
+
+/** A sentence about what needs a scope that the token does not have. */
+export function Lacks({ scope, to }) {
+  if (may(scope)) return null;
+  return html`<p class="note" role="note">To ${to}, a token needs the scope <code>${scope}</code>, which this one does not have.</p>`;
 }
 
 /** A permission, as text. */
@@ -97,7 +104,7 @@ export function Pager({ pages, what }) {
   </nav>`;
 }
 
-/** A page of rows as a table, with its refusal and pager. `columns`: `[title, cell(row)]`. */
+/** A page of rows as a table, with its refusal and pager. `columns`: `[title, cell(row)]`, and the scope without which a column is left out. */
 export function Listing({ pages, columns, what, id }) {
   const empty = !pages.loading && !pages.problem && pages.rows.length === 0;
   return html`<${Fragment}>
@@ -108,7 +115,8 @@ export function Listing({ pages, columns, what, id }) {
   <//>`;
 }
 
-export function Table({ rows, columns, what, id = (row) => row.id ?? row.name }) {
+export function Table({ rows, columns: all, what, id = (row) => row.id ?? row.name }) {
+  const columns = all.filter(([, , scope]) => !scope || may(scope));
   return html`<div class="scroll" role="region" aria-label=${`Table of ${what}`} tabindex="0"><table role="table">
     <thead role="rowgroup"><tr role="row">${columns.map(([title]) => html`<th role="columnheader" scope="col">${title}</th>`)}</tr></thead>
     <tbody role="rowgroup">${rows.map((row) => html`<tr role="row" key=${id(row)}>${columns.map(([title, cell]) => (

@@ -1,8 +1,9 @@
 // Plugin versions: deploy, activate, roll back.
 
 import { get, json, path, send } from "./api.js";
+import { may } from "./access.js";
 import { html, useAction, usePages, useRef, useState } from "./ui.js";
-import { Confirm, Listing, Refusal, Text, grantText } from "./ui.js";
+import { Confirm, Lacks, Listing, Refusal, Text, grantText } from "./ui.js";
 import { size, time } from "./text.js";
 
 const PAGE = 25;
@@ -49,7 +50,8 @@ function Deploy({ app, onDone }) {
     </div>
     ${deploy.busy && html`<p role="status">Uploading and compiling <${Text} value=${file?.name} /> (${size(file?.size ?? 0)}) …</p>`}
     <${Refusal} problem=${deploy.problem} />
-    ${missing.length > 0 && html`<p class="buttons"><button type="button" class="primary" disabled=${grant.busy} onClick=${grant.start}>Grant these and deploy again</button></p>`}
+    ${missing.length > 0 && !may("app:admin") && html`<${Lacks} scope="app:admin" to="grant these" />`}
+    ${missing.length > 0 && may("app:admin") && html`<p class="buttons"><button type="button" class="primary" disabled=${grant.busy} onClick=${grant.start}>Grant these and deploy again</button></p>`}
     <${Refusal} problem=${grant.problem} />
     ${deploy.done && html`<${Changes} deployed=${deploy.done} />`}
   </section>`;
@@ -76,11 +78,11 @@ export function Versions({ app }) {
     ["Actions", (row) => (row.active
       ? html`<button type="button" disabled=${!row.replaced} onClick=${() => setAsked(["back"])}>Roll back${row.replaced ? ` to ${row.replaced}` : ""}</button>`
       : html`<span class="buttons"><button type="button" aria-label=${`Activate version ${row.version}`} onClick=${() => setAsked(["activate", row.version])}>Activate</button>
-        <button type="button" aria-label=${`Delete version ${row.version}`} onClick=${() => setAsked(["remove", row.version])}>Delete</button></span>`)],
+        <button type="button" aria-label=${`Delete version ${row.version}`} onClick=${() => setAsked(["remove", row.version])}>Delete</button></span>`), "plugin:deploy"],
   ];
   const question = asked && questions[asked[0]](asked[1]);
   return html`<div>
-    <${Deploy} app=${app} onDone=${pages.reload} />
+    ${may("plugin:deploy") ? html`<${Deploy} app=${app} onDone=${pages.reload} />` : html`<${Lacks} scope="plugin:deploy" to="deploy or activate a version" />`}
     <section><h2>Versions</h2><${Listing} pages=${pages} columns=${columns} what="versions" id=${(row) => row.version} /></section>
     ${question && html`<${Confirm} title=${question[0]} action=${question[0]} danger=${asked[0] === "remove"} onConfirm=${question[2]}
       onClose=${() => setAsked(null)} closed=${() => { setAsked(null); pages.reload(); }}><p>${question[1]}</p><//>`}

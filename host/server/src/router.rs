@@ -113,6 +113,7 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(tokens::list_of_app, tokens::create_for_app))
         .routes(routes!(tokens::revoke_of_app))
         .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::show_own))
         .routes(routes!(tokens::revoke))
         .routes(routes!(logs::show))
         .routes(routes!(audit::list_of_app))

@@ -9,7 +9,7 @@ use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use kvasm_api::{NewToken, TokenMade, TokenPage, TokenView};
+use kvasm_api::{NewToken, OwnToken, TokenMade, TokenPage, TokenView};
 use kvasm_core::{App, Capability, Timestamp, TokenId};
 use kvasm_service::{Actor, Expiry};
 use serde::Deserialize;
@@ -96,6 +96,20 @@ async fn make(
         token: TokenView::from(&token),
     };
     Ok((StatusCode::CREATED, JsonBody(made)))
+}
+
+/// Returns the token of the request.
+#[utoipa::path(get, path = "/v1/token", tag = "tokens",
+    responses((status = 200, body = OwnToken)), security(("token" = [])))]
+pub(super) async fn show_own(Authenticated(actor, _): Authenticated) -> JsonBody<OwnToken> {
+    let principal = actor.principal();
+    JsonBody(OwnToken {
+        id: actor.token().map(|id| id.to_string()),
+        name: actor.name().to_owned(),
+        scopes: principal.scopes().iter().map(ToString::to_string).collect(),
+        app: principal.app().map(|app| app.to_string()),
+        expires_at: actor.expires_at().map(|at| at.0),
+    })
 }
 
 /// Lists all tokens.

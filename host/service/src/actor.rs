@@ -76,7 +76,7 @@ impl Actor {
     }
 
     /// Returns when its token expires, if it does.
-    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+    pub fn expires_at(&self) -> Option<Timestamp> {
         self.expires_at
     }
 

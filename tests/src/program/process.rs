@@ -89,8 +89,11 @@ impl Home {
         command
     }
 
+    /// A command of the program. A server that it starts has one address for everything, unless
+    /// the arguments name an administration address: many servers run at the same time.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.prepare(program());
+        command.env("KVASM_ADMIN_LISTEN", "none");
         command.args(arguments);
         command
     }

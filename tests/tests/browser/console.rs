@@ -296,6 +296,43 @@ fn token_with_few_scopes_sees_what_it_may_and_a_sentence_about_the_rest() {
     stage.server.stop();
 }
 
+/// A token that may only read is offered no button whose request would be refused.
+#[test]
+fn token_that_may_only_read_is_offered_no_changes() {
+    let stage = Stage::start();
+    stage.json("POST", "/v1/apps", json!({"name": "shop"}));
+    stage.put("shop", "notes", "a", json!(1));
+    let scopes = ["app:read", "script:read"];
+    let (_, secret) = stage.token("/v1/apps/shop/tokens", &scopes);
+    let page = Page::open(&stage.url(), 360, false);
+    page.log_in(&secret);
+    page.see("header", "one app");
+    page.see_no("button", "New app");
+    page.click("td a", "shop");
+    page.see("h1", "shop");
+    for (tab, scope, button) in [
+        ("Entries", "script:write", "New entry"),
+        ("Dead letters", "script:write", "Replay"),
+        ("Deliveries", "script:write", "Discard"),
+        ("Timers", "script:write", "Cancel"),
+        ("Versions", "plugin:deploy", "Activate"),
+        ("Triggers", "app:admin", "Pause"),
+        ("Settings", "app:admin", "Delete the app"),
+    ] {
+        page.tab(tab);
+        page.see("[role=note]", scope);
+        page.see_no("button", button);
+    }
+    let entry = "#/apps/shop/entries?collection=notes&key=a";
+    page.browser.go(&format!("{}/{entry}", stage.url()));
+    page.see(".entry dd", "JSON");
+    for button in ["Edit", "Delete"] {
+        page.see_no(".entry button", button);
+    }
+    page.check_log("read only", &[]);
+    stage.server.stop();
+}
+
 /// The checks of the other tests see what they are for: a script in the page is not run, and an
 /// image of another host not requested.
 #[test]

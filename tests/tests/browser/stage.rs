@@ -30,14 +30,7 @@ impl Stage {
 
     fn start_at(home: Home, port: u16) -> Stage {
         let listen = format!("admin.listen=127.0.0.1:{port}");
-        let server = home.start(&[
-            "--set",
-            &listen,
-            "--set",
-            "admin.api=true",
-            "--set",
-            "admin.console=true",
-        ]);
+        let server = home.start(&["--set", &listen]);
         let stdout = server.stdout();
         let (_, rest) = stdout.split_once("Administration on http://").unwrap();
         let (address, _) = rest.split_once('\n').unwrap();

@@ -97,7 +97,7 @@ fn local_errors_are_not_reported_as_connection_errors() {
         fails(
             &home.run(&["--server", bad, "app", "list"]),
             2,
-            "http://127.0.0.1:7180",
+            "http://127.0.0.1:7181",
         );
     }
     let secret = home.run(&["--server", "http://user:secret@x", "app", "list"]);

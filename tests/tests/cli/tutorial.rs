@@ -10,8 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PAGE: &str = "docs/tutorial.md";
-/// The address in the page; the server of the test has a free port instead.
-const ADDRESS: &str = "127.0.0.1:7180";
+/// The addresses in the page, of plugins and of administration; the server of the test has free
+/// ports instead.
+const ADDRESSES: [&str; 2] = ["127.0.0.1:7180", "127.0.0.1:7181"];
+/// What the server prints before them.
+const PRINTED: [&str; 2] = ["Listening on http://", "Administration on http://"];
 /// For outputs that come after a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,7 +28,26 @@ struct Reader {
 /// A command that runs until the end of the test.
 struct Server {
     child: Child,
-    address: String,
+    /// As in [`ADDRESSES`].
+    addresses: [String; 2],
+}
+
+impl Server {
+    /// What a reader types, with the addresses of this server.
+    fn real(&self, page: &str) -> String {
+        let pairs = ADDRESSES.iter().zip(&self.addresses);
+        pairs.fold(page.to_owned(), |text, (page, real)| {
+            text.replace(page, real)
+        })
+    }
+
+    /// What a reader sees, with the addresses of the page.
+    fn as_in_page(&self, printed: &str) -> String {
+        let pairs = ADDRESSES.iter().zip(&self.addresses);
+        pairs.fold(printed.to_owned(), |text, (page, real)| {
+            text.replace(real, page)
+        })
+    }
 }
 
 impl Drop for Server {
@@ -72,7 +94,7 @@ impl Reader {
     fn run(&mut self, block: &Block) -> String {
         let mut script = block.text.clone();
         if let Some(server) = &self.server {
-            script = script.replace(ADDRESS, &server.address);
+            script = server.real(&script);
         }
         let at = self.user.home.path().join("pwd");
         let at = at.to_str().unwrap();
@@ -82,7 +104,7 @@ impl Reader {
         self.share_target();
         let mut printed = String::from_utf8(output.stdout).unwrap();
         if let Some(server) = &self.server {
-            printed = printed.replace(&server.address, ADDRESS);
+            printed = server.as_in_page(&printed);
         }
         let fails = block.comment("fails").is_some();
         assert_eq!(
@@ -110,24 +132,27 @@ impl Reader {
     fn start(&mut self, block: &Block, expected: &Block) {
         let mut command = self.shell(&format!("exec {}", block.text));
         command.env("KVASM_LISTEN", "127.0.0.1:0");
+        command.env("KVASM_ADMIN_LISTEN", "127.0.0.1:0");
         command.env("KVASM_ENGINE_INSTANCES", "16");
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut server = Server {
             child,
-            address: String::new(),
+            addresses: Default::default(),
         };
         let mut printed = String::new();
-        while server.address.is_empty() {
+        while server.addresses.iter().any(String::is_empty) {
             let line = lines.next().unwrap_or_else(|| panic!("{printed}"));
             let line = line.unwrap();
-            if let Some(address) = line.strip_prefix("Listening on http://") {
-                server.address = address.to_owned();
+            for (address, prefix) in server.addresses.iter_mut().zip(PRINTED) {
+                if let Some(found) = line.strip_prefix(prefix) {
+                    *address = found.to_owned();
+                }
             }
             printed.push_str(&line);
             printed.push('\n');
         }
-        compare(expected, &printed.replace(&server.address, ADDRESS));
+        compare(expected, &server.as_in_page(&printed));
         // It must not wait for a reader of its log.
         std::thread::spawn(move || lines.for_each(drop));
         self.server = Some(server);

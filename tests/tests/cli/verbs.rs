@@ -107,6 +107,7 @@ fn rows() -> Vec<Row> {
         row("dead-letter replay shop --all").expect_code(1),
         row("dead-letter discard shop --all").expect_code(1),
         row("token create ci --scope app:read --app shop --expires 90d").expect_output("kvasm_"),
+        row("token show").expect_output("instance:admin"),
         row("token list --app shop").expect_output("until"),
         row("token revoke TOKEN").expect_output("Revoked"),
         row("token list").expect_output("revoked"),

@@ -82,7 +82,7 @@ fn verdict(operation: &Operation, who: Caller, public: bool) -> Outcome {
             | Caller::Revoked,
         ) => Outcome::Unauthenticated,
         (Access::Optional, Caller::AllOfOther) => Outcome::Forbidden,
-        (Access::Optional, _) => Outcome::Allowed,
+        (Access::Optional | Access::Token, _) => Outcome::Allowed,
         (Access::Scope(scope), Caller::Of(own)) => allowed(own.as_str() == scope),
         (Access::Scope(scope), Caller::OfOwn(own)) => {
             allowed(own.as_str() == scope && !requires_instance_access(operation, scope))
@@ -307,7 +307,7 @@ async fn authentication_precedes_parameter_validation() {
     let mut count = 0;
     for operation in operations(&document(&server.root).await) {
         let needs_token = match operation.access {
-            Access::Scope(_) => true,
+            Access::Scope(_) | Access::Token => true,
             Access::Optional if !operation.path.starts_with("/a/") => false,
             Access::Open | Access::Optional => continue,
         };
@@ -406,7 +406,7 @@ async fn documented_scopes_are_complete() {
     let operations = operations(&document(&server.root).await);
     let used = operations.iter().filter_map(|o| match &o.access {
         Access::Scope(scope) => Some(scope.clone()),
-        Access::Open | Access::Optional => None,
+        Access::Open | Access::Optional | Access::Token => None,
     });
     assert_eq!(used.collect::<BTreeSet<_>>(), expected);
 

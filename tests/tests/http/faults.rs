@@ -321,8 +321,8 @@ async fn store_failures_are_problems_and_changes_keep_their_audit_rows() {
     let mut wrong = Vec::new();
     let mut count = 0;
     for route in &routes {
-        let needs_scope = matches!(route.access, Access::Scope(_));
-        if needs_scope || route.path.ends_with("/call/{function}") {
+        let needs_token = matches!(route.access, Access::Scope(_) | Access::Token);
+        if needs_token || route.path.ends_with("/call/{function}") {
             wrong.extend(wrong_with(route).await);
             count += 1;
         }

@@ -11,6 +11,8 @@ pub enum Access {
     Open,
     /// A token, unless the app is public.
     Optional,
+    /// Any token.
+    Token,
     /// A token that grants this scope.
     Scope(String),
 }
@@ -20,6 +22,7 @@ impl std::fmt::Display for Access {
         f.write_str(match self {
             Access::Open => "none",
             Access::Optional => "optional",
+            Access::Token => "any",
             Access::Scope(scope) => scope,
         })
     }
@@ -116,8 +119,11 @@ fn access(operation: &Value, default: &Value) -> Access {
     }
     assert_eq!(ways.len(), 1, "{operation}");
     let scopes = &ways[0]["token"];
-    assert_eq!(scopes.len(), 1, "{operation}");
-    Access::Scope(scopes[0].clone())
+    match scopes.as_slice() {
+        [] => Access::Token,
+        [scope] => Access::Scope(scope.clone()),
+        _ => panic!("{operation}"),
+    }
 }
 
 /// Every reference of the document leads to one of its components.

@@ -106,3 +106,20 @@ async fn last_operator_token_cannot_be_revoked() {
     assert!(server.host.admin().bootstrap().await.unwrap().is_none());
     server.stop().await;
 }
+
+/// Every valid token may ask what it is, and learns nothing else.
+#[tokio::test]
+async fn token_describes_itself() {
+    let server = Server::start().await;
+    let app = server.app("shop", true).await;
+    let scopes = [Scope::AppRead, Scope::LogRead];
+    let client = server.client(Some(&app), &scopes).await;
+    let own = client.get("/v1/token").await.expect(200).json();
+    assert_eq!(own["scopes"], json!(["app:read", "log:read"]));
+    assert_eq!(own["app"], json!(app.id.to_string()));
+    let id = client.secret().split('_').nth(1).unwrap();
+    assert_eq!(own["id"], json!(id));
+    assert!(!own.to_string().contains(client.secret()), "{own}");
+    let root = server.root.get("/v1/token").await.expect(200).json();
+    assert_eq!(root["app"], Value::Null);
+}

@@ -26,13 +26,14 @@ fn ask(server: &Server, address: SocketAddr, path: &str, headers: &str) -> Respo
 #[test]
 fn health_and_metrics_can_have_a_separate_address() {
     let home = Home::new();
-    let server = home.start(&["--set", ADMIN]);
+    let server = home.start(&["--set", ADMIN, "--set", "admin.api=false"]);
     server.deploy_guest("demo");
     let admin = admin_of(&server);
     ask(&server, admin, "/healthz", "").ok();
     ask(&server, admin, "/readyz", "").ok();
     let metrics = ask(&server, admin, "/metrics", "").ok().text();
     assert!(metrics.contains("kvasm_"), "{metrics}");
+    ask(&server, admin, "/", "").expect(404, "route-not-found");
     // It serves nothing else, and the public address still serves the rest.
     ask(&server, admin, "/v1/apps", &server.authorization()).expect(404, "route-not-found");
     ask(&server, admin, "/a/demo/", "").expect(404, "route-not-found");
@@ -43,16 +44,19 @@ fn health_and_metrics_can_have_a_separate_address() {
 }
 
 #[test]
-fn api_can_be_restricted_to_the_admin_address() {
+fn api_and_console_are_only_at_the_admin_address() {
     let home = Home::new();
-    let server = home.start(&["--set", ADMIN]);
+    let server = home.start(&[]);
     server.deploy_guest("demo");
     server.put("demo", "k", b"1").ok();
     let token = server.authorization();
     server.stop();
 
-    let server = home.start(&["--set", ADMIN, "--set", "admin.api=true"]);
+    let server = home.start(&["--set", ADMIN]);
     let admin = admin_of(&server);
+    let console = ask(&server, admin, "/", "").ok();
+    assert!(console.text().contains("<html"), "{}", console.text());
+    server.get("/").expect(404, "route-not-found");
     ask(&server, admin, "/v1/apps", &token).ok();
     ask(&server, admin, "/v1/apps", "").expect(401, "token-required");
     ask(&server, admin, "/v1/apps/demo/tokens", "").expect(401, "token-required");
@@ -79,7 +83,7 @@ fn api_can_be_restricted_to_the_admin_address() {
 #[test]
 fn pages_of_other_sites_reach_nothing_at_the_admin_address() {
     let home = Home::new();
-    let server = home.start(&["--set", ADMIN, "--set", "admin.api=true"]);
+    let server = home.start(&["--set", ADMIN]);
     let admin = admin_of(&server);
     let token = server.authorization();
     let send = |head: &str| {

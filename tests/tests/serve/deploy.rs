@@ -136,7 +136,7 @@ fn container_image_command_is_valid() {
     assert_eq!(settings(DOCKERFILE, "VOLUME "), ["/var/lib/kvasm"]);
     let port = ended.stdout.contains("listen = \"0.0.0.0:7180\"");
     assert!(
-        port && settings(DOCKERFILE, "EXPOSE ") == ["7180"],
+        port && settings(DOCKERFILE, "EXPOSE ") == ["7180 7181"],
         "{}",
         ended.stdout
     );
@@ -174,6 +174,7 @@ fn server_runs_unprivileged_with_one_writable_folder() {
         .env("KVASM_STORE", format!("sqlite:{store}/kvasm.db"))
         .env("KVASM_CACHE_DIR", format!("{store}/compiled"))
         .env("KVASM_LISTEN", "127.0.0.1:0")
+        .env("KVASM_ADMIN_LISTEN", "none")
         .env("KVASM_ENGINE_INSTANCES", "16")
         .current_dir(&closed)
         .arg("serve");
@@ -219,6 +220,6 @@ fn alerts_use_existing_metrics() {
     }
     assert!(count >= 10, "only {count} names were found");
     assert!(SCRAPE.contains("- alerts.yml") && SCRAPE.contains("metrics_path: /metrics"));
-    let admin = UNIT.contains("--set admin.listen=127.0.0.1:7181");
+    let admin = UNIT.contains("--admin-listen 127.0.0.1:7181");
     assert!(admin && SCRAPE.contains("127.0.0.1:7181"));
 }

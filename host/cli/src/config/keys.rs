@@ -37,7 +37,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Key> {
 const KEYS: &[Key] = &[
     key!(
         "listen",
-        "address or host name, and port, to listen on",
+        "address or host name, and port, for calls and pages of plugins",
         from_str,
         to_string,
         listen
@@ -100,14 +100,14 @@ const KEYS: &[Key] = &[
     ),
     key!(
         "admin.listen",
-        "second address, for /healthz, /readyz and /metrics, with its own connections; or none",
+        "address for the API, the console, /metrics and health checks; or none: then the API is at listen, without the console",
         limit,
         show_limit,
         admin_listen
     ),
     key!(
         "admin.api",
-        "true: serve the API at admin.listen, and only calls and health checks at listen",
+        "false: serve the API at listen, and only /metrics and health checks at admin.listen",
         from_str,
         to_string,
         admin.api
@@ -121,7 +121,7 @@ const KEYS: &[Key] = &[
     ),
     key!(
         "admin.console",
-        "true: serve the console at admin.listen, for browsers; requires admin.api",
+        "false: no console at admin.listen; it is never served without the API",
         from_str,
         to_string,
         admin.console

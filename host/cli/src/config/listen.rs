@@ -8,9 +8,15 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listen(String);
 
-impl Default for Listen {
-    fn default() -> Listen {
+impl Listen {
+    /// Where plugins answer by default.
+    pub(crate) fn public() -> Listen {
         Listen("127.0.0.1:7180".to_owned())
+    }
+
+    /// The administration address by default.
+    pub(crate) fn admin() -> Listen {
+        Listen("127.0.0.1:7181".to_owned())
     }
 }
 

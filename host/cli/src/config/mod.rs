@@ -108,9 +108,13 @@ pub(super) struct EgressSettings {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            listen: Listen::default(),
-            admin_listen: None,
-            admin: AdminAddress::default(),
+            listen: Listen::public(),
+            admin_listen: Some(Listen::admin()),
+            admin: AdminAddress {
+                api: true,
+                console: true,
+                ..AdminAddress::default()
+            },
             shutdown_delay: Duration::ZERO,
             store: None,
             migrate: Migrate::Alone,
@@ -184,25 +188,7 @@ impl Config {
         config.check_bytes()?;
         config.limits.check().map_err(ConfigError::misfit)?;
         config.check_memory()?;
-        config.check_admin()?;
         Ok(config)
-    }
-
-    /// Checks that `admin.api` has an address, and `admin.console` the API beside it.
-    fn check_admin(&self) -> Result<(), ConfigError> {
-        let (key, why) = if self.admin.api && self.admin_listen.is_none() {
-            ("admin.api", "admin.api requires admin.listen")
-        } else if self.admin.console && !self.admin.api {
-            ("admin.console", "admin.console requires admin.api=true")
-        } else {
-            return Ok(());
-        };
-        Err(ConfigError::Value {
-            source_name: "the configuration".to_owned(),
-            key: key.to_owned(),
-            value: "true".to_owned(),
-            why: why.to_owned(),
-        })
     }
 
     /// Checks that one plugin instance fits into the memory of all.
@@ -397,10 +383,6 @@ mod tests {
         assert!(error.contains("at least limits.memory, 64MiB"), "{error}");
         let error = load("", None, &[("server.trusted_proxies", "10.0.0.1/8")]).unwrap_err();
         assert!(error.contains("write 10.0.0.0/8"), "{error}");
-        let error = load("", None, &[("admin.api", "true")]).unwrap_err();
-        assert!(error.contains("admin.api requires admin.listen"), "{error}");
-        let error = load("", None, &[("admin.console", "true")]).unwrap_err();
-        assert!(error.contains("requires admin.api=true"), "{error}");
         let both = [("limits.value", "8MiB"), ("limits.input", "9MiB")];
         assert!(load("", None, &both).is_ok());
     }

@@ -43,6 +43,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "theme.js" JS,
         "main.js" JS,
         "api.js" JS,
+        "access.js" JS,
         "text.js" JS,
         "ui.js" JS,
         "values.js" JS,
