@@ -147,6 +147,7 @@ pub(super) async fn host(
         .compile_memory(config.compile_memory as u64)
         .cache_limits(config.cache)
         .queue(config.queue)
+        .health(config.health)
         .new_apps(config.new_apps);
     let host = match config.compilers {
         Some(compilers) => host.compilers(compilers),

@@ -1,7 +1,7 @@
 //! Finds queues with due deliveries, claims a few deliveries of each, and starts their handlers.
 
 use super::leases::LeaseGuard;
-use super::supervisor::Stop;
+use super::supervisor::{Stop, working};
 use super::{DispatchContext, HandlerPermit, millis, worker};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, Claim, Queue};
@@ -48,7 +48,7 @@ pub(super) async fn run(
             () = stop.requested() => return Ok(()),
             () = shared.clock.wait_until_trusted() => {}
         }
-        let looked = look(&shared, &task, &mut after, &mut stop).await;
+        let looked = working(&task, look(&shared, &task, &mut after, &mut stop)).await;
         shared.claims_position.lock().clone_from(&after);
         let look = looked?;
         task.report_ok();
@@ -126,6 +126,7 @@ pub(super) async fn look(
             // Before the claim: the pass continues with the next queue, even if the app is at
             // its limit or the claim fails.
             *after = Some(queue.clone());
+            task.progress();
             if let Some(places) = places
                 && !look.failing.contains(&queue.app)
             {

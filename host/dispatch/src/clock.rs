@@ -2,7 +2,7 @@
 //! across small steps back.
 
 use super::DispatchContext;
-use super::supervisor::Stop;
+use super::supervisor::{Stop, working};
 use super::trust::{ClockTrust, Doubt, Reading};
 use kvasm_core::Timestamp;
 use kvasm_core::store::StoreError;
@@ -178,7 +178,7 @@ pub(super) async fn run(
         let (changed, doubt) = tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            looked = shared.clock.look(&shared) => looked?,
+            looked = working(&task, shared.clock.look(&shared)) => looked?,
         };
         shared.host.metrics().clock_trusted(doubt.is_none());
         if changed {

@@ -3,7 +3,7 @@
 //! start, after the clock has stepped, and periodically, because another host's clock may have
 //! been wrong.
 
-use super::supervisor::{Skips, Stop};
+use super::supervisor::{Skips, Stop, working};
 use super::{DispatchContext, millis, retry};
 use kvasm_core::store::StoreError;
 use kvasm_core::{DueSchedule, Queue, SchedulePosition, ScheduleTick, Timestamp, Watch};
@@ -39,7 +39,7 @@ pub(super) async fn run(
             tokio::select! {
                 biased;
                 () = stop.requested() => return Ok(()),
-                passed = pass(&shared, &task) => passed?,
+                passed = working(&task, pass(&shared, &task)) => passed?,
             }
         }
         task.report_ok();
@@ -83,7 +83,7 @@ async fn queues(
         let ever = Timestamp(i64::MAX);
         let queues = shared.host.store().due(after.as_ref(), ever, PAGE).await?;
         for queue in &queues {
-            let made_due = rescue(shared, queue).await;
+            let made_due = rescue(shared, task, queue).await;
             let what = format_args!("a queue of app {}", queue.app);
             rescued.deliveries += skips.take(what, made_due)?.unwrap_or(0);
         }
@@ -95,7 +95,11 @@ async fn queues(
 }
 
 /// Makes deliveries due whose wait is longer than the maximum, and returns their number.
-async fn rescue(shared: &DispatchContext, queue: &Queue) -> Result<u64, StoreError> {
+async fn rescue(
+    shared: &DispatchContext,
+    task: &TaskHandle,
+    queue: &Queue,
+) -> Result<u64, StoreError> {
     let mut total = 0;
     loop {
         let now = shared.clock.now();
@@ -107,6 +111,7 @@ async fn rescue(shared: &DispatchContext, queue: &Queue) -> Result<u64, StoreErr
         if rescued < u64::from(ROWS) {
             return Ok(total);
         }
+        task.progress();
         tokio::time::sleep(REST).await;
     }
 }
@@ -126,7 +131,8 @@ async fn schedules(
         after = page.last().map(|last| last.place.clone());
         for due in page {
             let app = due.place.queue.app;
-            match replan(shared, due).await {
+            task.progress();
+            match replan(shared, task, due).await {
                 Ok(replanned) => rescued.schedules += u64::from(replanned),
                 Err(error) => {
                     task.report_skip(
@@ -144,13 +150,17 @@ async fn schedules(
 
 /// Replans a schedule that is planned past the next time of its expression, and returns whether
 /// it was. Unreadable ones are left to the schedules task.
-async fn replan(shared: &DispatchContext, due: DueSchedule) -> Result<bool, StoreError> {
+async fn replan(
+    shared: &DispatchContext,
+    task: &TaskHandle,
+    due: DueSchedule,
+) -> Result<bool, StoreError> {
     let DueSchedule { place, trigger } = due;
     let Ok(trigger) = trigger else {
         return Ok(false);
     };
     if trigger.standing.probe_at.is_some() {
-        rescue(shared, &place.queue).await?;
+        rescue(shared, task, &place.queue).await?;
     }
     let (Watch::Schedule(schedule), Some(planned)) = (&trigger.watch, place.next_at) else {
         return Ok(false);

@@ -4,12 +4,13 @@
 //! outstanding, no further one is created.
 
 use super::DispatchContext;
-use super::supervisor::Stop;
+use super::supervisor::{Stop, working};
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, DueSchedule, Queue, Schedule, ScheduleTick, Timestamp, Trigger, Watch};
 use kvasm_service::{TaskHandle, error_chain};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Number of schedules read per page.
@@ -32,7 +33,7 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            passed = pass(&shared, &task) => passed?,
+            passed = working(&task, pass(&shared, &task)) => passed?,
         }
         task.report_ok();
         tokio::select! {
@@ -48,14 +49,28 @@ pub(super) async fn pass(
     task: &TaskHandle,
 ) -> Result<(), StoreError> {
     let now = shared.clock.now();
-    let mut after = None;
+    let (mut after, mut late) = (None, Duration::ZERO);
     loop {
+        task.progress();
         let store = shared.host.store();
         let due = store.schedules(after.as_ref(), now, SCHEDULES).await?;
+        // One that waits for a probe is not late.
+        let is_open = |due: &&DueSchedule| match &due.trigger {
+            Ok(trigger) => trigger.standing.probe_at.is_none(),
+            Err(_) => true,
+        };
+        let planned = due
+            .iter()
+            .filter(is_open)
+            .filter_map(|due| due.place.next_at);
+        let waited = planned.map(|at| now.0.saturating_sub(at.0)).max();
+        let waited = u64::try_from(waited.unwrap_or(0)).unwrap_or(0);
+        late = late.max(Duration::from_millis(waited));
         let is_last = due.len() < SCHEDULES as usize;
         after = due.last().map(|due| due.place.clone());
         make(shared, task, due, now).await;
         if is_last {
+            shared.host.health().report_late(late);
             return Ok(());
         }
     }

@@ -2,7 +2,7 @@
 //! the store.
 
 use super::DispatchContext;
-use super::supervisor::Stop;
+use super::supervisor::{Stop, working};
 use kvasm_core::store::{AppSurvey, LogSize, StoreError};
 use kvasm_core::{App, DELIVERIES_MAX, Timestamp};
 use kvasm_metrics::{FULLEST_APPS, QuotaUse, Sample};
@@ -37,14 +37,17 @@ pub(super) async fn run(
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            sampled = sample(&shared, &task) => match sampled {
+            sampled = working(&task, sample(&shared, &task)) => match sampled {
                 Ok((sample, log)) => {
                     let is_due = warned.is_none_or(|at| at.elapsed() >= WARNING);
                     if let Some(log) = log.filter(|log| is_due && !log.checkpoint_blocked.is_zero()) {
                         warn(log);
                         warned = Some(Instant::now());
                     }
+                    shared.host.health().report_overdue(sample.overdue);
                     shared.host.metrics().sampled(sample);
+                    // For the metric, where nobody asks whether this host is ready.
+                    shared.host.health().check().await;
                     task.report_ok();
                     // Not after an error, such as a timeout: that says nothing about the store's
                     // work.
@@ -86,6 +89,7 @@ async fn sample(
     loop {
         let apps = store.apps(after.as_ref(), APPS).await?;
         for app in &apps {
+            task.progress();
             match store.survey(app.id).await {
                 Ok(survey) => {
                     failed = 0;

@@ -8,14 +8,17 @@ use kvasm_service::TaskHandle;
 use std::sync::Arc;
 
 /// Runs each part, even if another one has failed.
-pub(super) async fn round(shared: Arc<DispatchContext>, _: TaskHandle) -> Result<(), StoreError> {
-    let pruned = prune_audit(&shared).await;
-    let reclaimed = reclaim_space(&shared).await;
+pub(super) async fn round(
+    shared: Arc<DispatchContext>,
+    task: TaskHandle,
+) -> Result<(), StoreError> {
+    let pruned = prune_audit(&shared, &task).await;
+    let reclaimed = reclaim_space(&shared, &task).await;
     pruned.and(reclaimed)
 }
 
 /// Removes audit rows of all apps that are too old, unless the clock is in doubt.
-async fn prune_audit(shared: &DispatchContext) -> Result<(), StoreError> {
+async fn prune_audit(shared: &DispatchContext, task: &TaskHandle) -> Result<(), StoreError> {
     let age = i64::try_from(millis(shared.options.audit_age)).unwrap_or(i64::MAX);
     loop {
         let Some(now) = shared.clock.for_deletion() else {
@@ -27,13 +30,15 @@ async fn prune_audit(shared: &DispatchContext) -> Result<(), StoreError> {
         if pruned < u64::from(ROWS) {
             return Ok(());
         }
+        task.progress();
         tokio::time::sleep(REST).await;
     }
 }
 
 /// Returns free space to the file system.
-async fn reclaim_space(shared: &DispatchContext) -> Result<(), StoreError> {
+async fn reclaim_space(shared: &DispatchContext, task: &TaskHandle) -> Result<(), StoreError> {
     while shared.host.store().reclaim_space().await? {
+        task.progress();
         tokio::time::sleep(REST).await;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Writes the logs of apps to the store.
 
 use super::DispatchContext;
-use super::supervisor::Stop;
+use super::supervisor::{Stop, working};
 use kvasm_core::store::StoreError;
 use kvasm_service::{TaskHandle, error_chain};
 use std::sync::Arc;
@@ -13,8 +13,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_FAILED: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 
-/// Writes until it is asked to stop. A failure counts as a skip, and does not make the host unready:
-/// calls work without a log.
+/// Writes until it is asked to stop. A failure counts as a skip, and makes the host unready only after
+/// [`HealthLimits::unlogged`](kvasm_service::HealthLimits::unlogged): calls work without a log.
 pub(super) async fn run(
     shared: Arc<DispatchContext>,
     task: TaskHandle,
@@ -24,9 +24,10 @@ pub(super) async fn run(
     keeper.attach();
     let mut failed = PAUSE_FAILED;
     loop {
-        let pause = match keeper.round(retention).await {
+        let pause = match working(&task, keeper.round(retention)).await {
             Ok(()) => {
                 failed = PAUSE_FAILED;
+                task.report_ok();
                 PAUSE
             }
             Err(error) => {
@@ -36,7 +37,6 @@ pub(super) async fn run(
                 pause
             }
         };
-        task.report_ok();
         tokio::select! {
             () = stop.requested() => break,
             () = tokio::time::sleep(pause) => {}

@@ -23,7 +23,7 @@ pub(super) async fn round(
     loop {
         let graves = shared.host.store().tombstones(after, GRAVES).await?;
         for grave in &graves {
-            let reaped = reap(&shared, *grave).await;
+            let reaped = reap(&shared, &task, *grave).await;
             let what = format_args!("the rows of the deleted app {grave}");
             if let Err(error) = skips.take(what, reaped) {
                 *shared.reaper_position.lock() = Some(*grave);
@@ -37,13 +37,14 @@ pub(super) async fn round(
     }
 }
 
-async fn reap(shared: &DispatchContext, grave: AppId) -> Result<(), StoreError> {
+async fn reap(shared: &DispatchContext, task: &TaskHandle, grave: AppId) -> Result<(), StoreError> {
     loop {
         let reaped = shared.host.store().reap(grave, ROWS).await?;
         if reaped == 0 {
             return Ok(());
         }
         shared.host.metrics().upkeep("rows_of_deleted_apps", reaped);
+        task.progress();
         tokio::time::sleep(REST).await;
     }
 }

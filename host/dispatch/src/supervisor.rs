@@ -90,11 +90,17 @@ where
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            done = round() => done?,
+            done = working(task, round()) => done?,
         }
         task.report_ok();
         pause = interval;
     }
+}
+
+/// Runs a unit of work of a task, whose duration its health watches.
+pub(super) async fn working<T>(task: &TaskHandle, work: impl Future<Output = T>) -> T {
+    let _working = task.working();
+    work.await
 }
 
 /// Number of consecutive failing items that counts as a failure of the store.
@@ -120,6 +126,7 @@ impl<'t> Skips<'t> {
         what: fmt::Arguments<'_>,
         done: Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
+        self.task.progress();
         let error = match done {
             Ok(done) => {
                 self.in_a_row = 0;
@@ -140,7 +147,7 @@ impl<'t> Skips<'t> {
 mod tests {
     use super::*;
     use kvasm_metrics::Metrics;
-    use kvasm_service::Health;
+    use kvasm_service::{Health, HealthLimits};
     use kvasm_store_memory::MemoryStore;
     use std::sync::Arc;
 
@@ -148,7 +155,7 @@ mod tests {
     async fn supervised_loop_restarts_after_an_error_or_panic() {
         let store = Arc::new(MemoryStore::new());
         let metrics = Metrics::default();
-        let health = Arc::new(Health::new(store, metrics.clone()));
+        let health = Arc::new(Health::new(store, metrics.clone(), HealthLimits::default()));
         let (tell, stop) = Stop::new();
         let task = health.task("claims");
         let told = stop.clone();

@@ -4,7 +4,7 @@
 //! too. A timer that this host sets for an earlier time is known at once.
 
 use super::DispatchContext;
-use super::supervisor::Stop;
+use super::supervisor::{Stop, working};
 use kvasm_core::Timestamp;
 use kvasm_core::store::StoreError;
 use kvasm_service::TaskHandle;
@@ -30,7 +30,7 @@ pub(super) async fn run(
         let next = tokio::select! {
             biased;
             () = stop.requested() => return Ok(()),
-            next = shared.host.store().next_timer(woken) => next?,
+            next = working(&task, shared.host.store().next_timer(woken)) => next?,
         };
         task.report_ok();
         tokio::select! {

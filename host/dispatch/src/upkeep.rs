@@ -32,9 +32,9 @@ pub(super) async fn round(
         }
         for app in &apps {
             // Each one, even if another has failed.
-            let swept = sweep(&shared, app).await;
-            let pruned = prune(&shared, app).await;
-            let shortened = prune_audit(&shared, app).await;
+            let swept = sweep(&shared, &task, app).await;
+            let pruned = prune(&shared, &task, app).await;
+            let shortened = prune_audit(&shared, &task, app).await;
             let kept = swept.and(pruned).and(shortened);
             prune_log(&shared, &task, app).await;
             if let Err(error) = skips.take(format_args!("upkeep of app {}", app.name), kept) {
@@ -117,7 +117,7 @@ impl Unseen {
 
 /// Removes entries that have expired by the system's clock, which reads also use, unless it is
 /// in doubt.
-async fn sweep(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
+async fn sweep(shared: &DispatchContext, task: &TaskHandle, app: &App) -> Result<(), StoreError> {
     let store = shared.host.store();
     loop {
         let Some(now) = shared.clock.for_deletion() else {
@@ -128,13 +128,14 @@ async fn sweep(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
         if swept < u64::from(ROWS) {
             return Ok(());
         }
+        task.progress();
         tokio::time::sleep(REST).await;
     }
 }
 
 /// Removes dead letters that are too old or too many, and logs it. While the clock is in doubt,
 /// none is too old.
-async fn prune(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
+async fn prune(shared: &DispatchContext, task: &TaskHandle, app: &App) -> Result<(), StoreError> {
     let (store, options) = (shared.host.store(), &shared.options);
     let age = i64::try_from(millis(options.dead_letter_retention)).unwrap_or(i64::MAX);
     let mut total = 0;
@@ -149,6 +150,7 @@ async fn prune(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
         if pruned < u64::from(ROWS) {
             break;
         }
+        task.progress();
         tokio::time::sleep(REST).await;
     }
     if total > 0 {
@@ -158,7 +160,11 @@ async fn prune(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
 }
 
 /// Removes the oldest audit rows of an app beyond the maximum.
-async fn prune_audit(shared: &DispatchContext, app: &App) -> Result<(), StoreError> {
+async fn prune_audit(
+    shared: &DispatchContext,
+    task: &TaskHandle,
+    app: &App,
+) -> Result<(), StoreError> {
     let (store, keep) = (shared.host.store(), shared.options.audit_of_app);
     loop {
         let pruned = store.prune_audit_of(app.id, keep, ROWS).await?;
@@ -166,6 +172,7 @@ async fn prune_audit(shared: &DispatchContext, app: &App) -> Result<(), StoreErr
         if pruned < u64::from(ROWS) {
             return Ok(());
         }
+        task.progress();
         tokio::time::sleep(REST).await;
     }
 }

@@ -6,8 +6,8 @@ use kvasm_core::{AppLimits, Limits};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
-    Admin, Admission, AppTokenCache, DispatchNotifier, Health, KeyLocks, Keyring, KvService,
-    LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters, WriteRates,
+    Admin, Admission, AppTokenCache, DispatchNotifier, Health, HealthLimits, KeyLocks, Keyring,
+    KvService, LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ pub struct HostBuilder {
     engine: EngineOptions,
     new_apps: AppLimits,
     queue: usize,
+    health: HealthLimits,
     metrics: Metrics,
     secrets: Arc<Keyring>,
     outbound: Option<Arc<dyn Outbound>>,
@@ -43,6 +44,7 @@ impl Default for HostBuilder {
             engine: EngineOptions::default(),
             new_apps: AppLimits::default(),
             queue: QUEUE_DEFAULT,
+            health: HealthLimits::default(),
             metrics: Metrics::default(),
             secrets: Arc::default(),
             outbound: None,
@@ -182,6 +184,13 @@ impl HostBuilder {
         self
     }
 
+    /// Sets when the host counts as not ready although no task reports a failure.
+    #[must_use]
+    pub fn health(mut self, limits: HealthLimits) -> HostBuilder {
+        self.health = limits;
+        self
+    }
+
     /// Sets the host's metrics. Share them with the store, so that both count in one place.
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> HostBuilder {
@@ -258,7 +267,11 @@ impl HostBuilder {
             writes: WriteRates::default(),
             logs,
             log_keeper,
-            health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
+            health: Arc::new(Health::new(
+                Arc::clone(&store),
+                metrics.clone(),
+                self.health,
+            )),
             runtime: Arc::new(runtime),
             store,
             services,

@@ -13,6 +13,7 @@ mod in_use;
 mod process;
 mod sample;
 mod table;
+mod tasks;
 
 pub use in_use::InUse;
 use parking_lot::Mutex;
@@ -145,6 +146,9 @@ struct MetricsInner {
     task_restarts: Family<NameLabel, Counter>,
     task_failing: Family<NameLabel, Gauge>,
     task_skips: Family<NameLabel, Counter>,
+    task_completed: Family<NameLabel, Gauge>,
+    schedules_late: Gauge,
+    store_writable: Gauge,
     log_lines_dropped: Counter,
     app_log_lines_lost: Family<NameLabel, Counter>,
     oldest_snapshot: Gauge,
@@ -186,6 +190,9 @@ impl Default for Metrics {
             task_restarts: Family::default(),
             task_failing: Family::default(),
             task_skips: Family::default(),
+            task_completed: Family::default(),
+            schedules_late: Gauge::default(),
+            store_writable: Gauge::default(),
             log_lines_dropped: Counter::default(),
             app_log_lines_lost: Family::default(),
             oldest_snapshot: Gauge::default(),
@@ -194,6 +201,8 @@ impl Default for Metrics {
             fetch: fetches::FetchMetrics::default(),
             registry: Registry::default(),
         };
+        // Until it is known otherwise.
+        inner.store_writable.set(1);
         let (registry, rows) = table::register(&inner);
         Metrics(Arc::new(MetricsInner {
             registry,
@@ -365,25 +374,6 @@ impl Metrics {
             .upkeep
             .get_or_create(&NameLabel { name })
             .inc_by(rows);
-    }
-
-    /// Counts a restart of a background task.
-    pub fn task_restart(&self, name: &'static str) {
-        self.0
-            .task_restarts
-            .get_or_create(&NameLabel { name })
-            .inc();
-    }
-
-    /// Sets whether a background task is failing.
-    pub fn task_failing(&self, name: &'static str, failing: bool) {
-        let gauge = self.0.task_failing.get_or_create(&NameLabel { name });
-        gauge.set(i64::from(failing));
-    }
-
-    /// Counts a round that a background task skipped.
-    pub fn task_skip(&self, name: &'static str) {
-        self.0.task_skips.get_or_create(&NameLabel { name }).inc();
     }
 
     /// Observes the number of requests that were committed together.

@@ -322,6 +322,24 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
         "Items, each of one app, that a background task has skipped after an error, by task",
         inner.task_skips.clone(),
     );
+    table.gauge(
+        "task_completed_time_seconds",
+        "name",
+        "When a background task last completed a round, in seconds since 1970, by task",
+        inner.task_completed.clone(),
+    );
+    table.gauge(
+        "schedules_late_seconds",
+        "",
+        "By how much the latest schedule was late when the schedules were last run",
+        inner.schedules_late.clone(),
+    );
+    table.gauge(
+        "store_writable",
+        "",
+        "Whether the last probe could write to the store (1) or not (0)",
+        inner.store_writable.clone(),
+    );
     table.counter(
         "log_lines_dropped",
         "",

@@ -1,5 +1,6 @@
 //! Readiness of this host: a write probe of the store, and the state of the background tasks.
 
+use super::health_limits::{Delays, HealthLimits};
 use kvasm_core::Timestamp;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_metrics::Metrics;
@@ -24,17 +25,35 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Health {
     store: Arc<dyn Store>,
     metrics: Metrics,
+    limits: HealthLimits,
+    delays: Mutex<Delays>,
     tasks: Mutex<BTreeMap<&'static str, HealthState>>,
     probe: Mutex<Option<Probe>>,
     probe_log: LogLimit,
     stopping: AtomicBool,
 }
 
-#[derive(Debug, Clone, Default)]
-struct HealthState {
+#[derive(Debug, Clone)]
+pub(super) struct HealthState {
     failing: Option<(Timestamp, String)>,
     restarts: u64,
     skips: u64,
+    /// Since when it has been working on the same item; `None` if it is waiting for work.
+    pub(super) working_since: Option<Instant>,
+    /// When it last completed a round, or was registered.
+    pub(super) completed: Instant,
+}
+
+impl Default for HealthState {
+    fn default() -> HealthState {
+        HealthState {
+            failing: None,
+            restarts: 0,
+            skips: 0,
+            working_since: None,
+            completed: Instant::now(),
+        }
+    }
 }
 
 /// A probe that is running or has ended.
@@ -89,10 +108,12 @@ impl Readiness {
 
 impl Health {
     /// Creates the health of a host without tasks.
-    pub fn new(store: Arc<dyn Store>, metrics: Metrics) -> Health {
+    pub fn new(store: Arc<dyn Store>, metrics: Metrics, limits: HealthLimits) -> Health {
         Health {
             store,
             metrics,
+            limits,
+            delays: Mutex::default(),
             tasks: Mutex::default(),
             probe: Mutex::default(),
             probe_log: LogLimit::new(LOG_INTERVAL),
@@ -122,10 +143,14 @@ impl Health {
 
     /// Returns the background tasks, in the order of their names.
     pub fn tasks(&self) -> Vec<TaskHealth> {
+        let delays = *self.delays.lock();
         let tasks = self.tasks.lock();
         let tasks = tasks.iter().map(|(name, state)| TaskHealth {
             name,
-            failing: state.failing.clone(),
+            failing: state
+                .failing
+                .clone()
+                .or_else(|| self.limits.exceeded(name, state, delays)),
             restarts: state.restarts,
             skips: state.skips,
         });
@@ -164,6 +189,7 @@ impl Health {
         let health = Arc::clone(self);
         tokio::spawn(async move {
             let result = health.store.ping().await.map_err(store_failure);
+            health.metrics.store_writable(result.is_ok());
             if let Err(failure) = &result
                 && let Some(unlogged) = health.probe_log.admit()
             {
@@ -176,6 +202,17 @@ impl Health {
         (started, result)
     }
 
+    /// Records how long the oldest due delivery has been waiting.
+    pub fn report_overdue(&self, overdue: Duration) {
+        self.delays.lock().overdue = overdue;
+    }
+
+    /// Records by how much the latest schedule is late.
+    pub fn report_late(&self, late: Duration) {
+        self.metrics.schedules_late(late);
+        self.delays.lock().late = late;
+    }
+
     /// Removes a task that has ended normally.
     pub fn remove_task(&self, name: &'static str) {
         self.metrics.task_failing(name, false);
@@ -185,7 +222,7 @@ impl Health {
     /// Registers a task, which counts as working until it reports otherwise. Replaces an earlier
     /// one of that name.
     pub fn task(self: &Arc<Self>, name: &'static str) -> TaskHandle {
-        self.tasks.lock().entry(name).or_default().failing = None;
+        self.tasks.lock().insert(name, HealthState::default());
         self.metrics.task_failing(name, false);
         TaskHandle {
             health: Arc::clone(self),
@@ -254,7 +291,28 @@ impl TaskHandle {
     /// Reports that the task has completed a round.
     pub fn report_ok(&self) {
         self.health.metrics.task_failing(self.name, false);
-        self.update(|state| state.failing = None);
+        self.health.metrics.task_completed(self.name);
+        self.update(|state| {
+            state.failing = None;
+            state.completed = Instant::now();
+        });
+    }
+
+    /// Marks the task as working on an item until the result is dropped. If that takes longer than
+    /// [`HealthLimits::stalled`] without [`progress`](TaskHandle::progress), the host is not ready.
+    #[must_use]
+    pub fn working(&self) -> Working {
+        self.update(|state| state.working_since = Some(Instant::now()));
+        Working(self.clone())
+    }
+
+    /// Reports that the task has begun with another item.
+    pub fn progress(&self) {
+        self.update(|state| {
+            if let Some(since) = &mut state.working_since {
+                *since = Instant::now();
+            }
+        });
     }
 
     /// Reports a failure, which lasts until the task completes a round.
@@ -284,6 +342,15 @@ impl TaskHandle {
         }
         self.health.metrics.task_skip(self.name);
         self.update(|state| state.skips += 1);
+    }
+}
+
+/// A task that is working on an item, rather than waiting for one.
+pub struct Working(TaskHandle);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.update(|state| state.working_since = None);
     }
 }
 
@@ -322,7 +389,11 @@ mod tests {
 
     fn health() -> Arc<Health> {
         let store = Arc::new(MemoryStore::new());
-        Arc::new(Health::new(store, Metrics::default()))
+        Arc::new(Health::new(
+            store,
+            Metrics::default(),
+            HealthLimits::default(),
+        ))
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ mod events;
 mod fair;
 mod grants;
 mod health;
+mod health_limits;
 mod kv;
 mod logs;
 mod noop;
@@ -49,7 +50,8 @@ pub use events::StoredDeadLetters;
 pub use events::{CommitListener, DeadLetters};
 pub use fair::{FairPermit, FairSemaphore, Share};
 pub use health::{Health, Readiness, StoreFailure, TaskHealth};
-pub use health::{TaskHandle, error_chain};
+pub use health::{TaskHandle, Working, error_chain};
+pub use health_limits::HealthLimits;
 pub use kv::{
     Address, BATCH_BYTES_MAX, BATCH_MAX, KeyLocks, Kv, KvService, List, Listing, LockPolicy,
     LockSet, LockSetGuard, PendingCommitGuard, Transaction, WriteSavepoint,

@@ -1,4 +1,4 @@
-//! The files of `docs/deploy`: the commands in them are valid, and the names in them exist.
+//! The files of `docs/deploy` and `docs/monitoring`: the commands in them are valid, and the names in them exist.
 
 use kvasm_tests::program::process::{CommandOutput, Home, eventually, program, run};
 use std::collections::BTreeSet;
@@ -9,8 +9,9 @@ use std::process::Command;
 
 const UNIT: &str = include_str!("../../../docs/deploy/kvasm.service");
 const DOCKERFILE: &str = include_str!("../../../docs/deploy/Dockerfile");
-const SCRAPE: &str = include_str!("../../../docs/deploy/prometheus.yml");
-const ALERTS: &str = include_str!("../../../docs/deploy/alerts.yml");
+const SCRAPE: &str = include_str!("../../../docs/monitoring/prometheus.yml");
+const ALERTS: &str = include_str!("../../../docs/monitoring/alerts.yml");
+const DASHBOARD: &str = include_str!("../../../docs/monitoring/dashboard.json");
 const OPERATING: &str = include_str!("../../../docs/operating.md");
 
 /// The user of the image.
@@ -202,22 +203,45 @@ fn server_runs_unprivileged_with_one_writable_folder() {
     assert_eq!(std::fs::read_dir(&closed).unwrap().count(), 0);
 }
 
-/// An alert on a metric that does not exist never fires.
-#[test]
-fn alerts_use_existing_metrics() {
+/// Checks that an expression names only metrics that exist, and returns their number. That the table
+/// has those of `/metrics` is a test of its own.
+fn check_metrics(text: &str) -> usize {
     let rows = OPERATING
         .lines()
         .filter_map(|line| line.strip_prefix("| `"));
     let known: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let names = ALERTS.split(|c| !is_name(c));
+    let names = text.split(|c| !is_name(c));
     let names = names.filter(|n| n.starts_with("kvasm_") || n.starts_with("process_"));
-    let mut count = 0;
-    for name in names {
-        let name = name.strip_suffix("_bucket").unwrap_or(name);
-        assert!(known.contains(name), "unknown metric {name}");
-        count += 1;
+    let names = names.map(|name| name.strip_suffix("_bucket").unwrap_or(name));
+    let unknown = |name: &&str| assert!(known.contains(name), "unknown metric {name}");
+    names.inspect(unknown).count()
+}
+
+/// A panel of a metric that does not exist stays empty.
+#[test]
+fn dashboard_uses_existing_metrics() {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let panels = panels.iter().filter(|panel| panel["type"] != "row");
+    let mut ids = BTreeSet::new();
+    for panel in panels {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{panel}");
+        for target in targets {
+            let expression = target["expr"].as_str().unwrap();
+            assert!(check_metrics(expression) > 0, "{expression}");
+            assert!(expression.contains("job=~\"$job\""), "{expression}");
+        }
     }
+    assert!(ids.len() > 20, "{} panels", ids.len());
+}
+
+/// An alert on a metric that does not exist never fires.
+#[test]
+fn alerts_use_existing_metrics() {
+    let count = check_metrics(ALERTS);
     assert!(count >= 10, "only {count} names were found");
     assert!(SCRAPE.contains("- alerts.yml") && SCRAPE.contains("metrics_path: /metrics"));
     let admin = UNIT.contains("--admin-listen 127.0.0.1:7181");

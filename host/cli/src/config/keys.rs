@@ -372,6 +372,34 @@ const KEYS: &[Key] = &[
         dispatch.audit_of_app
     ),
     key!(
+        "health.stalled",
+        "how long a background task may work on the same item before /readyz answers 503; or none",
+        duration_limit,
+        show_duration_limit,
+        health.stalled
+    ),
+    key!(
+        "health.overdue",
+        "how long the oldest due delivery may wait before /readyz answers 503",
+        duration_limit,
+        show_duration_limit,
+        health.overdue
+    ),
+    key!(
+        "health.late",
+        "by how much a schedule may be late before /readyz answers 503",
+        duration_limit,
+        show_duration_limit,
+        health.late
+    ),
+    key!(
+        "health.unlogged",
+        "how long storing the logs of apps may fail before /readyz answers 503",
+        duration_limit,
+        show_duration_limit,
+        health.unlogged
+    ),
+    key!(
         "logs.age",
         "how long a line of an app's log is kept",
         duration,

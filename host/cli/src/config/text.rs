@@ -156,6 +156,19 @@ pub(super) fn show_duration(duration: &Duration) -> String {
     format_duration(*duration).to_string()
 }
 
+pub(super) fn duration_limit(text: &str) -> Result<Option<Duration>, String> {
+    match text {
+        "none" => Ok(None),
+        text => duration(text).map(Some),
+    }
+}
+
+pub(super) fn show_duration_limit(limit: &Option<Duration>) -> String {
+    limit
+        .as_ref()
+        .map_or_else(|| "none".to_owned(), show_duration)
+}
+
 /// Networks, separated by commas.
 pub(super) fn networks(text: &str) -> Result<Vec<Network>, String> {
     match text {

@@ -4,7 +4,9 @@
 use super::stage::{BackgroundHost, Database};
 use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Batch, Collection, Commit, Key, Op, Timestamp, Value as Entry};
+use kvasm::service::HealthLimits;
 use kvasm::store::{PostgresOptions, PostgresStore};
+use kvasm_store_testing::faulty::Operation;
 use kvasm_tests::postgres::{Cluster, Options};
 use kvasm_tests::server::{ApiResponse, Server, eventually};
 use serde_json::Value;
@@ -93,6 +95,40 @@ async fn failing_task_makes_the_host_unready_with_a_reason() {
     .await;
     stage.database.sql(&rename("others", "triggers")).await;
     becomes_ready(&stage.server).await;
+    stage.stop().await;
+}
+
+/// A task whose call of the store does not return reports no failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_task_makes_the_host_unready_with_a_reason() {
+    let mut stage = BackgroundHost::sqlite_with(HealthLimits {
+        stalled: Some(Duration::from_secs(2)),
+        ..HealthLimits::default()
+    })
+    .await;
+    stage.start_with(DispatchOptions {
+        upkeep: Duration::from_millis(20),
+        ..DispatchOptions::default()
+    });
+    becomes_ready(&stage.server).await;
+    stage.faults.on(Operation::PruneAudit).hang();
+    eventually("the reason is shown", async || {
+        let answer = stage.server.root.get("/readyz").await;
+        let failing = answer.json();
+        let failing = failing["failing"].as_array().into_iter().flatten();
+        let stalled = failing.filter(|task| task["name"] == "housekeeping");
+        stalled
+            .filter_map(|task| task["cause"].as_str())
+            .any(|cause| cause.contains("same item") && cause.contains("the limit is 2s"))
+    })
+    .await;
+    // Requests are served meanwhile.
+    stage.server.app("app", true).await;
+    put(&stage.server, "1").await.expect(200);
+    stage.faults.clear();
+    becomes_ready(&stage.server).await;
+    assert!(stage.has_metric("kvasm_task_completed_time_seconds{name=\"housekeeping\"} 1"));
+    assert!(stage.has_metric("kvasm_schedules_late_seconds 0"));
     stage.stop().await;
 }
 

@@ -2,6 +2,7 @@
 
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{App, Batch, Collection, Commit, Key, Op, Timestamp, Value};
+use kvasm::service::HealthLimits;
 use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_store_testing::faulty::{Faults, FaultyStore};
 use kvasm_tests::guests::{manifest, module_with};
@@ -122,10 +123,15 @@ pub struct BackgroundHost {
 
 impl BackgroundHost {
     pub async fn sqlite() -> BackgroundHost {
+        BackgroundHost::sqlite_with(HealthLimits::default()).await
+    }
+
+    pub async fn sqlite_with(limits: HealthLimits) -> BackgroundHost {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kvasm.db");
         let store = SqliteStore::open(SqliteOptions::new(&path)).await.unwrap();
-        BackgroundHost::over(Arc::new(store), Database::Sqlite(path), folder).await
+        let database = Database::Sqlite(path);
+        BackgroundHost::over(Arc::new(store), database, folder, limits).await
     }
 
     pub async fn postgres(statement_timeout: Duration) -> BackgroundHost {
@@ -136,17 +142,19 @@ impl BackgroundHost {
         options.statement_timeout = statement_timeout;
         let store = PostgresStore::connect(options).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        BackgroundHost::over(Arc::new(store), Database::Postgres(name), folder).await
+        let (database, limits) = (Database::Postgres(name), HealthLimits::default());
+        BackgroundHost::over(Arc::new(store), database, folder, limits).await
     }
 
     async fn over(
         store: Arc<dyn Store>,
         database: Database,
         folder: tempfile::TempDir,
+        limits: HealthLimits,
     ) -> BackgroundHost {
         let (store, faults) = FaultyStore::over(store);
         BackgroundHost {
-            server: Server::with(|builder| builder.shared_store(store)).await,
+            server: Server::with(|builder| builder.shared_store(store).health(limits)).await,
             faults,
             database,
             dispatcher: None,
