@@ -115,7 +115,9 @@ impl Author {
         ] {
             let (built, _) = self.kvasm(&folder, arguments)?;
             let built: Value = serde_json::from_str(&built).context("kvasm build --json")?;
-            println!("{name:19} {:>8} bytes", built["bytes"]);
+            let bytes = built.get("bytes").and_then(Value::as_u64);
+            let bytes = bytes.context("kvasm build --json names no size")?;
+            println!("{name:19} {bytes:>8} bytes");
         }
         Ok(())
     }
