@@ -41,7 +41,7 @@ pub fn run(check: bool) -> Result<()> {
     step("two apps run one plugin");
     for (app, _, _) in LINKS {
         server.kvasm(&["app", "create", app, "--public"])?;
-        server.kvasm(&["plugin", "deploy", app, PLUGIN])?;
+        server.kvasm(&["deploy", app, PLUGIN])?;
     }
 
     step("each app has its own links, and sees no others");

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod apt;
+mod author;
 mod bench;
 mod browser;
 mod c_guests;
@@ -60,6 +61,8 @@ enum Task {
     Guests,
     /// Update the libraries of the console in host/server/console/vendor from npm
     Console,
+    /// Measure how long the author of a plugin waits: for the first answer, the first tests, a change
+    Author,
     /// Run the benchmarks in release mode; arguments are passed to them
     ///
     /// `cargo xtask bench -- --help` lists them, and the variables for the programs of peers.
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Task::Mutants(options) => mutants::run(&options),
         Task::Guests => guests::run(),
         Task::Console => console::run(),
+        Task::Author => author::run(),
         Task::Bench { arguments } => bench::run(&arguments),
     };
     match result {

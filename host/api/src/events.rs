@@ -61,6 +61,7 @@ impl From<&Trigger> for TriggerView {
             prefix,
             on,
             schedule,
+            ..
         } = DeclaredView::new(trigger.name.to_string(), &trigger.watch);
         let webhook = trigger.target.webhook();
         TriggerView {
@@ -123,6 +124,12 @@ pub struct DeclaredView {
     pub on: Option<Vec<String>>,
     /// For schedules: the cron expression, in UTC.
     pub schedule: Option<String>,
+    /// The maximum number of attempts of a delivery, if declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+    /// The maximum age of a failed delivery, in milliseconds, if declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_max_ms: Option<u64>,
 }
 
 impl DeclaredView {
@@ -138,6 +145,8 @@ impl DeclaredView {
             prefix: changes.map(|changes| changes.prefix.clone()),
             on: changes.map(kinds),
             schedule: schedule.map(|schedule| schedule.as_str().to_owned()),
+            attempts_max: None,
+            age_max_ms: None,
         }
     }
 }
@@ -150,7 +159,11 @@ fn kinds(changes: &Changes) -> Vec<String> {
 
 impl From<&DeclaredTrigger> for DeclaredView {
     fn from(declared: &DeclaredTrigger) -> DeclaredView {
-        DeclaredView::new(declared.name.to_string(), &declared.watch)
+        DeclaredView {
+            attempts_max: declared.attempts_max,
+            age_max_ms: declared.age_max_ms,
+            ..DeclaredView::new(declared.name.to_string(), &declared.watch)
+        }
     }
 }
 

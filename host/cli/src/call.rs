@@ -45,6 +45,8 @@ pub(super) async fn run(global: &Global, call: CallArgs) -> Result<CommandOutcom
         set(&mut request, "kvasm-cost", "?1");
     }
     let answer = client.send(request).await;
+    // What a transaction writes is up to the plugin.
+    let answer = answer.map_err(|failure| failure.of_plugin_if(&["no-integer"]));
     let answer = answer.map_err(|failure| match client.is_server() {
         true => failure.with_log_of(global, &call.app),
         // The log was in the memory of this process.

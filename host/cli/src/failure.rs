@@ -176,6 +176,15 @@ impl Failure {
         self
     }
 
+    /// Blames the plugin if the host responded with one of these problem types, which blame the
+    /// caller where they are not about a plugin.
+    pub(super) fn of_plugin_if(mut self, kinds: &[&str]) -> Failure {
+        if kinds.iter().any(|kind| self.is_kind(kind)) {
+            self.fault = FailureSource::Plugin;
+        }
+        self
+    }
+
     /// Adds what to do.
     pub(super) fn with_advice(mut self, advice: &str) -> Failure {
         self.message = format!("{}. {advice}", self.message);

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// The maximum size of one input. The limits that matter are the server's, which enforces them.
-const BYTES_MAX: u64 = 1 << 30;
+pub(super) const BYTES_MAX: u64 = 1 << 30;
 
 const UTF8_BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -31,7 +31,12 @@ pub(super) fn stdin() -> Result<Vec<u8>, Failure> {
 
 /// Reads a whole file.
 pub(super) fn file(path: &Path) -> Result<Vec<u8>, Failure> {
-    read_limited(&path.display().to_string(), File::open(path), BYTES_MAX)
+    file_up_to(path, BYTES_MAX)
+}
+
+/// Reads a whole file, if it has at most this many bytes.
+pub(super) fn file_up_to(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    read_limited(&path.display().to_string(), File::open(path), bytes_max)
 }
 
 fn read_limited(

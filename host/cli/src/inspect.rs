@@ -1,28 +1,32 @@
 //! `kvasm inspect`: what a module is, and whether this host would load it.
 
+use super::build::{ModuleFile, PluginSource};
 use super::failure::{CommandOutcome, Failure};
 use super::grant::print_needs;
-use super::trigger::describe_watch;
-use super::{Global, input, open, output};
+use super::trigger::describe_declared;
+use super::{Global, open, output};
 use clap::Args;
 use kvasm::api::{DeclaredView, NeedsView};
+use kvasm::model::{DeclaredTrigger, Timestamp, Watch};
 use kvasm::{
     FunctionKind, ImportState, InspectedFunction, InspectedImport, Inspection, MemorySize,
-    NotCallable, SectionSizes,
+    NotCallable, Omitted, SectionSizes, TableSize,
 };
 use serde_json::{Value, json};
 use std::io::Write;
-use std::path::PathBuf;
+
+/// The maximum size of a file that is read, in bytes. A module of this size is refused; it is read so
+/// that its author sees what makes it large.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 #[derive(Args)]
 pub(super) struct InspectArgs {
-    /// The plugin, a wasm module
-    plugin: PathBuf,
+    #[command(flatten)]
+    source: PluginSource,
 }
 
 pub(super) async fn run(global: &Global, args: InspectArgs) -> Result<CommandOutcome, Failure> {
-    let place = args.plugin.display().to_string();
-    let wasm = input::file(&args.plugin)?;
+    let ModuleFile { place, wasm } = args.source.module(global, FILE_BYTES_MAX)?;
     let inspection = read(global, wasm).await.map_err(|e| e.at(&place))?;
     match global.json {
         true => output::json(&view(&inspection))?,
@@ -69,18 +73,52 @@ fn describe(refusal: &kvasm::LoadError) -> String {
 fn view(inspection: &Inspection) -> Value {
     let custom = inspection.sizes.custom.iter();
     let custom = custom.map(|(name, bytes)| json!({ "name": name, "bytes": bytes }));
-    let triggers = inspection.triggers.iter().map(DeclaredView::from);
+    let triggers = inspection.triggers.iter().map(trigger_view);
+    let omitted = &inspection.omitted;
     json!({
         "bytes": inspection.sizes.total,
         "code_bytes": inspection.sizes.code,
         "data_bytes": inspection.sizes.data,
         "custom_sections": custom.collect::<Vec<_>>(),
         "memories": inspection.memories.iter().map(memory_view).collect::<Vec<_>>(),
+        "tables": inspection.tables.iter().map(table_view).collect::<Vec<_>>(),
         "functions": inspection.functions.iter().map(function_view).collect::<Vec<_>>(),
+        "collections": inspection.collections,
         "triggers": triggers.collect::<Vec<_>>(),
         "needs": NeedsView::from(&inspection.needs),
         "imports": inspection.imports.iter().map(import_view).collect::<Vec<_>>(),
         "refusals": inspection.refusals.iter().map(describe).collect::<Vec<_>>(),
+        "omitted": {
+            "custom_sections": omitted.custom_sections,
+            "memories": omitted.memories,
+            "tables": omitted.tables,
+            "functions": omitted.functions,
+            "collections": omitted.collections,
+            "imports": omitted.imports,
+        },
+    })
+}
+
+fn trigger_view(trigger: &DeclaredTrigger) -> Value {
+    let mut view = json!(DeclaredView::from(trigger));
+    if let (Some(at), Some(members)) = (next_time(trigger), view.as_object_mut()) {
+        members.insert("next_at".to_owned(), json!(at.0));
+    }
+    view
+}
+
+/// The time at which a schedule would next be due, if the plugin were active.
+fn next_time(trigger: &DeclaredTrigger) -> Option<Timestamp> {
+    match &trigger.watch {
+        Watch::Schedule(schedule) => schedule.next_after(Timestamp::now()),
+        Watch::Changes(_) | Watch::Timers => None,
+    }
+}
+
+fn table_view(table: &TableSize) -> Value {
+    json!({
+        "initial_elements": table.initial_elements,
+        "max_elements": table.max_elements,
     })
 }
 
@@ -113,21 +151,36 @@ fn import_view(import: &InspectedImport) -> Value {
     json!({
         "module": import.module,
         "name": import.name,
-        "provided": import.state == ImportState::Provided,
+        "provided": is_provided(import),
     })
+}
+
+/// Whether this host provides an import, if that was checked.
+fn is_provided(import: &InspectedImport) -> Option<bool> {
+    match import.state {
+        ImportState::Provided => Some(true),
+        ImportState::Unknown | ImportState::Mismatch(_) => Some(false),
+        ImportState::Unchecked => None,
+    }
 }
 
 fn print(inspection: &Inspection) -> Result<(), Failure> {
     let mut rows = vec![["size".to_owned(), describe_sizes(&inspection.sizes)]];
     let memories = inspection.memories.iter();
     rows.extend(memories.map(|memory| ["memory".to_owned(), describe_memory(memory)]));
+    let tables = inspection.tables.iter();
+    rows.extend(tables.map(|table| ["table".to_owned(), describe_table(table)]));
+    if !inspection.collections.is_empty() {
+        let names = inspection.collections.join(", ");
+        rows.push(["collections".to_owned(), names]);
+    }
     rows.extend(describe_imports(&inspection.imports));
+    rows.extend(describe_omitted(&inspection.omitted));
     output::rows(&rows)?;
-    let triggers: Vec<DeclaredView> = inspection.triggers.iter().map(DeclaredView::from).collect();
     if !inspection.functions.is_empty() {
         let functions = inspection.functions.iter();
         let functions = functions.map(|function| {
-            let kind = describe_function(function, &triggers);
+            let kind = describe_function(function, &inspection.triggers);
             [function.name.clone(), kind]
         });
         writeln!(std::io::stdout())?;
@@ -163,7 +216,33 @@ fn describe_memory(memory: &MemorySize) -> String {
     format!("{} bytes, {max}{exported}", memory.initial_bytes)
 }
 
-/// A row for each module that is imported from, and one for what this host lacks.
+fn describe_table(table: &TableSize) -> String {
+    let max = match table.max_elements {
+        Some(elements) => format!("at most {elements}"),
+        None => "no maximum of its own".to_owned(),
+    };
+    format!("{} elements, {max}", table.initial_elements)
+}
+
+/// A row for what is not listed, if anything.
+fn describe_omitted(omitted: &Omitted) -> Option<[String; 2]> {
+    let counts = [
+        (omitted.custom_sections, "custom sections"),
+        (omitted.memories, "memories"),
+        (omitted.tables, "tables"),
+        (omitted.functions, "functions"),
+        (omitted.collections, "collections"),
+        (omitted.imports, "imports"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    (!counts.is_empty()).then(|| ["not listed".to_owned(), counts.join(", ")])
+}
+
+/// A row for each module that is imported from, one for what this host lacks, and one for what was not
+/// checked.
 fn describe_imports(imports: &[InspectedImport]) -> Vec<[String; 2]> {
     let mut rows: Vec<[String; 2]> = Vec::new();
     let mut modules: Vec<&str> = Vec::new();
@@ -179,37 +258,34 @@ fn describe_imports(imports: &[InspectedImport]) -> Vec<[String; 2]> {
             .collect::<Vec<_>>()
     };
     for module in modules {
-        let is_provided = |import: &&InspectedImport| import.state == ImportState::Provided;
-        let provided = of(&|import| import.module == module && is_provided(import));
-        let lacking = of(&|import| import.module == module && !is_provided(import));
-        if !provided.is_empty() {
-            let text = format!("from {module}: {}", provided.join(", "));
-            rows.push(["imports".to_owned(), text]);
-        }
-        if !lacking.is_empty() {
-            let text = format!("from {module}: {}", lacking.join(", "));
-            rows.push(["lacking".to_owned(), text]);
+        for (title, state) in [
+            ("imports", Some(true)),
+            ("lacking", Some(false)),
+            ("unchecked", None),
+        ] {
+            let names = of(&|import| import.module == module && is_provided(import) == state);
+            if !names.is_empty() {
+                let text = format!("from {module}: {}", names.join(", "));
+                rows.push([title.to_owned(), text]);
+            }
         }
     }
     rows
 }
 
-fn describe_function(function: &InspectedFunction, triggers: &[DeclaredView]) -> String {
-    let trigger = triggers.iter().find(|t| t.name == function.name);
+fn describe_function(function: &InspectedFunction, triggers: &[DeclaredTrigger]) -> String {
+    let trigger = triggers.iter().find(|t| t.name.as_str() == function.name);
     let kind = match (function.kind, trigger) {
         (FunctionKind::Function, _) => "function".to_owned(),
         (FunctionKind::Transaction, _) => "function, each call a transaction".to_owned(),
         (FunctionKind::Http, _) => "HTTP handler".to_owned(),
         (FunctionKind::HttpTransaction, _) => "HTTP handler, each call a transaction".to_owned(),
         (_, Some(trigger)) => {
-            let on = trigger.on.as_ref().map(|on| on.join(", "));
-            let what = describe_watch(
-                trigger.collection.as_deref(),
-                trigger.prefix.as_deref(),
-                on.as_deref(),
-                trigger.schedule.as_deref(),
-            );
-            format!("handler: {what}")
+            let what = describe_declared(&DeclaredView::from(trigger));
+            match next_time(trigger) {
+                Some(at) => format!("handler: {what}, next at {}", output::time(at.0)),
+                None => format!("handler: {what}"),
+            }
         }
         (_, None) => "handler of triggers that operators set".to_owned(),
     };

@@ -10,11 +10,14 @@ mod client;
 mod config;
 mod dead_letter;
 mod delivery;
+mod deploy;
 mod dev;
 mod environment;
 mod failure;
 mod global;
 mod grant;
+mod help;
+mod http_request;
 mod input;
 mod inspect;
 mod kv;
@@ -38,7 +41,7 @@ mod token_file;
 mod transfer;
 mod trigger;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, FromArgMatches, Parser, Subcommand};
 use environment::Environment;
 use failure::{CommandOutcome, Failure};
 use global::Global;
@@ -54,8 +57,8 @@ Examples:
   kvasm serve --token-file admin.token
   KVASM_TOKEN=$(cat admin.token) kvasm login --server http://127.0.0.1:7181
   kvasm app create demo --public
-  kvasm plugin deploy demo counter.wasm
-  kvasm call demo add --input '{\"name\":\"visits\",\"by\":1}'
+  kvasm deploy demo my-plugin
+  kvasm call demo add_tag --input '{\"name\":\"ada\",\"tag\":\"kind\"}'
   kvasm kv set demo notes today '\"rain\"'
   kvasm kv list demo notes --values
   kvasm kv export demo > demo.jsonl
@@ -69,7 +72,7 @@ Exit codes:
   0  success
   1  not found (kv get, kv has, kv delete; config get; dead-letter show, replay, discard; delivery discard),
      or an older schema (migrate --check)
-  2  caller's fault: bad arguments, an unknown app, a refused value, a conflict, a missing scope
+  2  caller's fault: bad arguments, an unknown app, a refused value or input, a conflict, a missing scope or grant
   3  plugin's fault: it cannot be loaded, trapped, failed, or timed out
   4  host's fault: the server or the store is unavailable, or an internal error";
 
@@ -89,10 +92,6 @@ enum Command {
     Serve(serve::Serve),
     /// Save a server and a token for other commands
     Login(profile::Login),
-    /// Call a function of an app's active plugin
-    Call(call::CallArgs),
-    /// Run a function of a plugin without deploying it
-    Run(run::RunArgs),
     /// Create a plugin to start from
     New(new::NewArgs),
     /// Build a plugin from its sources
@@ -103,7 +102,13 @@ enum Command {
     Test(test::TestArgs),
     /// Show what a module is, and whether this host would load it
     Inspect(inspect::InspectArgs),
-    /// Deploy plugins and roll them back
+    /// Run a function or the HTTP handler of a plugin without deploying it
+    Run(run::RunArgs),
+    /// Build a plugin if need be, upload it as a new version, and activate it
+    Deploy(deploy::DeployArgs),
+    /// Call a function of an app's active plugin
+    Call(call::CallArgs),
+    /// Manage plugin versions: show, activate, roll back, delete
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
     /// Manage apps
@@ -186,7 +191,8 @@ fn main() -> ExitCode {
     {
         return test::serve(std::env::args_os().nth(2).map(PathBuf::from));
     }
-    let cli = Cli::parse();
+    let cli = help::command::<Cli>().get_matches();
+    let cli = Cli::from_arg_matches(&cli).unwrap_or_else(|error| error.exit());
     let json = cli.global.json;
     match run(cli) {
         Ok(outcome) => ExitCode::from(outcome.code()),
@@ -236,13 +242,14 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
     match command {
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Login(login) => profile::login(global, login).await,
-        Command::Call(call) => call::run(global, call).await,
-        Command::Run(run) => run::run(global, run).await,
         Command::New(arguments) => new::run(global, &arguments),
         Command::Build(build) => build::run(global, build).await,
         Command::Dev(dev) => dev::run(global, dev).await,
         Command::Test(test) => test::run(global, test).await,
         Command::Inspect(inspect) => inspect::run(global, inspect).await,
+        Command::Run(run) => run::run(global, run).await,
+        Command::Deploy(deploy) => deploy::deploy(global, deploy).await,
+        Command::Call(call) => call::run(global, call).await,
         Command::Plugin(command) => plugin::run(global, command).await,
         Command::App(command) => app::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,

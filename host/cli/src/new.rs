@@ -1,18 +1,18 @@
 //! `kvasm new`: a plugin to start from.
 
+mod name;
 mod starters;
 
 use super::failure::{CommandOutcome, Failure};
 use super::{Global, output};
 use clap::{Args, ValueEnum};
+use name::checked_name;
 use serde_json::json;
 use starters::Starter;
 use std::path::{Path, PathBuf};
 
 const MANIFEST: &str = include_str!("../templates/Cargo.toml.in");
 const README: &str = include_str!("../templates/README.md.in");
-/// The maximum length of a name: with the suffix of the module it is a file name.
-const NAME_BYTES_MAX: usize = 64;
 
 #[derive(Args)]
 pub(super) struct NewArgs {
@@ -91,16 +91,14 @@ fn make_other(
         ));
     }
     let path = &arguments.path;
-    let name = checked_name(path)?;
+    let name = checked_name(path, starter.reserved_names())?;
     refuse_existing(path)?;
     write_all(path, &starter.files(name))?;
     let module = format!("build/{name}.wasm");
     let made = json!({ "name": name, "path": path, "module": module });
     output::object(global.json, &made, || {
         let shown = path.display();
-        format!(
-            "Created {shown}. Next:\n  cd {shown}\n  kvasm build\n  kvasm plugin deploy APP {module}"
-        )
+        format!("Created {shown}. Next:\n  cd {shown}\n  kvasm deploy APP")
     })?;
     Ok(CommandOutcome::Done)
 }
@@ -122,7 +120,7 @@ fn make_rust(
     template: &RustTemplate,
 ) -> Result<CommandOutcome, Failure> {
     let path = &arguments.path;
-    let name = checked_name(path)?;
+    let name = checked_name(path, &name::OF_RUST)?;
     refuse_existing(path)?;
     let sdk = sdk(arguments.sdk.as_deref(), path)?;
     let module = format!("target/kvasm/{}.wasm", name.replace('-', "_"));
@@ -149,10 +147,7 @@ fn make_rust(
     let made = json!({ "name": name, "path": path, "module": module });
     output::object(global.json, &made, || {
         let shown = path.display();
-        format!(
-            "Created {shown}. Next:\n  cd {shown}\n  cargo test\n  kvasm build\n  \
-             kvasm plugin deploy APP {module}"
-        )
+        format!("Created {shown}. Next:\n  cd {shown}\n  cargo test\n  kvasm deploy APP")
     })?;
     Ok(CommandOutcome::Done)
 }
@@ -168,86 +163,6 @@ fn fill(template: &str, values: &[(&str, &str)]) -> String {
 fn failed(path: &Path, error: &std::io::Error) -> Failure {
     Failure::user(format!("cannot write {}: {error}", path.display()))
 }
-
-/// Returns the name of a plugin in this folder, if cargo accepts it.
-fn checked_name(path: &Path) -> Result<&str, Failure> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let is_valid = |name: &&str| {
-        let mut characters = name.chars();
-        name.len() <= NAME_BYTES_MAX
-            && characters.next().is_some_and(|c| c.is_ascii_lowercase())
-            && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c))
-            && !RESERVED.contains(name)
-    };
-    name.filter(is_valid).ok_or_else(|| {
-        Failure::user(format!(
-            "{} does not end with a name for a plugin: a letter, then letters, digits, '-' and '_', all \
-             in lower case, at most {NAME_BYTES_MAX}, and no word of Rust",
-            path.display()
-        ))
-    })
-}
-
-/// Names that cargo refuses, or that hide a crate that the plugin uses.
-const RESERVED: [&str; 57] = [
-    "abstract",
-    "alloc",
-    "as",
-    "async",
-    "await",
-    "become",
-    "box",
-    "break",
-    "build",
-    "const",
-    "continue",
-    "core",
-    "crate",
-    "deps",
-    "do",
-    "dyn",
-    "else",
-    "enum",
-    "examples",
-    "extern",
-    "false",
-    "final",
-    "fn",
-    "for",
-    "if",
-    "impl",
-    "in",
-    "incremental",
-    "kvasm-guest",
-    "kvasm_guest",
-    "let",
-    "log",
-    "loop",
-    "macro",
-    "match",
-    "mod",
-    "move",
-    "mut",
-    "override",
-    "priv",
-    "pub",
-    "ref",
-    "return",
-    "self",
-    "serde",
-    "static",
-    "std",
-    "struct",
-    "super",
-    "test",
-    "trait",
-    "true",
-    "try",
-    "type",
-    "typeof",
-    "unsafe",
-    "use",
-];
 
 fn refuse_existing(path: &Path) -> Result<(), Failure> {
     let shown = path.display();
@@ -318,20 +233,6 @@ fn find_sdk(plugin: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn name_is_that_of_a_crate() {
-        for good in ["notes", "a/b/my-plugin_2", "./x"] {
-            assert!(checked_name(Path::new(good)).is_ok(), "{good}");
-        }
-        let long = "n".repeat(65);
-        for bad in [
-            "", "..", "/", "Notes", "2x", "a b", "é", "a/fn", "test", "serde", &long,
-        ] {
-            assert!(checked_name(Path::new(bad)).is_err(), "{bad}");
-        }
-        assert!(RESERVED.is_sorted());
-    }
 
     #[test]
     fn template_is_filled_in() {

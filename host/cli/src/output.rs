@@ -164,7 +164,7 @@ pub(super) fn escape_line(text: &str) -> String {
 /// that change the direction of text.
 fn controls_terminal(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Formats a time. One beyond the range of dates is shown in milliseconds.
@@ -194,8 +194,8 @@ mod tests {
     #[test]
     fn terminal_control_characters_are_escaped() {
         assert_eq!(
-            escape_line("a\u{1b}[2J\u{9b}b\u{202e}"),
-            "a\\u{1b}[2J\\u{9b}b\\u{202e}"
+            escape_line("a\u{1b}[2J\u{9b}b\u{202e}\u{61c}"),
+            "a\\u{1b}[2J\\u{9b}b\\u{202e}\\u{61c}"
         );
         assert_eq!(escape_lines("a\r\nb\u{7}"), "a\nb\\u{7}");
         assert_eq!(escape_item("a\n[host] b"), "a\n    [host] b");

@@ -1,31 +1,48 @@
 //! `kvasm run`.
 
+use super::build::PluginSource;
 use super::failure::{CommandOutcome, Failure};
+use super::http_request::{self, HeaderLine, RequestLine, ShownResponse};
 use super::open::StoreSpec;
 use super::shell::quoted;
 use super::{CacheArgs, Global, input, open, output};
 use base64::Engine as _;
 use clap::Args;
 use kvasm::model::{App, AppName, Invalid, Principal, Scope};
+use kvasm::service::ServiceError;
 use kvasm::{Call, GuestLog, Host, Plugin};
 use serde_json::{Value, json};
-use std::io::Write;
-use std::path::PathBuf;
 
 /// The name of the app if none is given.
 const APP: &str = "run";
 
 #[derive(Args)]
+#[command(after_help = "Examples:\n  \
+        kvasm run my-plugin add_tag --input '{\"name\":\"ada\",\"tag\":\"kind\"}'\n  \
+        kvasm run target/guests/shortener.wasm --http 'PUT /rust' --input https://www.rust-lang.org/")]
 pub(super) struct RunArgs {
-    /// The plugin, a wasm module
-    plugin: PathBuf,
+    #[command(flatten)]
+    source: PluginSource,
     /// The app whose entries it uses; one that does not exist in the default store is made in memory
     /// for this call [default: such an app]
     #[arg(long, value_parser = AppName::parse)]
     app: Option<AppName>,
     /// The function to call
-    function: String,
-    /// Input of the function: text, @FILE, or - for stdin [default: none]
+    #[arg(required_unless_present = "http", conflicts_with = "http")]
+    function: Option<String>,
+    /// Call the HTTP handler instead, with this method and path, such as "GET /notes?limit=5"
+    #[arg(long, value_name = "METHOD PATH")]
+    http: Option<RequestLine>,
+    /// A header of the request; repeatable
+    #[arg(
+        long,
+        short = 'H',
+        value_name = "NAME: VALUE",
+        requires = "http",
+        conflicts_with = "function"
+    )]
+    header: Vec<HeaderLine>,
+    /// Input of the function, or body of the request: text, @FILE, or - for stdin [default: none]
     #[arg(long, short)]
     input: Option<String>,
     /// Call with these scopes, such as script:read,script:write [default: a public call]
@@ -47,13 +64,17 @@ pub(super) async fn run(global: &Global, run: RunArgs) -> Result<CommandOutcome,
     if global.server_argument().is_some() {
         return Err(Failure::user(
             "`kvasm run` runs a plugin in its own process, not on a server; deploy it with \
-             `kvasm plugin deploy`, and call it with `kvasm call`",
+             `kvasm deploy`, and call it with `kvasm call`",
         ));
     }
-    let wasm = input::file(&run.plugin)?;
+    let module = run.source.module(global, input::BYTES_MAX)?;
     let input = match &run.input {
         Some(input) => input::argument(input)?,
         None => Vec::new(),
+    };
+    let mut call = match (&run.http, run.function) {
+        (Some(line), _) => Call::http().input(http_request::frame(line, run.header, &input)?),
+        (None, function) => Call::function(function.unwrap_or_default()).input(input),
     };
     let place = place(global, run.app.as_ref(), run.cache).await?;
     if place.is_temporary && !global.json {
@@ -62,16 +83,17 @@ pub(super) async fn run(global: &Global, run: RunArgs) -> Result<CommandOutcome,
             place.app.name
         ));
     }
-    let loaded = place.host.load(&place.app, wasm).await;
-    let plugin = loaded.map_err(|e| Failure::from(e).at(&run.plugin.display().to_string()))?;
-    if place.is_temporary {
-        grant_needs(&place, &plugin).await?;
+    let loaded = place.host.load(&place.app, module.wasm).await;
+    let plugin = loaded.map_err(|e| Failure::from(e).at(&module.place))?;
+    match place.is_temporary {
+        true => grant_needs(&place, &plugin).await?,
+        false => check_needs(&place, &plugin).await?,
     }
-    let mut call = Call::function(run.function).input(input);
     if let Some(scopes) = run.scopes {
         call = call.principal(Principal::for_app(place.app.id, scopes));
     }
-    print_result(global, &place, place.host.call(&plugin, call).await)
+    let called = place.host.call(&plugin, call).await;
+    print_result(global, &place, run.http.as_ref(), called).await
 }
 
 /// Finds the app in the store that is named, else in the default store, else makes it in memory.
@@ -145,6 +167,22 @@ async fn grant_needs(place: &CallPlace, plugin: &Plugin) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Checks that the app gives a plugin all that it needs, as when it is activated.
+async fn check_needs(place: &CallPlace, plugin: &Plugin) -> Result<(), Failure> {
+    if plugin.needs().is_empty() {
+        return Ok(());
+    }
+    let settings = place.host.store().settings(place.app.id).await?;
+    let unmet = plugin.needs().check(&settings);
+    unmet.map_err(|unmet| {
+        let app = &place.app.name;
+        Failure::from(ServiceError::NeedsUnmet(unmet)).with_advice(&format!(
+            "Grant or set it in {app}, or run the plugin in memory, with an app that grants all: \
+             without --app, or with --store memory"
+        ))
+    })
+}
+
 /// The failure for an app that a named store lacks. The advice names the store: without it, the
 /// command could go to a server or to another store.
 fn no_app(name: &AppName, store: &StoreSpec) -> Failure {
@@ -163,25 +201,42 @@ fn no_app(name: &AppName, store: &StoreSpec) -> Failure {
     Failure::user(format!("there is no app {name} in {shown}; {advice}"))
 }
 
-fn print_result(
+async fn print_result(
     global: &Global,
     place: &CallPlace,
+    request: Option<&RequestLine>,
     result: Result<kvasm::Response, kvasm::CallFailure>,
 ) -> Result<CommandOutcome, Failure> {
     match result {
         Ok(response) if global.json => {
-            let answer = json!({
-                "output": output_as_json(&response.output),
+            let members = match request {
+                Some(line) => ShownResponse::read(line, response.output)
+                    .await?
+                    .members()
+                    .into(),
+                None => vec![("output", output_as_json(&response.output))],
+            };
+            let mut answer = json!({
                 "request_id": response.request_id,
                 "log": response.log.lines(),
                 "log_dropped": response.log.dropped(),
                 "kept": !place.is_temporary,
             });
-            writeln!(std::io::stdout(), "{answer}")?;
+            if let Some(answer) = answer.as_object_mut() {
+                answer.extend(
+                    members
+                        .into_iter()
+                        .map(|(name, value)| (name.to_owned(), value)),
+                );
+            }
+            output::json(&answer)?;
         }
         Ok(response) => {
             print_log(&response.log);
-            output::raw(&response.output)?;
+            match request {
+                Some(line) => ShownResponse::read(line, response.output).await?.print()?,
+                None => output::raw(&response.output)?,
+            }
         }
         Err(failure) => {
             if !global.json {

@@ -6,7 +6,7 @@ use super::kv::collection;
 use super::{Global, output};
 use axum::body::Body;
 use clap::{Args, Subcommand, ValueEnum};
-use kvasm::api::{TriggerPage, TriggerPut, TriggerView};
+use kvasm::api::{DeclaredView, TriggerPage, TriggerPut, TriggerView};
 use kvasm::model::{AppName, Collection, TriggerName};
 use serde_json::json;
 use std::time::Duration;
@@ -263,8 +263,27 @@ fn watches(trigger: &TriggerView) -> String {
     )
 }
 
+/// What a declared trigger watches, and how it is retried if it says so.
+pub(super) fn describe_declared(trigger: &DeclaredView) -> String {
+    let on = trigger.on.as_ref().map(|on| on.join(", "));
+    let mut text = describe_watch(
+        trigger.collection.as_deref(),
+        trigger.prefix.as_deref(),
+        on.as_deref(),
+        trigger.schedule.as_deref(),
+    );
+    if let Some(attempts) = trigger.attempts_max {
+        text.push_str(&format!("; at most {attempts} attempts"));
+    }
+    if let Some(ms) = trigger.age_max_ms {
+        let age = humantime::format_duration(Duration::from_millis(ms));
+        text.push_str(&format!("; at most {age} old"));
+    }
+    text
+}
+
 /// What a trigger watches, for a table.
-pub(super) fn describe_watch(
+fn describe_watch(
     collection: Option<&str>,
     prefix: Option<&str>,
     on: Option<&str>,

@@ -91,8 +91,8 @@ pub use kvasm_host::{
 pub use kvasm_runtime::{
     BadPointer, Blame, CacheLimits, CallError, CallFailure, Compiler, DeliveryContext,
     FunctionKind, GuestLog, GuestState, ImportState, InspectedFunction, InspectedImport,
-    Inspection, Invocation, LoadError, LogLine, MemorySize, NotCallable, Response, RuntimeError,
-    SectionSizes, compile_worker, engine_config,
+    Inspection, Invocation, LoadError, LogLine, MemorySize, NotCallable, Omitted, Response,
+    RuntimeError, SectionSizes, TableSize, compile_worker, engine_config,
 };
 /// The engine's API, for custom host functions.
 pub use wasmtime;

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 const NAME_BYTES_MAX: usize = 256;
 /// Maximum total length of a module's function names, in bytes: they are part of each list of
 /// versions.
-const NAMES_BYTES_MAX: usize = 64 * 1024;
+pub(super) const NAMES_BYTES_MAX: usize = 64 * 1024;
 
 /// What a plugin's export is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,17 +137,28 @@ pub(super) fn check_names<'n>(names: impl Iterator<Item = &'n str>) -> Result<()
     let mut all = 0;
     for name in names {
         all += name.len();
-        if name.len() > NAME_BYTES_MAX {
-            return Err(LoadError::LongName {
-                start: display_truncated(&name, 64),
-                len: name.len(),
-                limit: NAME_BYTES_MAX,
-            });
-        }
+        check_name(name)?;
     }
-    if all > NAMES_BYTES_MAX {
+    check_total(all)
+}
+
+/// Returns an error if a name is too long.
+pub(super) fn check_name(name: &str) -> Result<(), LoadError> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(LoadError::LongName {
+            start: display_truncated(&name, 64),
+            len: name.len(),
+            limit: NAME_BYTES_MAX,
+        });
+    }
+    Ok(())
+}
+
+/// Returns an error if names of this length are too long in total.
+pub(super) fn check_total(len: usize) -> Result<(), LoadError> {
+    if len > NAMES_BYTES_MAX {
         return Err(LoadError::ManyNames {
-            len: all,
+            len,
             limit: NAMES_BYTES_MAX,
         });
     }

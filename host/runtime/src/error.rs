@@ -290,6 +290,11 @@ impl CallError {
             | CallError::NoHttpHandler
             | CallError::Conflict { .. }
             | CallError::Invalid(_) => Blame::Caller,
+            // It refuses its input, as a host does with other values.
+            CallError::Failed {
+                code: kvasm_abi::EXIT_REFUSED,
+                ..
+            } => Blame::Caller,
             CallError::Failed { .. }
             | CallError::Trap { .. }
             | CallError::Start { .. }
@@ -309,13 +314,13 @@ impl CallError {
 /// Returns the party to blame for a failed commit.
 fn blame_of_commit(error: &ServiceError) -> Blame {
     match error {
-        // A write is invalid, or exceeds the app's quota.
-        ServiceError::Invalid(_)
-        | ServiceError::NotInteger
-        | ServiceError::Overflow
-        | ServiceError::Quota { .. } => Blame::Guest,
-        // The caller lacks the scope; a conflict; the app was deleted during the run.
+        // A write is invalid.
+        ServiceError::Invalid(_) | ServiceError::NotInteger | ServiceError::Overflow => {
+            Blame::Guest
+        }
+        // The caller lacks the scope; the app's quota; a conflict; the app was deleted during the run.
         ServiceError::Denied(_)
+        | ServiceError::Quota { .. }
         | ServiceError::Conflict { .. }
         | ServiceError::AppNotFound
         | ServiceError::KeyReused

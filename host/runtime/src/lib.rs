@@ -15,6 +15,7 @@ mod loader;
 mod manifest;
 mod module;
 mod module_cache;
+mod module_parts;
 mod needs;
 mod precheck;
 mod request;
@@ -33,8 +34,8 @@ pub use declared::FunctionKind;
 pub use engine::{EngineOptions, Runtime, engine_config};
 pub use error::{Blame, CallError, CallFailure, LoadError, RuntimeError};
 pub use inspect::{
-    ImportState, InspectedFunction, InspectedImport, Inspection, MemorySize, NotCallable,
-    SectionSizes,
+    ImportState, InspectedFunction, InspectedImport, Inspection, MemorySize, NotCallable, Omitted,
+    SectionSizes, TableSize,
 };
 pub use invocation::Invocation;
 #[cfg(feature = "fuzzing")]

@@ -7,6 +7,7 @@ use super::engine::Runtime;
 use super::error::LoadError;
 use super::manifest;
 use super::module::{CompiledPlugin, LoadedModule};
+use super::module_parts;
 use super::precheck;
 use super::source_lines::SourceLines;
 use bytes::Bytes;
@@ -194,6 +195,10 @@ impl Runtime {
             Source::Given(wasm) => wasm,
             Source::Stored(fetch) => self.check_stored(digest, fetch.await?).await?,
         };
+        // With the permit, since reading a hostile module takes memory.
+        let bytes = wasm.clone();
+        let checked = spawn_blocking(move || module_parts::check_exports(&bytes));
+        checked.await.map_err(LoadError::host)??;
         self.metrics.module(ModuleSource::Compiled);
         let code = self.compile(turn, flight, wasm.clone()).await?;
 

@@ -3,6 +3,7 @@
 use super::declared::{self, DeclaredFunction, FunctionKind, check_names};
 use super::error::LoadError;
 use super::invocation::Invocation;
+use super::module_parts::NAME_SHOWN_BYTES;
 use super::source_lines::SourceLines;
 use crate::abi::{printable, printable_start};
 use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, Watch};
@@ -18,6 +19,8 @@ const OVERHEAD_BYTES: usize = 64 * 1024;
 const SHOWN_TYPES_MAX: usize = 16;
 /// How much of a wrong type an error shows, in bytes.
 const TYPE_BYTES_MAX: usize = 256;
+/// How much of the reason for which an import does not match an error shows, in bytes.
+const MISMATCH_BYTES_MAX: usize = 1024;
 /// The imports that need the app's settings.
 const SETTINGS_IMPORTS: [&str; 2] = ["config_get", "secret_get"];
 
@@ -184,10 +187,13 @@ impl CompiledPlugin {
 pub(super) fn import_error(error: wasmtime::Error) -> LoadError {
     match error.downcast_ref::<UnknownImportError>() {
         Some(unknown) => LoadError::UnknownImport {
-            module: printable(unknown.module()),
-            name: printable(unknown.name()),
+            module: printable_start(unknown.module().as_bytes(), NAME_SHOWN_BYTES),
+            name: printable_start(unknown.name().as_bytes(), NAME_SHOWN_BYTES),
         },
-        None => LoadError::ImportMismatch(printable(&format!("{error:#}"))),
+        None => {
+            let why = format!("{error:#}");
+            LoadError::ImportMismatch(printable_start(why.as_bytes(), MISMATCH_BYTES_MAX))
+        }
     }
 }
 

@@ -145,19 +145,20 @@ async fn client_disconnected(peer: Option<Peer>) {
     }
 }
 
+/// A request as the plugin receives it, apart from its body.
 #[derive(Serialize)]
-struct RequestHead<'r> {
-    method: &'r str,
-    path: &'r str,
-    query: &'r str,
-    headers: Vec<(&'r str, &'r str)>,
+pub(super) struct RequestHead<'r> {
+    pub(super) method: &'r str,
+    pub(super) path: &'r str,
+    pub(super) query: &'r str,
+    pub(super) headers: Vec<(&'r str, &'r str)>,
     /// The path of the app, before `path`.
-    mount: String,
-    scheme: &'static str,
+    pub(super) mount: String,
+    pub(super) scheme: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    authority: Option<String>,
+    pub(super) authority: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    client: Option<IpAddr>,
+    pub(super) client: Option<IpAddr>,
 }
 
 #[derive(Deserialize)]
@@ -268,7 +269,7 @@ fn split_path(path: &str) -> (&str, &str) {
 }
 
 /// The head of a request as it is passed to the plugin, before the body.
-fn encode_request_head(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
+pub(super) fn encode_request_head(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
     let head = serde_json::to_vec(head).map_err(|e| Problem::internal(&e))?;
     let too_large = || Problem::new(Kind::BodyTooLarge, "the head is over 4 GiB");
     let prefix = prefix(head.len()).ok_or_else(too_large)?;
@@ -276,7 +277,7 @@ fn encode_request_head(head: &RequestHead<'_>) -> Result<Vec<u8>, Problem> {
 }
 
 /// Converts a plugin's output to a response, or explains why it is invalid.
-fn parse_response(output: Bytes, origin: &PageOrigin) -> Result<Response, String> {
+pub(super) fn parse_response(output: Bytes, origin: &PageOrigin) -> Result<Response, String> {
     let (head, body) = split(&output).map_err(|_| "the frame is truncated within the head")?;
     if head.len() > ANSWER_HEAD_BYTES_MAX {
         let (len, limit) = (head.len(), ANSWER_HEAD_BYTES_MAX);

@@ -19,6 +19,7 @@ mod cost;
 mod counted;
 mod dead_letters;
 mod deliveries;
+mod direct;
 mod document;
 mod door;
 mod export;
@@ -63,6 +64,7 @@ pub use calls::fuzz_answer;
 pub use client_address::Network;
 #[cfg(feature = "fuzzing")]
 pub use client_address::address as fuzz_address;
+pub use direct::{handler_input, handler_response};
 pub use document::openapi;
 #[cfg(feature = "fuzzing")]
 pub use import::{Lines, fuzz_line, fuzz_lines};

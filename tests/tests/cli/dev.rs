@@ -167,6 +167,46 @@ fn local_dependencies_are_watched() {
     assert_eq!(dev.interrupt(), Some(0));
 }
 
+/// A module that needs what is not set is activated once it is, without another change; and a change
+/// after a refusal is built.
+#[test]
+fn refused_module_is_activated_by_enter_or_by_a_change() {
+    let user = User::new();
+    let folder = user.tiny_named("needing");
+    let declare = |setting: &str| {
+        let lines = format!(
+            r#"[{{"kind":"function","name":"hello"}},
+                {{"kind":"config","name":"{setting}","type":"string","required":true}}]"#
+        );
+        std::fs::write(folder.join("kvasm.json"), lines).unwrap();
+    };
+    declare("mode");
+    let store = format!("sqlite:{}", user.home.path().join("dev.db").display());
+    let mut dev = Dev::start(&user, &[folder.to_str().unwrap(), "--store", &store]);
+    dev.prints("this plugin version needs what the app lacks: ");
+    let advice = format!("`kvasm --store {store} config set tiny NAME VALUE`");
+    dev.prints(&advice);
+    dev.prints("No version is active yet. Save a change, or press Enter");
+    user.ok(&["--store", &store, "config", "set", "tiny", "mode", "x"]);
+    dev.write("");
+    dev.prints("is active, swapped in ");
+
+    declare("other");
+    dev.prints("stays active. Save a change, or press Enter");
+    dev.write("hello");
+    dev.prints("hello: ");
+    declare("mode");
+    dev.prints("Nothing has changed in the module.");
+    std::fs::write(folder.join("src/lib.rs"), "fn broken( {").unwrap();
+    dev.prints("stays active. Save a change to build again.");
+    // What was refused before is not tried again.
+    dev.write("");
+    let source = "#[unsafe(no_mangle)]\npub extern \"C\" fn hello() -> i32 { panic!() }\n";
+    std::fs::write(folder.join("src/lib.rs"), source).unwrap();
+    dev.prints("hello failed: ");
+    assert_eq!(dev.interrupt(), Some(0));
+}
+
 /// With a store, the data is there the next time.
 #[test]
 fn named_store_is_kept() {

@@ -1,7 +1,7 @@
 //! `kvasm inspect`.
 
 use super::User;
-use kvasm_tests::guests::{module, module_importing, wasm};
+use kvasm_tests::guests::{manifest, module, module_importing, module_with, wasm};
 use serde_json::json;
 
 fn text(text: &str) -> Vec<u8> {
@@ -35,6 +35,11 @@ fn plugin_is_described_without_a_store() {
     let needs = user.file("needs.wasm", &wasm("needs"));
     let inspected = user.json(&["inspect", &needs]);
     assert!(!inspected["needs"]["http"].as_array().unwrap().is_empty());
+    let tables = inspected["tables"].as_array().unwrap();
+    assert!(
+        tables[0]["initial_elements"].as_u64().is_some(),
+        "{tables:?}"
+    );
     // It has opened no store.
     assert!(!user.home.path().join(".local").exists());
 }
@@ -172,4 +177,134 @@ fn limits_of_the_configuration_apply() {
     user.ok(&["inspect", &file]);
     let config = user.file("kvasm.toml", b"[limits]\nmemory = \"32KiB\"\n");
     user.fails(&["inspect", &file, "--config", &config], 3, "limits.memory");
+}
+
+/// What a handler declares of its retries, when a schedule is next due, and typed collections.
+#[test]
+fn retries_next_times_and_collections_are_shown() {
+    let user = User::new();
+    let lines = [
+        r#"{"kind":"on_change","name":"run","collection":"c","attempts_max":4,"age_max_ms":5400000}"#,
+        r#"{"kind":"cron","name":"tick","schedule":"0 3 1 1 *"}"#,
+    ];
+    let fields = format!(
+        "{} (table 3 7 funcref) (func (export \"tick\") (result i32) i32.const 0)",
+        manifest(&lines)
+    );
+    let file = user.file("m.wasm", &module_with("", &fields, "i32.const 0"));
+    let shown = user.ok(&["inspect", &file]);
+    for words in [
+        "run   handler: set, delete of c; at most 4 attempts; at most 1h 30m old",
+        "-01-01T03:00:00.000Z",
+        "3 elements, at most 7",
+    ] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let inspected = user.json(&["inspect", &file]);
+    let triggers = inspected["triggers"].as_array().unwrap();
+    assert_eq!(triggers[0]["attempts_max"], 4);
+    assert_eq!(triggers[0]["age_max_ms"], 5_400_000);
+    assert!(triggers[1]["next_at"].as_u64().is_some());
+    assert_eq!(
+        inspected["tables"],
+        json!([{"initial_elements": 3, "max_elements": 7}])
+    );
+    // What `collections!` of the SDK declares.
+    let leaderboard = user.file("leaderboard.wasm", &wasm("leaderboard"));
+    let inspected = user.json(&["inspect", &leaderboard]);
+    assert_eq!(
+        inspected["collections"],
+        json!(["best", "numbers", "ranked"])
+    );
+    let shown = user.ok(&["inspect", &leaderboard]);
+    assert!(
+        shown.contains("collections  best, numbers, ranked\n"),
+        "{shown}"
+    );
+    // The administrators of the app see the retries too.
+    user.ok(&["app", "create", "demo"]);
+    user.ok(&["deploy", "demo", &file]);
+    let offered = user.ok(&["plugin", "functions", "demo"]);
+    assert!(offered.contains("at most 4 attempts"), "{offered}");
+}
+
+/// What is printed of a hostile module is bounded, and says that there is more.
+#[test]
+fn description_of_a_hostile_module_is_bounded() {
+    let user = User::new();
+    // A character that reverses the direction of text.
+    let long = "\\e2\\80\\ae".repeat(10_000);
+    let imports = (0..100).map(|n| format!("(import \"m\" \"{n} {long}\" (func))"));
+    let short = (0..20_000).map(|n| format!("(import \"{n}\" \"f\" (func))"));
+    let exports = (0..20_000).map(|n| format!("(export \"{n:0100}\" (func $f))"));
+    let text = format!(
+        "(module {} {} (func $f (result i32) i32.const 0) {})",
+        imports.collect::<String>(),
+        short.collect::<String>(),
+        exports.collect::<String>(),
+    );
+    let mut wasm = wat::parse_str(text).unwrap();
+    for _ in 0..10_000 {
+        wasm.extend(b"\0\x03\x02\xc2\x9b");
+    }
+    let file = user.file("hostile.wasm", &wasm);
+    for json in [&[][..], &["--json"]] {
+        let answer = user.run(&[&["inspect", &file], json].concat());
+        assert_eq!(answer.code, 3, "{}", answer.stderr);
+        let printed = answer.stdout.len() + answer.stderr.len();
+        assert!(printed < 1024 * 1024, "{printed} bytes");
+        let drives = |c: char| c == '\u{202e}' || c == '\u{9b}';
+        assert!(!answer.stderr.contains(drives));
+        if json.is_empty() {
+            assert!(!answer.stdout.contains(drives));
+            // One is the names that the text format adds.
+            let rest = "not listed  9901 custom sections, 19345 functions, 19100 imports";
+            assert!(answer.stdout.contains(rest), "{}", answer.stdout);
+        } else {
+            assert_eq!(answer.json()["omitted"]["imports"], 19_100);
+        }
+    }
+    // The server refuses it before it is compiled.
+    user.ok(&["app", "create", "demo"]);
+    user.fails(&["deploy", "demo", &file], 3, "2000000 bytes in total");
+}
+
+/// The options of every command are in the help of those that read them.
+#[test]
+fn help_hides_options_that_mean_nothing() {
+    let user = User::new();
+    for (command, shown, hidden) in [
+        (
+            "build",
+            &["--json", "--config", "--strip-names"][..],
+            &["--server", "--token", "--store"][..],
+        ),
+        (
+            "new",
+            &["--json", "--template"],
+            &["--server", "--timeout", "--profile", "--config"],
+        ),
+        ("dev", &["--store", "--port"], &["--server", "--token"]),
+        ("test", &["--config", "--wasm"], &["--server", "--store"]),
+        ("deploy", &["--server", "--store", "--grant-all"], &[]),
+    ] {
+        for flag in ["-h", "--help"] {
+            let help = user.ok(&[command, flag]);
+            for option in shown {
+                assert!(help.contains(option), "{command} {option}: {help}");
+            }
+            for option in hidden {
+                assert!(
+                    !help.contains(&format!("{option} <")),
+                    "{command} {option}: {help}"
+                );
+            }
+        }
+    }
+    // They are still accepted, as they were, and come before the command too.
+    user.fails(
+        &["--server", "http://127.0.0.1:9", "build", "/nonexistent"],
+        2,
+        "is not a folder",
+    );
 }

@@ -38,23 +38,30 @@ fn made(user: &User, template: &str) -> u64 {
     let new = ["new", folder, "--template", template, "--sdk"];
     let new = [&new, &[sdk.to_str().unwrap()][..]].concat();
     let output = user.ok(&new);
-    let file = format!("target/kvasm/my_{template}.wasm");
-    for command in ["cargo test\n", "kvasm build\n", &file] {
+    for command in ["cargo test\n", "kvasm deploy APP\n"] {
         assert!(output.contains(command), "{command}: {output}");
     }
     let readme = std::fs::read_to_string(path.join("README.md")).unwrap();
-    assert!(readme.contains("kvasm build\n") && readme.contains(&file));
+    let file = format!("target/kvasm/my_{template}.wasm");
+    assert!(readme.contains("kvasm deploy demo\n") && readme.contains(&file));
     user.passes_both(folder, 1);
-    let built = user
-        .command_with_cargo(&["build", folder])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success(), "{text}");
+    user.ok(&["app", "create", &name]);
+    // In its folder, which is built.
+    let mut command = user.command_with_cargo(&["deploy", &name]);
+    let deployed = command.current_dir(folder).output().unwrap();
+    let text = String::from_utf8_lossy(&deployed.stderr);
+    assert!(deployed.status.success(), "{text}");
     let module = checkout().join("target/new-plugins/kvasm");
     let module = module.join(format!("my_{template}.wasm"));
-    user.ok(&["app", "create", &name]);
-    user.ok(&["plugin", "deploy", &name, module.to_str().unwrap()]);
+    assert!(
+        text.contains(&format!("Built {}: ", module.display())),
+        "{text}"
+    );
+    let text = String::from_utf8_lossy(&deployed.stdout);
+    assert!(
+        text.starts_with(&format!("Version 1 of {name} is active")),
+        "{text}"
+    );
     // It does not overwrite what is there.
     user.fails(&new, 2, "is not empty; nothing was written");
     std::fs::metadata(module).unwrap().len()
@@ -83,10 +90,21 @@ fn new_refuses_what_it_cannot_make() {
     let sdk = checkout().join("guest-sdk");
     let sdk = sdk.to_str().unwrap();
     let at = |name: &str| user.home.path().join(name).to_str().unwrap().to_owned();
-    for name in ["Notes", "2x", "a b", "fn", "serde"] {
-        user.fails(&["new", &at(name), "--sdk", sdk], 2, "a name for a plugin");
+    for (name, why) in [
+        ("Notes", "a name for a plugin"),
+        ("2x", "a name for a plugin"),
+        ("a b", "a name for a plugin"),
+        ("fn", "fn is a keyword of Rust"),
+        ("serde", "serde is the name of a crate that the plugin uses"),
+    ] {
+        user.fails(&["new", &at(name), "--sdk", sdk], 2, why);
         assert!(!Path::new(&at(name)).exists());
     }
+    user.fails(
+        &["new", &at("kvasm"), "--template", "go"],
+        2,
+        "another Go module",
+    );
     let path = at("notes");
     user.fails(&["new", &path, "--sdk", "/nowhere"], 2, "guest-sdk");
     user.fails(

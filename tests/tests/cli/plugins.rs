@@ -1,7 +1,7 @@
 //! `kvasm run`.
 
 use super::User;
-use kvasm_tests::guests::{module, wasm};
+use kvasm_tests::guests::{manifest, module, module_with, wasm};
 use kvasm_tests::program::process::Home;
 use serde_json::json;
 
@@ -109,7 +109,10 @@ fn app_of_one_call_grants_what_the_plugin_needs() {
     let user = User::with_app();
     let needs = user.file("needs.wasm", &wasm("needs"));
     let read = ["run", &needs, "read", "--app"];
-    user.fails(&[&read[..], &["demo"]].concat(), 3, "stripe-key");
+    // In an app of others it is refused as when it is deployed.
+    let refused = "what the app lacks";
+    user.fails(&[&read[..], &["demo"]].concat(), 2, refused);
+    user.fails(&["deploy", "demo", &needs], 2, refused);
     let output = user.ok(&[&read[..], &["other"]].concat());
     assert!(output.contains("Some(3) None 0"), "{output}");
 }
@@ -131,7 +134,7 @@ fn exit_codes_classify_failures() {
     );
     user.fails(
         &["run", &counter, "--app", "demo", "add", "--input", "{"],
-        3,
+        2,
         "not the JSON",
     );
     let as_reader = [
@@ -229,4 +232,125 @@ fn failed_call_suggests_the_command_that_shows_its_log() {
         failed.stderr
     );
     server.stop();
+}
+
+/// The same mistake has the same exit code, whichever command finds it.
+#[test]
+fn run_and_deploy_agree_on_whose_fault_it_is() {
+    let user = User::with_app();
+    let config = user.file("kvasm.toml", b"[limits]\nmodule = \"512KiB\"\n");
+    let mut large = module("", "i32.const 0");
+    // A custom section of 1 MiB.
+    large.extend(b"\0\x85\x80\x40\x04huge");
+    large.extend(vec![0; 1024 * 1024]);
+    let large = user.file("large.wasm", &large);
+    let text = user.file("text.wasm", b"(module)");
+    let refuses = user.file("refuses.wasm", &module("no", "i32.const 3"));
+    let fails = user.file("fails.wasm", &module("", "i32.const 1"));
+    let counter = user.file("counter.wasm", &wasm("counter"));
+    for (file, function, expected) in [
+        (&large, "run", 3),
+        (&text, "run", 3),
+        (&refuses, "run", 2),
+        (&fails, "run", 3),
+        (&counter, "nope", 2),
+    ] {
+        let ran = user.run(&["run", file, "--app", "demo", function, "--config", &config]);
+        let mut deployed = user.run(&["deploy", "demo", file, "--config", &config]);
+        if deployed.code == 0 {
+            deployed = user.run(&["call", "demo", function]);
+        }
+        assert_eq!(ran.code, expected, "{file}: {}", ran.stderr);
+        assert_eq!(deployed.code, expected, "{file}: {}", deployed.stderr);
+    }
+}
+
+/// The HTTP handler gets the request, and its response is printed, as JSON too.
+#[test]
+fn request_is_sent_to_a_plugin_that_is_not_deployed() {
+    let user = User::with_app();
+    let file = user.file("shortener.wasm", &wasm("shortener"));
+    let put = [
+        "--http",
+        "PUT /rust",
+        "--input",
+        "https://www.rust-lang.org/",
+    ];
+    let run = ["run", &file, "--app", "demo"];
+    let put = user.ok(&[&run[..], &put].concat());
+    assert!(put.starts_with("201 Created\n"), "{put}");
+    let answer = user.run(&[&run[..], &["--http", "/rust", "-H", "Accept: */*"]].concat());
+    assert_eq!(answer.code, 0);
+    let (head, body) = answer.stdout.split_once("\n\n").unwrap();
+    assert!(head.starts_with("30"), "{head}");
+    assert!(
+        head.contains("location: https://www.rust-lang.org/"),
+        "{head}"
+    );
+    assert!(!body.contains("location"), "{body}");
+    let listed = user.json(&[&run[..], &["--http", "GET /?x=1"]].concat());
+    assert_eq!(listed["status"], 200);
+    assert_eq!(listed["body"]["links"][0]["slug"], "rust");
+    assert_eq!(listed["kept"], true);
+    let has_type = |header: &serde_json::Value| header[0] == "content-type";
+    assert!(listed["headers"].as_array().unwrap().iter().any(has_type));
+    // A status of the plugin is no failure of the command.
+    let absent = user.ok(&[&run[..], &["--http", "/nothing"]].concat());
+    assert!(absent.starts_with("404 Not Found\n"), "{absent}");
+    let head = user.ok(&[&run[..], &["--http", "HEAD /"]].concat());
+    assert!(head.ends_with("\n\n"), "{head}");
+
+    for (bad, words) in [
+        (&["--http", "GET"][..], "a method and a path"),
+        (&["--http", "GET /a b"], "percent-encoded"),
+        (&["--http", "/", "-H", "no colon"], "Name: value"),
+        (&["-H", "a: b", "x"], "cannot be used with"),
+        (&["-H", "a: b"], "--http"),
+        (&["--http", "/", "stats"], "cannot be used with"),
+        (&[], "FUNCTION"),
+    ] {
+        user.fails(&[&run[..], bad].concat(), 2, words);
+    }
+    let counter = user.file("counter.wasm", &wasm("counter"));
+    user.fails(&["run", &counter, "--http", "/"], 2, "HTTP handler");
+}
+
+/// What a hostile plugin answers cannot control the terminal, and what is no response is refused.
+#[test]
+fn response_of_a_hostile_plugin_is_checked() {
+    let user = User::new();
+    let handler = manifest(&[r#"{"kind":"http","name":"run"}"#]);
+    let answers = |head: &str| {
+        let text = head.replace('\\', "\\5c").replace('"', "\\22");
+        let frame = format!("\\{:02x}\\00\\00\\00{text}body", head.len());
+        let write = format!(
+            "(drop (call $output_write (i32.const 0) (i32.const {}))) (i32.const 0)",
+            head.len() + 8
+        );
+        module_with(&frame, &handler, &write)
+    };
+    let run = |head: &str| {
+        let file = user.file("evil.wasm", &answers(head));
+        user.run(&["run", &file, "--http", "/"])
+    };
+    let evil = run(r#"{"status":200,"headers":[["x-a","\u202e\u009b2J"]]}"#);
+    assert_eq!(evil.code, 0, "{}", evil.stderr);
+    assert!(
+        evil.stdout.contains("x-a: \\u{202e}\\u{9b}2J\n"),
+        "{:?}",
+        evil.stdout
+    );
+    for bad in [
+        r#"{"status":99}"#,
+        "{",
+        r#"{"status":200,"headers":[["a b","1"]]}"#,
+    ] {
+        let refused = run(bad);
+        assert_eq!(refused.code, 3, "{bad}: {}", refused.stdout);
+        assert!(
+            refused.stderr.contains("invalid HTTP response"),
+            "{}",
+            refused.stderr
+        );
+    }
 }

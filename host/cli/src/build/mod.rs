@@ -2,6 +2,7 @@
 //! compiles; what is the same for all languages is here.
 
 mod languages;
+mod plugin_source;
 mod rust;
 pub(crate) mod section;
 pub(crate) mod size;
@@ -11,6 +12,7 @@ use crate::{Global, inspect, output};
 use clap::{Args, ValueEnum};
 use languages::OtherLanguage;
 use parking_lot::Mutex;
+pub(crate) use plugin_source::{ModuleFile, PluginSource, PluginSourceOrHere};
 pub(crate) use rust::{cargo, local_packages};
 use section::KeptSections;
 use serde_json::json;

@@ -78,8 +78,15 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     let child = BuildProcess::default();
     let options = BuildOptions::to_run(args.release, args.target, child.clone());
 
-    let session =
-        Session::start(host.clone(), app.clone(), args.folder, options, last_call).await?;
+    let session = Session::start(
+        host.clone(),
+        app.clone(),
+        store.shown(),
+        args.folder,
+        options,
+        last_call,
+    );
+    let session = session.await?;
     let stop = CancellationToken::new();
     let routes = router(host.clone(), config.server.clone(), stop.clone());
     let serving = serve_http(

@@ -3,10 +3,11 @@
 use super::watch::Sources;
 use crate::build::{BuildOptions, build};
 use crate::failure::Failure;
+use crate::shell::quoted;
 use crate::{logs, output};
 use kvasm::api::LogView;
 use kvasm::model::{App, AppName, PluginVersion};
-use kvasm::service::Actor;
+use kvasm::service::{Actor, ServiceError};
 use kvasm::{Call, DeployError, Host, InvokeError};
 use std::io::Write;
 use std::path::PathBuf;
@@ -31,10 +32,14 @@ pub(super) struct Session {
     pub(super) host: Host,
     pub(super) app: AppName,
     pub(super) folder: PathBuf,
+    /// The store's name, for other commands.
+    pub(super) store: String,
     pub(super) options: Arc<BuildOptions>,
     pub(super) last_call: Option<LastCall>,
     /// The active version, and its module.
     active: Option<(PluginVersion, Vec<u8>)>,
+    /// A module that could not be activated, which may be tried again.
+    refused: Option<Vec<u8>>,
 }
 
 impl Session {
@@ -42,6 +47,7 @@ impl Session {
     pub(super) async fn start(
         host: Host,
         app: AppName,
+        store: String,
         folder: PathBuf,
         options: BuildOptions,
         last_call: Option<LastCall>,
@@ -54,9 +60,11 @@ impl Session {
             host,
             app,
             folder,
+            store,
             options: Arc::new(options),
             last_call,
             active: None,
+            refused: None,
         };
         let app = session.current_app().await?;
         tokio::spawn(print_logs(session.host.clone(), app));
@@ -97,26 +105,46 @@ impl Session {
         let start = Instant::now();
         let built = spawn_blocking(move || build(&folder, &options)).await;
         let build_time = start.elapsed();
-        let swapped = match built.map_err(|error| Failure::host(error.to_string()))? {
-            Ok(built) => self.swap(built.wasm, build_time).await,
-            Err(failure) => Err(failure),
-        };
-        match (swapped, &self.active) {
-            (Ok(false), _) => return Ok(()),
-            (Ok(true), _) => {}
-            (Err(failure), active) => {
-                failure.note();
-                if let Some((version, _)) = active {
-                    output::note(&format!("Version {version} stays active."));
-                }
-                return Ok(());
+        // Whatever comes of it, it is newer.
+        self.refused = None;
+        match built.map_err(|error| Failure::host(error.to_string()))? {
+            Ok(built) => {
+                let built_in = format!("built in {:.1} s and ", build_time.as_secs_f32());
+                self.replace(built.wasm, &built_in).await
+            }
+            Err(failure) => {
+                self.note_failure(&failure, "Save a change to build again.");
+                Ok(())
             }
         }
-        self.call_again().await
+    }
+
+    /// Makes a module the active version, and repeats the last call.
+    async fn replace(&mut self, wasm: Vec<u8>, built_in: &str) -> Result<(), Failure> {
+        match self.swap(wasm.clone(), built_in).await {
+            Ok(false) => Ok(()),
+            Ok(true) => self.call_again().await,
+            Err(failure) => {
+                self.refused = Some(wasm);
+                let next = "Save a change, or press Enter to activate the same module again.";
+                self.note_failure(&failure, next);
+                Ok(())
+            }
+        }
+    }
+
+    /// Says what failed, what is served, and what happens next.
+    fn note_failure(&self, failure: &Failure, next: &str) {
+        failure.note();
+        let state = match &self.active {
+            Some((version, _)) => format!("Version {version} stays active."),
+            None => "No version is active yet.".to_owned(),
+        };
+        output::note(&format!("{state} {next}"));
     }
 
     /// Deploys a module, and grants what it needs. Returns whether it differs from the active one.
-    async fn swap(&mut self, wasm: Vec<u8>, build_time: Duration) -> Result<bool, Failure> {
+    async fn swap(&mut self, wasm: Vec<u8>, built_in: &str) -> Result<bool, Failure> {
         if self.active.as_ref().is_some_and(|(_, was)| *was == wasm) {
             say("Nothing has changed in the module.")?;
             return Ok(false);
@@ -145,8 +173,7 @@ impl Session {
         let handlers = exports.triggers.iter();
         offers.extend(handlers.map(|trigger| format!("{} (handler)", trigger.name)));
         say(&format!(
-            "Version {version} is active, built in {:.1} s and swapped in {:.1} s: {}.",
-            build_time.as_secs_f32(),
+            "Version {version} is active, {built_in}swapped in {:.1} s: {}.",
             swap_time.as_secs_f32(),
             offers.join(", ")
         ))?;
@@ -165,13 +192,25 @@ impl Session {
         if !grants.is_empty() {
             admin.add_grants(actor, app, grants).await?;
         }
-        admin.activate_plugin(actor, app, version).await?;
-        Ok(())
+        let activated = admin.activate_plugin(actor, app, version).await;
+        activated.map(drop).map_err(|error| match error {
+            ServiceError::NeedsUnmet(_) => Failure::from(error).with_advice(&format!(
+                "Set it with `kvasm --store {store} config set {app} NAME VALUE`, or `secret set`",
+                store = quoted(&self.store),
+                app = self.app
+            )),
+            error => Failure::from(error),
+        })
     }
 
-    /// Does what a line of standard input says: an empty one repeats the last call, another one is a
-    /// function and its input.
+    /// Does what a line of standard input says: an empty one activates a module that was refused, or
+    /// repeats the last call; another one is a function and its input.
     async fn command(&mut self, line: &str) -> Result<(), Failure> {
+        if line.is_empty()
+            && let Some(wasm) = self.refused.take()
+        {
+            return self.replace(wasm, "").await;
+        }
         if !line.is_empty() {
             let (function, input) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
             self.last_call = Some(LastCall {

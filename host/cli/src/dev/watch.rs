@@ -26,6 +26,8 @@ pub(super) struct Sources {
     workspace: PathBuf,
     /// The state of the files that say what the others are.
     manifests: Option<u64>,
+    /// That of the lock file.
+    lock: Option<u64>,
     /// The state of everything else when it was last looked at.
     sources: Option<u64>,
 }
@@ -37,6 +39,7 @@ impl Sources {
             workspace: folder.clone(),
             folder,
             manifests: None,
+            lock: None,
             sources: None,
         }
     }
@@ -53,6 +56,9 @@ impl Sources {
             manifests = self.manifests();
         }
         self.manifests = Some(manifests);
+        let lock = self.lock();
+        have_changed |= self.lock != Some(lock);
+        self.lock = Some(lock);
         let sources = self.sources();
         have_changed |= self.sources != Some(sources);
         self.sources = Some(sources);
@@ -61,15 +67,17 @@ impl Sources {
 
     /// Takes the lock file as it is now: the build that has just ended may have written it.
     pub(super) fn ignore_lock(&mut self) {
-        self.manifests = Some(self.manifests());
+        self.lock = Some(self.lock());
+    }
+
+    fn lock(&self) -> u64 {
+        state_of_file(&self.workspace.join(LOCK))
     }
 
     fn manifests(&self) -> u64 {
         let packages = self.packages.iter();
         let folders = packages.chain([&self.folder, &self.workspace]);
-        let manifests = folders.map(|folder| state_of_file(&folder.join(MANIFEST)));
-        let lock = state_of_file(&self.workspace.join(LOCK));
-        sum(manifests).wrapping_add(lock)
+        sum(folders.map(|folder| state_of_file(&folder.join(MANIFEST))))
     }
 
     fn sources(&self) -> u64 {
@@ -166,6 +174,11 @@ mod tests {
         fs::write(&lock, "by the build, which has just ended").unwrap();
         sources.ignore_lock();
         assert!(!sources.have_changed());
+        // A manifest that is written during a build is one of the next.
+        fs::write(&lock, "by the build again").unwrap();
+        fs::write(folder.path().join(MANIFEST), "[package]").unwrap();
+        sources.ignore_lock();
+        assert!(sources.have_changed());
         fs::write(folder.path().join("plugin.c"), "").unwrap();
         assert!(sources.have_changed());
     }

@@ -2,6 +2,7 @@
 //! package, so that nothing has to be downloaded.
 
 use super::fill;
+use super::name::{OF_GO, ReservedNames};
 
 const README: &str = include_str!("../../templates/language.md.in");
 
@@ -46,6 +47,14 @@ impl Starter {
                 "Node.js 20 or newer, and once `npm install` here",
             ),
             Starter::Zig => ("Zig", "Zig 0.17"),
+        }
+    }
+
+    /// Names that a plugin in this language cannot have.
+    pub(super) fn reserved_names(self) -> &'static [ReservedNames] {
+        match self {
+            Starter::Go => &OF_GO,
+            Starter::C | Starter::AssemblyScript | Starter::Zig => &[],
         }
     }
 

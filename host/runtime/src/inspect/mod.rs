@@ -1,18 +1,15 @@
 //! What a module is and what a deployment would make of it, without running it.
 
 mod imports;
-mod reader;
 
 use crate::abi::printable;
-use crate::declared::{self, Declared, FunctionKind, check_names};
+use crate::declared::FunctionKind;
 use crate::engine::Runtime;
 use crate::error::{Blame, LoadError};
-use crate::manifest;
-use crate::module::wrong_type;
+use crate::module_parts::{DESCRIBED_MAX, ModuleParts};
 use crate::precheck;
 use bytes::Bytes;
 use kvasm_core::{AppId, DeclaredTrigger, Needs};
-use reader::ModuleParts;
 use std::mem::discriminant;
 use std::sync::Arc;
 use tokio::task::spawn_blocking;
@@ -24,17 +21,43 @@ pub struct Inspection {
     pub sizes: SectionSizes,
     /// Its memories, imported ones first.
     pub memories: Vec<MemorySize>,
+    /// Its tables, imported ones first.
+    pub tables: Vec<TableSize>,
     /// Its functions and handlers: those that it declares, in the order of the declarations; without
     /// declarations, all exports that can be called.
     pub functions: Vec<InspectedFunction>,
+    /// The names of the typed collections that it declares, in order: those of `collections!` in the SDK
+    /// for Rust. It may use others.
+    pub collections: Vec<String>,
     /// Triggers that it declares.
     pub triggers: Vec<DeclaredTrigger>,
     /// What it declares that it needs from its app.
     pub needs: Needs,
     /// Its imports, in order.
     pub imports: Vec<InspectedImport>,
-    /// Why this host would refuse to load it; empty if it can run here.
+    /// Why this host would refuse to load it; empty if it can run here. Of one kind at most the first
+    /// 100.
     pub refusals: Vec<LoadError>,
+    /// What is not in these lists.
+    pub omitted: Omitted,
+}
+
+/// How many parts of a module an [`Inspection`] does not list: the lists of a hostile module could be
+/// as long as the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Omitted {
+    /// Custom sections after the first 100.
+    pub custom_sections: usize,
+    /// Memories after the first 100.
+    pub memories: usize,
+    /// Tables after the first 100.
+    pub tables: usize,
+    /// Without declarations, functions beyond the limit of names.
+    pub functions: usize,
+    /// Collections after the first 1,000.
+    pub collections: usize,
+    /// Imports after the first 1,000.
+    pub imports: usize,
 }
 
 /// Sizes of a module and its sections, in bytes.
@@ -59,6 +82,15 @@ pub struct MemorySize {
     pub initial_bytes: u64,
     /// The largest size that the module allows itself, if it sets one.
     pub max_bytes: Option<u64>,
+}
+
+/// The size of a table, in elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableSize {
+    /// The size at the start.
+    pub initial_elements: u64,
+    /// The largest size that the module allows itself, if it sets one.
+    pub max_elements: Option<u64>,
 }
 
 /// A function or a handler of a module.
@@ -101,11 +133,14 @@ pub enum ImportState {
     Unknown,
     /// Its function has another type; the text says which.
     Mismatch(String),
+    /// Not checked, since too many others are missing.
+    Unchecked,
 }
 
 impl Runtime {
     /// Reads a module and checks whether it could run here, as [`load`](Runtime::load) would. In
-    /// contrast to it, the result has all reasons for a refusal that can be found.
+    /// contrast to it, the result has all reasons for a refusal that can be found without compiling it,
+    /// and that of the compiler if there is none.
     ///
     /// # Errors
     /// [`LoadError::NotWasm`] if it is not a module, or truncated; an error of the host.
@@ -142,13 +177,15 @@ fn describe(
     refused: Option<LoadError>,
     is_compiled: bool,
 ) -> Result<Inspection, LoadError> {
-    let parts = ModuleParts::read(wasm)?;
+    let mut parts = ModuleParts::read(wasm)?;
     let imports = match &refused {
         None => imports::provided(&parts),
         Some(_) => imports::imports(runtime, &parts),
     };
-    let mut refusals = Vec::new();
-    let (functions, declared) = functions(&parts, wasm, &mut refusals);
+    let mut refusals = parts.refusals();
+    let functions = functions(&parts);
+    let declared = parts.declared.take().and_then(Result::ok);
+    let declared = declared.unwrap_or_default();
     if !parts.has_memory() {
         refusals.push(LoadError::NoMemory);
     }
@@ -168,58 +205,54 @@ fn describe(
     Ok(Inspection {
         sizes: parts.sizes,
         memories: parts.memories,
+        tables: parts.tables,
         functions,
+        collections: parts.collections.into_iter().collect(),
         triggers: declared.triggers,
         needs: declared.needs,
         imports,
         refusals,
+        omitted: parts.omitted,
     })
 }
 
-/// Returns the functions of a module and its declarations, and adds what is wrong with them.
-fn functions(
-    parts: &ModuleParts<'_>,
-    wasm: &[u8],
-    refusals: &mut Vec<LoadError>,
-) -> (Vec<InspectedFunction>, Declared) {
-    let Some(section) = manifest::section(wasm) else {
-        refusals.extend(check_names(parts.callable()).err());
-        let functions = parts.callable().map(|name| InspectedFunction {
-            name: printable(name),
-            kind: FunctionKind::Function,
-            not_callable: None,
-        });
-        return (functions.collect(), Declared::default());
+/// Returns the functions of a module.
+fn functions(parts: &ModuleParts<'_>) -> Vec<InspectedFunction> {
+    let declared = match &parts.declared {
+        Some(Ok(declared)) => declared,
+        Some(Err(_)) => return Vec::new(),
+        None => {
+            let functions = parts.callable().map(|name| InspectedFunction {
+                name: printable(name),
+                kind: FunctionKind::Function,
+                not_callable: None,
+            });
+            return functions.collect();
+        }
     };
-    let declared = declared::read(section).unwrap_or_else(|error| {
-        refusals.push(error);
-        Declared::default()
-    });
-    let mut functions = Vec::new();
-    for function in &declared.functions {
+    let mut described = 0;
+    let functions = declared.functions.iter().map(|function| {
         let name = function.name.as_str();
-        let not_callable = match (parts.is_callable(name), parts.describe_export(name)) {
-            (true, _) => None,
-            (false, Some(export)) => Some(NotCallable::Export(export)),
-            (false, None) => Some(NotCallable::Missing),
-        };
-        refusals.extend(not_callable.as_ref().map(|why| match why {
-            NotCallable::Missing => LoadError::MissingFunction(printable(name)),
-            NotCallable::Export(found) => wrong_type(name, found),
-        }));
-        functions.push(InspectedFunction {
+        let not_callable = (!parts.is_callable(name)).then(|| {
+            described += 1;
+            match parts.describe_export(name, described <= DESCRIBED_MAX) {
+                Some(export) => NotCallable::Export(export),
+                None => NotCallable::Missing,
+            }
+        });
+        InspectedFunction {
             name: printable(name),
             kind: function.kind,
             not_callable,
-        });
-    }
-    (functions, declared)
+        }
+    });
+    functions.collect()
 }
 
 /// Returns the refusal of a module for this import. The imports of browsers have their own.
 fn refusal(import: &InspectedImport, is_compiled: bool) -> Option<LoadError> {
     match &import.state {
-        ImportState::Provided => None,
+        ImportState::Provided | ImportState::Unchecked => None,
         ImportState::Unknown if !is_compiled && precheck::is_of_browsers(&import.module) => None,
         ImportState::Unknown => Some(LoadError::UnknownImport {
             module: import.module.clone(),
