@@ -225,6 +225,9 @@ impl Store {
         }
     }
 
+        for id in view.replays {
+            self.end_replay(id, now_ms);
+        }
     fn fire_set(&mut self, collection: &str, key: &str, row: &Row, now_ms: i64) {
         if !self.outbox.watches.is_empty() {
             let changed = changed(collection, key, row.version);

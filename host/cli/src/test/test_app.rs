@@ -14,8 +14,8 @@ use kvasm::dispatch::{AttemptEvent, StepDispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::model::{
     App, AppName, Applied, Batch, Collection, ConfigValue, DeadLetterFilter, Grant, Key, Limits,
-    LimitsPatch, NewTimer, Op, PluginVersion, Principal, Scope, SettingName, TimerName, TimerOp,
-    TimerTime, Timestamp, Value,
+    LimitsPatch, NewTimer, Op, PluginVersion, Principal, Replay, Scope, SettingName, TimerName,
+    TimerOp, TimerTime, Timestamp, Value,
 };
 use kvasm::service::{
     Caller, DEAD_LETTERS_MAX, DispatchNotifier, Keyring, Kv, KvService, ServiceError, Services,
@@ -306,6 +306,10 @@ impl TestApp {
                 HarnessWrite::TimerCancel { name } => built.timers.push(TimerOp::Cancel {
                     name: TimerName::parse(name)?,
                     expect: None,
+                }),
+                HarnessWrite::Replay { letter } => built.replays.push(Replay {
+                    letter,
+                    is_required: false,
                 }),
             }
         }

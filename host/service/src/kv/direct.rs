@@ -6,8 +6,8 @@ use crate::{Caller, CommitListener, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::Store;
 use kvasm_core::{
-    Applied, Audit, Batch, Capability, Collection, Commit, Committed, Cursor, Entry, Invalid, Key,
-    Limits, ListQuery, Op, Subject, TimerName, TimerOp, Timestamp,
+    Applied, Audit, Batch, Capability, Collection, Commit, Committed, Cursor, DeadLetterFilter,
+    Entry, Invalid, Key, Limits, ListQuery, Op, Subject, TimerName, TimerOp, Timestamp,
 };
 use kvasm_metrics::Metrics;
 use serde_json::json;
@@ -252,7 +252,7 @@ impl Kv for KvService {
         }
         Invalid::check_count(Subject::Batch, parts, BATCH_MAX)?;
         let now = Timestamp::now();
-        let count = batch.ops.len() + batch.timers.len();
+        let count = batch.results();
         let commit = Commit {
             audit: audit_row(caller, now, &batch.ops),
             depth: caller.depth(),
@@ -267,3 +267,10 @@ impl Kv for KvService {
         }
     }
 }
+    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError> {
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
+        let this = DeadLetterFilter::of(letter);
+        let count = self.store.count_dead_letters(caller.app(), &this, 1);
+        Ok(self.timed("count_dead_letters", count).await? > 0)
+    }
+

@@ -98,6 +98,7 @@ impl Transaction {
             checks: checks(&view.read),
             ops: view.take_ops(),
             timers: timer_ops(&mut view.timers),
+            replays: view.take_replays(),
             acknowledge: acknowledge.map(Box::new),
             keep: None,
             link,
@@ -249,7 +250,7 @@ impl Transaction {
 
     /// Runs a batch's checks and operations. The caller must undo its changes on an error.
     async fn run_all(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        let mut failed = Vec::new();
+        let (mut failed, results) = (Vec::new(), batch.results());
         for (position, check) in batch.checks.into_iter().enumerate() {
             let at = (check.collection, check.key);
             let found = self.see(&caller.without_access_checks(), &at).await?;
@@ -260,7 +261,7 @@ impl Transaction {
         if !failed.is_empty() {
             return Err(ServiceError::Conflict { failed });
         }
-        let mut applied = Vec::with_capacity(batch.ops.len());
+        let mut applied = Vec::with_capacity(results);
         for operation in batch.ops {
             applied.push(self.run(caller, operation).await?);
         }
@@ -268,6 +269,9 @@ impl Transaction {
             applied.push(self.change_timer(caller, change).await?);
         }
         Ok(applied)
+        for replay in batch.replays {
+            applied.push(self.replay(caller, replay).await?);
+        }
     }
 }
 
@@ -392,10 +396,14 @@ impl Kv for Transaction {
         self.add_unseen(caller, at, delta).await
     }
 
+    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError> {
+        self.sees_dead_letter(caller, letter).await
+    }
+
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         caller.check_access(capability(&batch, caller.app()))?;
         Invalid::check_count(Subject::Batch, parts(&batch), BATCH_MAX)?;
-        if batch.ops.len() + batch.timers.len() <= 1 {
+        if batch.results() <= 1 {
             // Nothing to undo: the one operation buffers its write last.
             return self.run_all(caller, batch).await;
         }
