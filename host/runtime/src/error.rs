@@ -311,8 +311,8 @@ fn blame_of_commit(error: &ServiceError) -> Blame {
     match error {
         // A write is invalid, or exceeds the app's quota.
         ServiceError::Invalid(_)
-        | ServiceError::NotInteger
-        | ServiceError::Overflow
+        | ServiceError::NotInteger(_)
+        | ServiceError::Overflow(_)
         | ServiceError::Quota { .. } => Blame::Guest,
         // The caller lacks the scope; a conflict; the app was deleted during the run.
         ServiceError::Denied(_)

@@ -442,8 +442,8 @@ fn failed(failure: &CallFailure) -> CallEnd {
 /// The variant of the SDK's error for a failed commit.
 fn kind(error: &ServiceError) -> &'static str {
     match error {
-        ServiceError::Invalid(_) | ServiceError::Overflow => "Invalid",
-        ServiceError::NotInteger => "Type",
+        ServiceError::Invalid(_) | ServiceError::Overflow(_) => "Invalid",
+        ServiceError::NotInteger(_) => "Type",
         ServiceError::Quota { .. } => "Quota",
         ServiceError::Conflict { .. } => "Conflict",
         ServiceError::Denied(_) => "Denied",

@@ -239,7 +239,8 @@ impl Transaction {
         delta: i64,
     ) -> Result<(Version, i64), ServiceError> {
         let before = self.see_value(&caller.without_access_checks(), &at).await?;
-        let value = increment(before.as_ref().map(|entry| &entry.value), delta)?;
+        let value = increment(before.as_ref().map(|entry| &entry.value), delta);
+        let value = value.map_err(|why| ServiceError::of_increment(why, &at))?;
         let expires_at = before.and_then(|entry| entry.expires_at);
         let text = Value::Json(JsonText::integer(value));
         let mut view = self.view.lock();
@@ -268,10 +269,10 @@ impl Transaction {
         for change in batch.timers {
             applied.push(self.change_timer(caller, change).await?);
         }
-        Ok(applied)
         for replay in batch.replays {
             applied.push(self.replay(caller, replay).await?);
         }
+        Ok(applied)
     }
 }
 
@@ -353,7 +354,11 @@ impl Kv for Transaction {
         for ((_, key), addition) in view.added.iter().filter(|(at, _)| in_list(at)) {
             let before = merged.get(key).and_then(Option::as_ref);
             let entry = (list.with_values).then(|| addition.apply(before, now));
-            merged.insert(key.clone(), entry.transpose()?);
+            let entry = entry.transpose().map_err(|why| {
+                let at = (list.collection.clone(), key.clone());
+                ServiceError::of_increment(why, &at)
+            })?;
+            merged.insert(key.clone(), entry);
         }
         for ((_, key), entry) in view.written.iter().filter(|(at, _)| in_list(at)) {
             match entry
@@ -391,13 +396,13 @@ impl Kv for Transaction {
         self.see_timer(caller, name).await
     }
 
+    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError> {
+        self.sees_dead_letter(caller, letter).await
+    }
+
     async fn add(&self, caller: &Caller, at: Address, delta: i64) -> Result<(), ServiceError> {
         caller.check_access(Capability::AppKvWrite(caller.app()))?;
         self.add_unseen(caller, at, delta).await
-    }
-
-    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError> {
-        self.sees_dead_letter(caller, letter).await
     }
 
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
