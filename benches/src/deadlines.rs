@@ -45,6 +45,10 @@ impl Kv for Silent {
         pending().await
     }
 
+    async fn has_dead_letter(&self, _: &Caller, _: Uuid) -> Result<bool, ServiceError> {
+        pending().await
+    }
+
     async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
         pending().await
     }

@@ -61,6 +61,9 @@ export declare function dead_letters(
   before: usize, beforeLen: usize, limit: i32, out: usize, cap: usize,
 ): i64;
 
+@external("kvasm_v1", "dead_letter_replay")
+export declare function dead_letter_replay(id: usize, idLen: usize): i64;
+
 @external("kvasm_v1", "config_get")
 export declare function config_get(name: usize, nameLen: usize, out: usize, cap: usize): i64;
 

@@ -164,6 +164,7 @@ KVASM_IMPORT(timer_cancel) int64_t kvasm_timer_cancel(const char *name, size_t n
 KVASM_IMPORT(dead_letters)
 int64_t kvasm_dead_letters(const char *before, size_t before_len, int32_t limit, char *out,
                            size_t cap);
+KVASM_IMPORT(dead_letter_replay) int64_t kvasm_dead_letter_replay(const char *id, size_t id_len);
 /* A configuration value of the app, and a secret; KVASM_NOT_FOUND if it is not set. */
 KVASM_IMPORT(config_get)
 int64_t kvasm_config_get(const char *name, size_t name_len, char *out, size_t cap);

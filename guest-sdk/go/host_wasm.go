@@ -51,6 +51,9 @@ func hostTimerCancel(name unsafe.Pointer, nameLen uint32) int64
 //go:wasmimport kvasm_v1 dead_letters
 func hostDeadLetters(before unsafe.Pointer, beforeLen uint32, limit int32, out unsafe.Pointer, cap uint32) int64
 
+//go:wasmimport kvasm_v1 dead_letter_replay
+func hostDeadLetterReplay(id unsafe.Pointer, idLen uint32) int64
+
 //go:wasmimport kvasm_v1 config_get
 func hostConfigGet(name unsafe.Pointer, nameLen uint32, out unsafe.Pointer, cap uint32) int64
 

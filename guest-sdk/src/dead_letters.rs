@@ -1,15 +1,18 @@
 //! Dead letters: deliveries to this app's handlers that failed permanently.
 //!
 //! A delivery becomes a dead letter when it has failed as often as its trigger allows. The
-//! change itself stays in effect. An operator replays or discards dead letters; a plugin can
-//! list them. A principal needs `script:read`.
+//! change itself stays in effect. A plugin can list and [`replay`] dead letters; an operator can also
+//! discard them. A principal needs `script:read` to list them, and `script:write` to replay one.
 //!
 //! ```
 //! use kvasm_guest::dead_letters;
 //!
-//! for letter in dead_letters::list() {
+//! for letter in dead_letters::list().take(100) {
 //!     let letter = letter?;
 //!     log::warn!("{} gave up on {:?}: {}", letter.function, letter.key, letter.error);
+//!     if letter.reason == "attempts" {
+//!         dead_letters::replay(&letter.id)?;
+//!     }
 //! }
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
@@ -104,6 +107,35 @@ pub fn page(before: Option<&str>, limit: usize) -> Result<Page, Error> {
     }
     // A limit over i32 exceeds every host's limit; the host reports that.
     fetch(before, i32::try_from(limit).unwrap_or(i32::MAX))
+}
+
+/// Turns a dead letter back into a delivery of the same event, which is then attempted as if it were
+/// new, behind the others of its key. Returns whether there was such a letter: the id of another app's
+/// letter is one of none.
+///
+/// In a transaction, which each run of a handler is, the letter is replayed by the commit. Lists show
+/// it until then, and the transaction runs again if it is gone by then. A failed run replays nothing.
+///
+/// A handler may replay as many letters as deliveries may follow from its event, at most 10,000 with
+/// all that follows. So a handler that replays what it can comes to an end, except if a timer, a
+/// schedule or a call repeats it.
+///
+/// # Errors
+/// [`Error::Invalid`] if the id is not that of a dead letter, or for more than 1,000 parts of a
+/// transaction; [`Error::Denied`] if the caller lacks `script:write`; [`Error::Quota`] if the app has
+/// too many outstanding deliveries.
+///
+/// ```
+/// use kvasm_guest::{dead_letters, testing};
+///
+/// testing::add_dead_letter(dead_letters::DeadLetter::example("1"));
+/// assert!(dead_letters::replay("1")?);
+/// assert!(!dead_letters::replay("0198c1d3-0d52-7a31-8f6e-5b1f0f2f7c02")?);
+/// assert_eq!(dead_letters::list().count(), 0);
+/// # Ok::<(), kvasm_guest::Error>(())
+/// ```
+pub fn replay(id: &str) -> Result<bool, Error> {
+    sys::dead_letter_replay(id)
 }
 
 fn fetch(before: Option<&str>, limit: i32) -> Result<Page, Error> {

@@ -1,5 +1,6 @@
 //! Why a call to the host failed.
 
+use crate::http::BadRequest;
 use kvasm_abi::Status;
 use std::fmt;
 
@@ -51,8 +52,9 @@ pub enum Error {
     /// The JSON of an entry, a key or the JSON of another server does not fit the requested type.
     Decode(String),
     /// What an HTTP client sent does not fit: the JSON of the body, an escape in the path or the
-    /// query, a parameter, or the text of a cursor. A handler that returns it answers with 400.
-    BadRequest(String),
+    /// query, a parameter, or the text of a cursor. A handler that returns it answers with 400, and
+    /// with its [`detail`](BadRequest::detail).
+    BadRequest(BadRequest),
 }
 
 impl Error {
@@ -101,8 +103,8 @@ impl Error {
             | Error::Unsupported(message)
             | Error::Remote(message)
             | Error::Encode(message)
-            | Error::Decode(message)
-            | Error::BadRequest(message) => message,
+            | Error::Decode(message) => message,
+            Error::BadRequest(bad) => bad.message(),
         }
     }
 

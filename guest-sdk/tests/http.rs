@@ -1,7 +1,7 @@
 //! HTTP handlers without a host: what they return, and what a client receives.
 #![allow(clippy::unwrap_used)]
 
-use kvasm_guest::http::{HttpError, IntoResponse, Problem, Request, Response, Router};
+use kvasm_guest::http::{BadRequest, HttpError, IntoResponse, Problem, Request, Response, Router};
 use kvasm_guest::kv::{self, Cursor};
 use kvasm_guest::{Bytes, Error, Json, testing};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ fn error_has_the_status_of_the_http_api_and_no_text() {
     const SECRET: &str = "the price of paper";
     let text = || SECRET.to_owned();
     for (error, expected) in [
-        (Error::BadRequest(text()), 400),
+        (Error::BadRequest(BadRequest::new(text())), 400),
         (Error::Invalid(text()), 400),
         (Error::Denied(text()), 403),
         (Error::NotFound(text()), 404),
@@ -106,12 +106,42 @@ fn malformed_input_of_a_client_is_400() {
     let get = |target| testing::call_http(list, Request::get(target).build());
     assert_eq!(get("/").unwrap().status, 200);
     // Text that no cursor has, a cursor of another list, and escapes that are not UTF-8.
-    for target in ["/?cursor=x", "/?cursor=00ff", "/?cursor=%ff"] {
+    for target in ["/?cursor=x", "/?cursor=AAAA", "/?cursor=%ff"] {
         assert_eq!(get(target).unwrap().status, 400, "{target}");
     }
     let read = |request: Request| request.json::<u32>().map(Json);
     let post = Request::post("/").body("{").build();
     assert_eq!(testing::call_http(read, post).unwrap().status, 400);
+    // The client is told what is wrong with what it has sent.
+    let detail = |response: Response| -> Option<String> {
+        let problem: serde_json::Value = response.decode_json().unwrap();
+        problem["detail"].as_str().map(str::to_owned)
+    };
+    let told = |body: &str| {
+        let post = Request::post("/").body(body).build();
+        detail(testing::call_http(read, post).unwrap()).unwrap()
+    };
+    assert_eq!(told("[]"), "expected an integer from 0 to 4294967295");
+    assert_eq!(told("-1"), "expected an integer from 0 to 4294967295");
+    assert_eq!(told("{"), "expected an integer from 0 to 4294967295");
+    assert_eq!(
+        told("1 2"),
+        "not JSON: trailing characters at line 1 column 3"
+    );
+    for target in ["/?cursor=x", "/?cursor=AAAA"] {
+        let response = get(target).unwrap();
+        let told = detail(response).unwrap();
+        assert_eq!(
+            told,
+            "the cursor is not one of this list; start again without one"
+        );
+    }
+    let escapes = detail(get("/?cursor=%ff").unwrap()).unwrap();
+    assert!(escapes.contains("is \"%ff\", whose escapes"), "{escapes}");
+    // Not of other errors that are the client's fault, whose text may be the plugin's.
+    let fail = |_: Request| Err::<(), _>(Error::Invalid("the key \"secret\"".to_owned()));
+    let answer = testing::call_http(fail, Request::get("/").build()).unwrap();
+    assert_eq!((answer.status, detail(answer)), (400, None));
     // A stored value of another type is the plugin's failure.
     kv::collection("c").set("k", "text").unwrap();
     let read = |_: Request| kv::collection("c").get::<u32>("k").map(Json);
@@ -167,6 +197,7 @@ fn router_calls_the_handler_of_method_and_path() {
         ("DELETE", "/users/me", 204, ""),
         ("PUT", "/names/Ada%20L%2FB%c3%a9+", 200, "Ada L/Bé+"),
         ("PATCH", "/any/a/b/", 200, "PATCH a/b/"),
+        ("GET", "/any/", 200, "GET "),
         ("OPTIONS", "/any/a", 200, "OPTIONS a"),
         ("OPTIONS", "/users/7", 204, ""),
     ] {

@@ -1,6 +1,6 @@
 //! Typed keys sort as their values do, and typed collections follow the untyped ones.
 
-use kvasm_guest::typed::{AsKey, KeyPart, Leading, Map, TimeMs, TypedKey, Uuid};
+use kvasm_guest::typed::{AsKey, Desc, KeyPart, Leading, Map, TimeMs, TypedKey, Uuid};
 use kvasm_guest::{Error, kv, testing};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -61,6 +61,22 @@ proptest! {
         let two = Leading::<Mixed>::to_prefix(&(a.0.as_str(), a.1));
         prop_assert_eq!(key.starts_with(&two), (&a.0, a.1) == (&b.0, b.1));
         prop_assert_eq!(key < two, (&b.0, b.1) < (&a.0, a.1));
+    }
+
+    #[test]
+    fn descending_parts_sort_in_reverse_beside_others(
+        a in mixed(), mut b in mixed(), same in 0..3
+    ) {
+        type Turned = (Desc<String>, i64, Desc<Vec<u8>>, Desc<u64>);
+        if same > 0 { b.0.clone_from(&a.0) }
+        if same > 1 { b.1 = a.1 }
+        let turned = |(s, i, v, u): Mixed| (Desc(s), i, Desc(v), Desc(u));
+        let (a, b) = (turned(a), turned(b));
+        let (x, y) = (AsKey::<Turned>::to_text(&a), AsKey::<Turned>::to_text(&b));
+        prop_assert_eq!(a.cmp(&b), x.cmp(&y), "{:?} {:?}", x, y);
+        let prefix = Leading::<Turned>::to_prefix(&(a.0.clone(), a.1));
+        prop_assert_eq!(y.starts_with(&prefix), (&a.0, a.1) == (&b.0, b.1));
+        prop_assert_eq!(Turned::from_text(&x), Some(a));
     }
 
     #[test]
@@ -148,6 +164,37 @@ fn pages_iterators_and_many_reads_cover_all_entries() {
         (many.len(), many[2_499], many[2_501]),
         (2_502, Some(2_499), None)
     );
+}
+
+#[test]
+fn ranges_are_deleted_page_by_page() {
+    let map: Map<(String, u32), u32> = Map::new("m");
+    let fill = || {
+        for n in 0..1_500 {
+            map.set(("a", n), &n).unwrap();
+        }
+        map.set(("b", 1), &9).unwrap();
+    };
+    fill();
+    let some = || map.list().prefix(("a",));
+    assert_eq!(some().reverse().limit(1_200).delete_all(), Ok(1_200));
+    assert_eq!(some().last().unwrap().unwrap().0.1, 299);
+    assert_eq!(some().limit(0).delete_all(), Ok(0));
+    assert_eq!(some().limit(300).delete_all(), Ok(300));
+    assert_eq!((some().delete_all(), map.list().count()), (Ok(0), Ok(1)));
+
+    // One commit for each page, so it is not atomic beyond one.
+    fill();
+    let (deleted, cost) = testing::cost_of(|| some().limit(1_200).delete_all());
+    assert_eq!((deleted, cost.host_calls), (Ok(1_200), 2 * 2));
+
+    // In a transaction it is all or nothing, up to 500.
+    let within = |limit: usize| kv::transaction(|| some().limit(limit).delete_all());
+    assert_eq!(within(300), Ok(300));
+    fill();
+    let error = within(501).unwrap_err();
+    assert!(matches!(error, Error::TooLarge(_)), "{error:?}");
+    assert_eq!(some().count(), Ok(1_500));
 }
 
 #[test]

@@ -86,6 +86,7 @@ pub extern "kvasm_v1" fn dead_letters(
     out: ?*anyopaque,
     cap: usize,
 ) i64;
+pub extern "kvasm_v1" fn dead_letter_replay(id: ?*const anyopaque, id_len: usize) i64;
 pub extern "kvasm_v1" fn config_get(
     name: ?*const anyopaque,
     name_len: usize,

@@ -90,6 +90,10 @@ pub const TIMER_HANDLER: &str = "on_timer";
 /// only within that run.
 pub const PROVISIONAL_VERSION_MIN: u64 = 1 << 62;
 
+/// `kv_list`: the message of a cursor that the list does not accept.
+pub const FOREIGN_CURSOR: &str = "the cursor was not returned by a list of this collection with these options, or was \
+     modified; restart the list without a cursor";
+
 /// `dead_letters`: the maximum number of dead letters in one result.
 pub const LETTERS_MAX: i32 = 1000;
 /// `dead_letters`: the number of dead letters that a limit of 0 stands for.
@@ -145,6 +149,7 @@ pub const IMPORTS: &[Import] = &[
     import("timer_set", "i32 i32 i32 i64 i32 i32"),
     import("timer_cancel", "i32 i32"),
     import("dead_letters", "i32 i32 i32 i32 i32"),
+    import("dead_letter_replay", "i32 i32"),
     import("config_get", "i32 i32 i32 i32"),
     import("secret_get", "i32 i32 i32 i32"),
     import("http_fetch", "i32 i32 i32 i32"),

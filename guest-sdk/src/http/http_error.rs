@@ -2,12 +2,15 @@
 
 use super::{Problem, Response};
 use crate::Error;
+use crate::kv::CURSOR_DETAIL;
+use kvasm_abi::FOREIGN_CURSOR;
 use std::any::Any;
 use std::fmt::Display;
 
 /// Why an HTTP handler failed. `?` converts to it a [`Response`] or a [`Problem`], which the client
 /// receives, an [`Error`], which has a status, and anything that can be displayed. The text of an
-/// error is logged, and never sent to the client.
+/// error is logged, and never sent to the client. What the client itself did wrong it is told: the
+/// [`detail`](super::BadRequest::detail) of a [`BadRequest`](Error::BadRequest).
 ///
 /// | error | status |
 /// |---|---|
@@ -102,7 +105,9 @@ impl<E: Display + 'static> From<E> for HttpError {
             return HttpError(Reason::Host(host));
         }
         if let Some(cursor) = any.downcast_mut::<Option<crate::kv::CursorError>>() {
-            return HttpError(Reason::Host(Error::BadRequest(message(cursor.as_ref()))));
+            return HttpError(Reason::Host(Error::from(
+                cursor.take().unwrap_or(crate::kv::CursorError),
+            )));
         }
         HttpError(Reason::Failed(message(error.as_ref())))
     }
@@ -125,7 +130,7 @@ impl From<Problem> for HttpError {
 }
 
 /// The response that a client receives for an error: its status as in [`HttpError`], as a problem
-/// without the error's text, which is logged.
+/// without the error's text, which is logged, and with the detail of a [`BadRequest`](Error::BadRequest).
 impl From<Error> for Response {
     fn from(error: Error) -> Response {
         response_of(&error, status_of(&error, false))
@@ -154,7 +159,21 @@ fn problem_of(error: &Error, status: u16) -> Problem {
         _ => log::Level::Info,
     };
     log::log!(level, "answered with {status}: {error}");
-    Problem::new(status)
+    let problem = Problem::new(status);
+    match detail_of(error) {
+        Some(detail) => problem.detail(detail),
+        None => problem,
+    }
+}
+
+/// Returns what a client is told besides the status.
+fn detail_of(error: &Error) -> Option<&str> {
+    match error {
+        Error::BadRequest(bad) => bad.detail(),
+        // As any other text that is no cursor.
+        Error::Invalid(text) if text == FOREIGN_CURSOR => Some(CURSOR_DETAIL),
+        _ => None,
+    }
 }
 
 fn status_of(error: &Error, is_conditional: bool) -> u16 {

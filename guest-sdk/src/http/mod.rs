@@ -33,6 +33,7 @@
 //! # Ok::<(), kvasm_guest::Error>(())
 //! ```
 
+mod bad_request;
 mod fetch;
 pub(crate) mod handler;
 mod http_error;
@@ -45,6 +46,7 @@ mod response;
 mod route;
 mod router;
 
+pub use bad_request::BadRequest;
 pub use fetch::fetch;
 pub use handler::IntoResponse;
 pub use http_error::HttpError;

@@ -1,8 +1,8 @@
 //! Problem documents (RFC 9457).
 
 use super::{HttpError, IntoResponse, Response};
+use crate::json;
 use serde::Serialize;
-use std::fmt::Write;
 
 /// An error for the client, as `application/problem+json` (RFC 9457).
 ///
@@ -65,17 +65,16 @@ impl Problem {
         self
     }
 
-    /// Adds a member of any other name. A standard one, or a value that serde cannot serialise, is
-    /// left out, and logged.
+    /// Adds a member of any other name. A standard one, or a value that cannot be JSON, such as NaN, is
+    /// left out, and logged with the place in the value.
     pub fn with(mut self, member: &str, value: impl Serialize) -> Problem {
         if STANDARD_MEMBERS.contains(&member) {
             log::error!("`Problem::with` cannot set {member:?}; use the method for it");
             return self;
         }
-        match serde_json::to_string(&value) {
-            // Writing to a string cannot fail.
-            Ok(json) => drop(write!(self.members, ",{}:{json}", quoted(member))),
-            Err(error) => log::error!("the member {member:?} of a problem is left out: {error}"),
+        match json::encode_text(&value) {
+            Ok(json) => self.members.extend([",", &quoted(member), ":", &json]),
+            Err(why) => log::error!("the member {member:?} of a problem is left out: {why}"),
         }
         self
     }
@@ -158,6 +157,7 @@ mod tests {
             .detail("x")
             .with("a \"b\"", [1, 2])
             .with("status", 200)
+            .with("nan", [1.0, f64::NAN])
             .with("none", std::collections::BTreeMap::from([((1, 2), 3)]));
         let body = Response::from(problem).body;
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();

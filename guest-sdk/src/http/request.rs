@@ -1,5 +1,6 @@
 //! The request that an HTTP handler receives, or that a plugin sends.
 
+use super::BadRequest;
 use super::percent::{self, Plus};
 use crate::{Error, json};
 use serde::de::DeserializeOwned;
@@ -159,7 +160,7 @@ impl Request {
     pub fn param<T: FromStr>(&self, name: &str) -> Result<T, Error> {
         let mut params = self.params.iter();
         match params.find(|(found, _)| found == name) {
-            Some((_, value)) => parse("the parameter", name, value),
+            Some((_, value)) => parse(name, value),
             None => Err(Error::Internal(format!(
                 "the route has no parameter {name:?}"
             ))),
@@ -221,7 +222,7 @@ impl Request {
     /// ```
     pub fn query_value<T: FromStr>(&self, name: &str) -> Result<Option<T>, Error> {
         let value = self.query_param(name)?;
-        let parsed = value.map(|value| parse("the parameter", name, &value));
+        let parsed = value.map(|value| parse(name, &value));
         parsed.transpose()
     }
 
@@ -264,8 +265,10 @@ impl Request {
     /// # Errors
     /// [`Error::BadRequest`] if the body is not the JSON of a `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        json::decode(&self.body)
-            .map_err(|why| Error::BadRequest(format!("the body is not the JSON asked for: {why}")))
+        json::decode_of_client(&self.body).map_err(|(why, told)| {
+            let message = format!("the body is not the JSON asked for: {why}");
+            Error::BadRequest(BadRequest::new(message).with_detail(told))
+        })
     }
 
     /// Decodes a frame of the host.
@@ -287,14 +290,22 @@ impl Request {
     }
 }
 
-/// Parses a text of the client.
-fn parse<T: FromStr>(what: &str, name: &str, text: &str) -> Result<T, Error> {
-    text.parse().map_err(|_| {
-        let (shown, wanted) = (start(text), std::any::type_name::<T>());
-        Error::BadRequest(format!(
-            "{what} {name:?} is {shown:?}, which is not a valid {wanted}"
-        ))
-    })
+/// Parses the text of a parameter of the client.
+fn parse<T: FromStr>(name: &str, text: &str) -> Result<T, Error> {
+    let refuse = |_| not_parsed(name, text, std::any::type_name::<T>());
+    text.parse().map_err(refuse)
+}
+
+#[cold]
+fn not_parsed(name: &str, text: &str, kind: &str) -> Error {
+    let shown = start(text);
+    let detail = match json::wanted(kind) {
+        Some(wanted) => format!("the parameter {name:?} is {shown:?}; expected {wanted}"),
+        // Only the plugin knows the type.
+        None => format!("the parameter {name:?} is {shown:?}, which is not accepted"),
+    };
+    let message = format!("the parameter {name:?} is {shown:?}, which is not a valid {kind}");
+    Error::BadRequest(BadRequest::new(message).with_detail(detail))
 }
 
 /// Returns the start of a text of the client, for messages.
@@ -311,9 +322,8 @@ fn param_value(name: &str, value: &str) -> Result<String, Error> {
 /// Returns the error, whose message quotes only the start of the text.
 fn not_utf8(what: &str, sent: &str) -> Error {
     let shown = start(sent);
-    Error::BadRequest(format!(
-        "{what} is {shown:?}, whose escapes do not stand for UTF-8"
-    ))
+    let message = format!("{what} is {shown:?}, whose escapes do not stand for UTF-8");
+    Error::BadRequest(BadRequest::new(message.clone()).with_detail(message))
 }
 
 /// Encodes the frame as the host does.
@@ -426,7 +436,9 @@ mod tests {
             "a part of the path is \"%ff\", whose escapes do not stand for UTF-8"
         );
         let param = request.query_param("x").unwrap_err();
-        assert!(matches!(&param, Error::BadRequest(why) if why.contains("\"x\" is \"%C3\"")));
+        assert!(
+            matches!(&param, Error::BadRequest(why) if why.message().contains("\"x\" is \"%C3\""))
+        );
         assert!(matches!(request.query_params(), Err(Error::BadRequest(_))));
         // An error in another parameter does not matter.
         assert_eq!(request.query_param("y"), Ok(Some("2".to_owned())));

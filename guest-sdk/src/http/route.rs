@@ -118,7 +118,7 @@ impl<'p> Pattern<'p> {
                 Segment::Param(name) => !part.is_empty() && accept(name, part),
                 Segment::Rest(name) => {
                     rest = None;
-                    !left.is_empty() && accept(name, left)
+                    accept(name, left)
                 }
             };
             if !fits {
@@ -177,7 +177,8 @@ mod tests {
             ("/{x}/b/{y}", "/a/b/c", Some(&["a", "c"])),
             ("/{x}/b/{y}", "/a/c/b", None),
             ("/f/{*x}", "/f/a//b%20c", Some(&["a//b c"])),
-            ("/f/{*x}", "/f/", None),
+            ("/f/{*x}", "/f/", Some(&[""])),
+            ("/{*x}", "/", Some(&[""])),
             ("/f/{*x}", "/f", None),
         ] {
             let found = params(pattern, path);

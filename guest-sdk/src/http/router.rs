@@ -15,8 +15,8 @@ struct Route<'h> {
 /// Calls the function whose method and pattern match a request.
 ///
 /// A pattern is a path whose segments are literal, or parameters as in `/users/{id}`, which match
-/// one segment that is not empty. A last segment `{*name}` matches the rest of the path, which is
-/// not empty either. [`Request::param`] returns a parameter, percent-decoded. A literal segment is
+/// one segment that is not empty. A last segment `{*name}` matches the rest of the path after
+/// its slash, which may be empty. [`Request::param`] returns a parameter, percent-decoded. A literal segment is
 /// preferred to a parameter, and a parameter to a rest, from left to right; of equal patterns the
 /// first one applies. `/users` and `/users/` differ.
 ///

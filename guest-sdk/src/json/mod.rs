@@ -2,9 +2,11 @@
 
 mod finite;
 mod place;
+mod reason;
 
 use finite::Finite;
 use place::place;
+pub(crate) use reason::wanted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,12 +25,36 @@ pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String
     }
 }
 
+/// Writes a value as JSON text.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_text<T: Serialize + ?Sized>(value: &T) -> Result<String, String> {
+    // `serde_json` writes UTF-8.
+    encode(value).and_then(|json| String::from_utf8(json).map_err(|e| e.to_string()))
+}
+
 /// Reads JSON.
 ///
 /// # Errors
 /// Why it is not a `T`, with the place.
 pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|error| at(read_before(json, &error), &error))
+}
+
+/// Reads JSON of a client.
+///
+/// # Errors
+/// Why it is not a `T`: for the log, and for the client.
+pub(crate) fn decode_of_client<T: DeserializeOwned>(json: &[u8]) -> Result<T, (String, String)> {
+    serde_json::from_slice(json).map_err(|error| told(json, &error))
+}
+
+#[cold]
+#[inline(never)]
+fn told(json: &[u8], error: &serde_json::Error) -> (String, String) {
+    let read = read_before(json, error);
+    (at(read, error), reason::reason(&place(read), error))
 }
 
 /// Adds the place where the JSON ends to an error.

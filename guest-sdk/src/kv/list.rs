@@ -1,10 +1,10 @@
 //! Lists: a builder, pages, and an iterator that fetches pages automatically.
 
-use super::{Cursor, Entry, decode};
+use super::{Batch, Cursor, Entry, Outcome, decode};
 use crate::sys::{self, Query};
 use crate::{Error, kv};
 use kvasm_abi::limits::PAGE_ENTRIES;
-use kvasm_abi::{EntryHeader, FORMAT_JSON, PageEntry};
+use kvasm_abi::{BATCH_OPS_MAX, EntryHeader, FORMAT_JSON, PageEntry};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::{fmt, str, vec};
@@ -139,6 +139,53 @@ impl List {
     /// As [`List::page_keys`].
     pub fn count(self) -> Result<usize, Error> {
         self.keys().try_fold(0, |count, key| key.map(|_| count + 1))
+    }
+
+    /// Deletes the entries of the list, at most the limit, whatever their values. Returns how many
+    /// there were; if that is the limit, there may be more.
+    ///
+    /// It works page by page: each page of up to 1,000 entries is read, and deleted in one commit.
+    /// So it is not atomic beyond a page: after an error, or the end of the call's time, earlier pages
+    /// are deleted and the rest is not. Entries that others write meanwhile are deleted if their keys
+    /// are ahead. In a transaction everything is deleted or nothing, up to 500 entries, since each is
+    /// read and written.
+    ///
+    /// # Errors
+    /// As [`List::page_keys`]; [`Error::Denied`] if the caller may not write; in a transaction
+    /// [`Error::TooLarge`].
+    ///
+    /// ```
+    /// use kvasm_guest::kv;
+    ///
+    /// let visits = kv::collection("visits");
+    /// for day in ["2025-12-30", "2025-12-31", "2026-01-01"] {
+    ///     visits.set(day, &1)?;
+    /// }
+    /// // A call deletes as much as fits its time.
+    /// assert_eq!(visits.list().prefix("2025-").limit(10_000).delete_all()?, 2);
+    /// assert_eq!(visits.list().count()?, 1);
+    /// # Ok::<(), kvasm_guest::Error>(())
+    /// ```
+    pub fn delete_all(mut self) -> Result<usize, Error> {
+        let collection = kv::collection(self.collection.as_str());
+        let (mut deleted, mut left) = (0, self.limit.unwrap_or(usize::MAX));
+        while left > 0 {
+            // For more than a page, use the host's limit, which may be lower than the default.
+            self.limit = Some(left).filter(|left| *left <= PAGE_ENTRIES as usize);
+            let page = self.clone().page_keys()?;
+            left = left.saturating_sub(page.items.len());
+            for keys in page.items.chunks(BATCH_OPS_MAX) {
+                let delete = |batch: Batch, key: &String| batch.delete(&collection, key);
+                let outcomes = keys.iter().fold(Batch::new(), delete).commit()?;
+                let existed = |outcome: &&Outcome| **outcome == Outcome::Deleted { existed: true };
+                deleted += outcomes.iter().filter(existed).count();
+            }
+            self.cursor = page.cursor;
+            if self.cursor.is_none() {
+                break;
+            }
+        }
+        Ok(deleted)
     }
 
     /// Iterates over the keys.

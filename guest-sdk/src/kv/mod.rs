@@ -23,6 +23,7 @@ pub(crate) mod transaction;
 mod unique;
 
 pub use batch::{Batch, CommitError, FailedCheck, Outcome};
+pub(crate) use cursor::CURSOR_DETAIL;
 pub use cursor::{Cursor, CursorError};
 pub use list::{Items, List, Page};
 pub use many::{get_many, get_many_bytes};

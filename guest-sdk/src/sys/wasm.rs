@@ -98,6 +98,7 @@ mod raw {
             out: *mut u8,
             cap: usize,
         ) -> i64;
+        pub fn dead_letter_replay(id: *const u8, id_len: usize) -> i64;
         pub fn config_get(name: *const u8, name_len: usize, out: *mut u8, cap: usize) -> i64;
         pub fn secret_get(name: *const u8, name_len: usize, out: *mut u8, cap: usize) -> i64;
         pub fn http_fetch(request: *const u8, request_len: usize, out: *mut u8, cap: usize) -> i64;
@@ -345,6 +346,12 @@ pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
         unsafe { raw::dead_letters(before.as_ptr(), before.len(), limit, out, cap) }
     })
     .map_err(error)
+}
+
+pub(crate) fn dead_letter_replay(id: &str) -> Result<bool, Error> {
+    // SAFETY: the string is borrowed.
+    let answer = unsafe { raw::dead_letter_replay(id.as_ptr(), id.len()) };
+    yes_or_no(answer)
 }
 
 pub(crate) fn config_get(name: &str) -> Result<Vec<u8>, Error> {

@@ -14,6 +14,7 @@
 /// | `Vec<u8>`, `[u8; N]` | two hex digits for each byte | 2 for each byte |
 /// | [`Uuid`](crate::typed::Uuid) | 36 characters, lower case | 36 |
 /// | `bool` | `0` or `1` | 1 |
+/// | [`Desc`](crate::typed::Desc) of one of these | two hex digits for each byte of its text, and `g`, in the reverse order | 2 for each byte of the text, and 1 |
 pub trait KeyPart: Sized {
     /// Appends the text of a part of a tuple.
     fn write_part(&self, out: &mut String);
@@ -38,7 +39,7 @@ const SEPARATOR: char = ' ';
 const ESCAPE: char = '!';
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-fn push_hex(out: &mut String, byte: u8) {
+pub(super) fn push_hex(out: &mut String, byte: u8) {
     for digit in [byte >> 4, byte & 15] {
         if let Some(digit) = HEX.get(usize::from(digit)) {
             out.push(char::from(*digit));
@@ -47,7 +48,7 @@ fn push_hex(out: &mut String, byte: u8) {
 }
 
 /// Reads one byte from two lower-case hex digits.
-fn hex_byte(high: u8, low: u8) -> Option<u8> {
+pub(super) fn hex_byte(high: u8, low: u8) -> Option<u8> {
     let digit = |ascii: u8| match ascii {
         b'0'..=b'9' => Some(ascii - b'0'),
         b'a'..=b'f' => Some(ascii - b'a' + 10),

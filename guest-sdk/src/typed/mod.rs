@@ -35,12 +35,14 @@
 //! kvasm_guest::collections! { PEOPLE: kvasm_guest::typed::Map<u64, u32> = "users"; }
 //! ```
 
+mod desc;
 mod ids;
 mod key;
 mod map;
 mod query;
 mod single;
 
+pub use desc::Desc;
 pub use ids::{ParseUuidError, TimeMs, Uuid};
 pub use key::{AsKey, AsPart, KeyPart, Leading, TypedKey};
 pub use map::Map;

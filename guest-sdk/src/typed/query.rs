@@ -66,7 +66,7 @@ impl<K, V> Query<K, V> {
         self.map(List::reverse)
     }
 
-    /// At most this many entries, for [`entries`](Query::entries) and [`count`](Query::count):
+    /// At most this many entries, for [`entries`](Query::entries), [`count`](Query::count) and [`delete_all`](Query::delete_all):
     /// further ones are not read.
     pub fn limit(self, entries: usize) -> Query<K, V> {
         self.map(|list| list.limit(entries))
@@ -106,6 +106,15 @@ impl<K: TypedKey, V: DeserializeOwned> Query<K, V> {
     /// As [`List::page_keys`].
     pub fn count(&self) -> Result<usize, Error> {
         self.list.clone().count()
+    }
+
+    /// Deletes the entries, at most the limit, and returns how many there were. It works page by page,
+    /// so it is atomic only in a transaction: see [`List::delete_all`].
+    ///
+    /// # Errors
+    /// As [`List::delete_all`].
+    pub fn delete_all(self) -> Result<usize, Error> {
+        self.list.delete_all()
     }
 
     /// Returns a page of at most `limit` entries, from a cursor or the start. The limit is

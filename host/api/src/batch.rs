@@ -112,7 +112,9 @@ impl From<&Applied> for Done {
                 version: Some(version.0),
                 ..Done::default()
             },
-            Applied::Deleted { existed } | Applied::TimerCancelled { existed } => Done {
+            Applied::Deleted { existed }
+            | Applied::TimerCancelled { existed }
+            | Applied::Replayed { existed } => Done {
                 existed: Some(existed),
                 ..Done::default()
             },

@@ -1,9 +1,10 @@
 //! Write batches: checks and operations that are applied atomically.
 
 use super::{
-    AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, KeptAnswer, Key, LeaseToken, Link,
+    AppId, Audit, Collection, DELIVERIES_PER_WRITE_MAX, KeptAnswer, Key, LeaseToken, Link, Replay,
     TRIGGERED_DELIVERIES_MAX, TimerOp, Timestamp, TraceContext, Value, Version,
 };
+use crate::store::StoreError;
 
 /// The expected state of an entry, for a check or a conditional write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +111,8 @@ pub struct Batch {
     pub ops: Vec<Op>,
     /// Changes of timers, applied in this order after the operations and the acknowledgement.
     pub timers: Vec<TimerOp>,
+    /// Dead letters to replay, oldest first, after the changes of timers.
+    pub replays: Vec<Replay>,
     /// The delivery that the commit acknowledges. Nothing is written unless its lease still holds.
     pub acknowledge: Option<Box<LeaseToken>>,
     /// The answer that the commit keeps for repeats of its call. Nothing is written if one of the
@@ -128,9 +131,15 @@ impl Batch {
         }
     }
 
-    /// Returns whether it would change nothing: it has neither operations nor changes of timers.
+    /// Returns whether it would change nothing: it has neither operations, changes of timers nor
+    /// replays.
     pub fn only_checks(&self) -> bool {
-        self.ops.is_empty() && self.timers.is_empty()
+        self.ops.is_empty() && self.timers.is_empty() && self.replays.is_empty()
+    }
+
+    /// Returns the number of results: one for each operation, change of a timer and replay.
+    pub fn results(&self) -> usize {
+        self.ops.len() + self.timers.len() + self.replays.len()
     }
 }
 
@@ -171,11 +180,34 @@ impl Commit {
         }
     }
 
-    /// Returns the maximum number of deliveries that the batch may create.
+    /// Returns the maximum number of deliveries that the batch may create, besides its replays.
     pub fn deliveries_max(&self) -> u32 {
         match self.depth {
             0 => DELIVERIES_PER_WRITE_MAX,
-            _ => DELIVERIES_PER_WRITE_MAX.min(self.delivery_budget),
+            _ => DELIVERIES_PER_WRITE_MAX.min(self.shared_budget()),
+        }
+    }
+
+    /// Returns the budget that the deliveries of the batch share. The replays of a handler are
+    /// deliveries that follow from its event, so they use up a part of it.
+    pub fn shared_budget(&self) -> u32 {
+        let replays = match self.depth {
+            0 => 0,
+            _ => u32::try_from(self.batch.replays.len()).unwrap_or(u32::MAX),
+        };
+        self.delivery_budget.saturating_sub(replays)
+    }
+
+    /// Checks that a handler replays no more dead letters than deliveries may follow from its
+    /// event.
+    ///
+    /// # Errors
+    /// [`StoreError::Deliveries`].
+    pub fn check_replays(&self) -> Result<(), StoreError> {
+        let limit = self.delivery_budget;
+        match self.depth > 0 && self.batch.replays.len() > limit as usize {
+            true => Err(StoreError::Deliveries { limit }),
+            false => Ok(()),
         }
     }
 }
@@ -183,9 +215,9 @@ impl Commit {
 /// The result of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Committed {
-    /// One result for each operation, then one for each change of a timer.
+    /// One result for each operation, then one for each change of a timer, then one for each replay.
     pub applied: Vec<Applied>,
-    /// The number of deliveries created.
+    /// The number of deliveries created, replays included.
     pub deliveries: u64,
 }
 
@@ -211,6 +243,11 @@ pub enum Applied {
     /// The timer was cancelled, if it was set.
     TimerCancelled {
         /// True if it was set.
+        existed: bool,
+    },
+    /// The dead letter was replayed, if it existed.
+    Replayed {
+        /// True if it existed.
         existed: bool,
     },
 }

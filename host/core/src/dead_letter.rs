@@ -66,6 +66,16 @@ impl DeadLetter {
     }
 }
 
+/// A replay of a dead letter in a batch: it becomes a delivery again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replay {
+    /// Its identity.
+    pub letter: Uuid,
+    /// Whether the batch fails as a conflict if the app has no such dead letter. Otherwise nothing
+    /// happens then.
+    pub is_required: bool,
+}
+
 /// A filter of an app's dead letters. Each field that is set narrows the selection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeadLetterFilter {
@@ -82,6 +92,14 @@ pub struct DeadLetterFilter {
 }
 
 impl DeadLetterFilter {
+    /// Selects one dead letter.
+    pub fn of(letter: Uuid) -> DeadLetterFilter {
+        DeadLetterFilter {
+            ids: vec![letter],
+            ..DeadLetterFilter::default()
+        }
+    }
+
     /// Returns whether the filter selects a dead letter.
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         (self.ids.is_empty() || self.ids.contains(&letter.id))

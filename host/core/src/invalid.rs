@@ -294,10 +294,7 @@ pub enum Invalid {
         limit: u32,
     },
     /// A cursor that was not returned by this list.
-    #[error(
-        "the cursor was not returned by a list of this collection with these options, or was \
-         modified; restart the list without a cursor"
-    )]
+    #[error("{}", kvasm_abi::FOREIGN_CURSOR)]
     ForeignCursor,
 }
 

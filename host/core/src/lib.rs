@@ -51,7 +51,7 @@ pub use cost::{
     DELIVERIES_MAX, DELIVERIES_PER_WRITE_MAX, DELIVERY_BYTES, ENTRY_BYTES, TRIGGERED_DELIVERIES_MAX,
 };
 pub use cursor::{Cursor, CursorKey};
-pub use dead_letter::{DeadLetter, DeadLetterFilter};
+pub use dead_letter::{DeadLetter, DeadLetterFilter, Replay};
 pub use delivery::{
     Claim, DEPTH_MAX, DeadReason, Delivery, DeliveryFilter, DeliveryKey, Event, EventKind,
     FailOutcome, FailedAttempt, LeaseToken, Queue, ScheduleTick, TriggerDeletion, Verdict,

@@ -315,7 +315,7 @@ impl CallError {
 fn blame_of_commit(error: &ServiceError) -> Blame {
     match error {
         // A write is invalid.
-        ServiceError::Invalid(_) | ServiceError::NotInteger | ServiceError::Overflow => {
+        ServiceError::Invalid(_) | ServiceError::NotInteger(_) | ServiceError::Overflow(_) => {
             Blame::Guest
         }
         // The caller lacks the scope; the app's quota; a conflict; the app was deleted during the run.

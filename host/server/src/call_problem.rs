@@ -88,7 +88,10 @@ fn trap_detail(panic: Option<&str>, reason: &str, backtrace: &str) -> String {
 fn of_error(error: CallError, panic: Option<&str>, audience: Audience) -> Problem {
     let soon = Duration::from_secs(1);
     match error {
-        CallError::Commit(refusal) | CallError::Settings(refusal) => refusal.into(),
+        CallError::Commit(refusal) | CallError::Settings(refusal) => match audience {
+            Audience::LogReader => refusal.into(),
+            Audience::Public => refusal.without_names().into(),
+        },
         CallError::UnknownFunction { ref name, .. } => {
             let detail = match audience {
                 Audience::LogReader => error.to_string(),

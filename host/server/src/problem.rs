@@ -262,7 +262,7 @@ impl From<ServiceError> for Problem {
             ServiceError::Invalid(invalid) => return invalid.into(),
             ServiceError::Denied(_) | ServiceError::NotPermitted(_) => Kind::Forbidden,
             ServiceError::Conflict { .. } | ServiceError::LimitsChanged => Kind::PreconditionFailed,
-            ServiceError::NotInteger | ServiceError::Overflow => Kind::NoInteger,
+            ServiceError::NotInteger(_) | ServiceError::Overflow(_) => Kind::NoInteger,
             ServiceError::LeaseLost | ServiceError::AlreadyAnswered => {
                 return Problem::internal(&error);
             }

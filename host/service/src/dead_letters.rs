@@ -70,10 +70,7 @@ impl Admin {
         id: Uuid,
     ) -> Result<DeadLetter, ServiceError> {
         actor.require(Capability::AppKvRead(app.id))?;
-        let this = DeadLetterFilter {
-            ids: vec![id],
-            ..DeadLetterFilter::default()
-        };
+        let this = DeadLetterFilter::of(id);
         let found = self.store.dead_letters(app.id, &this, None, 1).await?;
         let mut found = found.into_iter();
         found.next().ok_or(ServiceError::DeadLetterNotFound)

@@ -1,15 +1,17 @@
 //! Errors of services, classified by blame.
 
-use super::{SecretsError, SigningKeyError};
+use super::{Address, SecretsError, SigningKeyError};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
     AppName, Capability, IncrementError, Invalid, NotPermitted, PluginVersion, Resource, Scope,
     SettingKind, SettingName, Subject, TRIGGERS_MAX, Timestamp, Unmet,
 };
+use std::fmt;
 use thiserror::Error;
 
-/// An error of a service. The text of every variant is safe for the caller; that of the sources
-/// is not.
+/// An error of a service. The text of every variant is safe for a caller that may read what it has
+/// asked for, and [without names](ServiceError::without_names) for those whom a plugin serves; that of
+/// the sources is not.
 #[derive(Debug, Error)]
 pub enum ServiceError {
     /// The caller's fault: an invalid argument.
@@ -38,11 +40,11 @@ pub enum ServiceError {
     )]
     LimitsChanged,
     /// An increment of a value that is not an integer; nothing was written.
-    #[error("cannot increment: the value is not a JSON integer; nothing was written")]
-    NotInteger,
+    #[error("cannot increment{0}: the value is not a JSON integer; nothing was written")]
+    NotInteger(IncrementTarget),
     /// An increment beyond 64 bits; nothing was written.
-    #[error("cannot increment: the sum exceeds 64 bits; nothing was written")]
-    Overflow,
+    #[error("cannot increment{0}: the sum exceeds 64 bits; nothing was written")]
+    Overflow(IncrementTarget),
     /// The lease has expired and the delivery may have been claimed again; nothing was written.
     #[error("the delivery's lease has expired; nothing was written")]
     LeaseLost,
@@ -211,11 +213,46 @@ fn advice(resource: Resource) -> &'static str {
     }
 }
 
-impl From<IncrementError> for ServiceError {
-    fn from(why: IncrementError) -> ServiceError {
+/// The entry of an increment that failed, if it is known. Displayed with a space before it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IncrementTarget(Option<Box<Address>>);
+
+impl IncrementTarget {
+    /// Names an entry.
+    pub fn of(entry: &Address) -> IncrementTarget {
+        IncrementTarget(Some(Box::new(entry.clone())))
+    }
+}
+
+impl fmt::Display for IncrementTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_deref() {
+            Some((collection, key)) => {
+                let (collection, key) = (collection.as_str(), key.as_str());
+                write!(f, " the entry {key:?} of {collection:?}")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl ServiceError {
+    /// The error of an increment of an entry.
+    pub(crate) fn of_increment(why: IncrementError, entry: &Address) -> ServiceError {
+        let target = IncrementTarget::of(entry);
         match why {
-            IncrementError::NotInteger => ServiceError::NotInteger,
-            IncrementError::Overflow => ServiceError::Overflow,
+            IncrementError::NotInteger => ServiceError::NotInteger(target),
+            IncrementError::Overflow => ServiceError::Overflow(target),
+        }
+    }
+
+    /// Returns it without the names of entries, for those who may not read them.
+    #[must_use]
+    pub fn without_names(self) -> ServiceError {
+        match self {
+            ServiceError::NotInteger(_) => ServiceError::NotInteger(IncrementTarget::default()),
+            ServiceError::Overflow(_) => ServiceError::Overflow(IncrementTarget::default()),
+            other => other,
         }
     }
 }
@@ -225,8 +262,8 @@ impl From<StoreError> for ServiceError {
         match error {
             StoreError::AppNotFound => ServiceError::AppNotFound,
             StoreError::Conflict { failed } => ServiceError::Conflict { failed },
-            StoreError::NotInteger { .. } => ServiceError::NotInteger,
-            StoreError::Overflow { .. } => ServiceError::Overflow,
+            StoreError::NotInteger { .. } => ServiceError::NotInteger(IncrementTarget::default()),
+            StoreError::Overflow { .. } => ServiceError::Overflow(IncrementTarget::default()),
             StoreError::LeaseLost => ServiceError::LeaseLost,
             StoreError::AlreadyAnswered => ServiceError::AlreadyAnswered,
             StoreError::TooManyTriggers { found } => ServiceError::Invalid(Invalid::TooMany {

@@ -45,7 +45,7 @@ pub use context::CallContext;
 pub use dead_letters::{DEAD_LETTERS_MAX, RowPage};
 pub use deadline::{Deadline, Stage, Timed, Timeout};
 pub use deliveries::DELIVERIES_MAX;
-pub use error::ServiceError;
+pub use error::{IncrementTarget, ServiceError};
 pub use events::StoredDeadLetters;
 pub use events::{CommitListener, DeadLetters};
 pub use fair::{FairPermit, FairSemaphore, Share};

@@ -48,6 +48,10 @@ impl Kv for Noop {
         Ok(None)
     }
 
+    async fn has_dead_letter(&self, _: &Caller, _: Uuid) -> Result<bool, ServiceError> {
+        Ok(false)
+    }
+
     async fn commit(&self, _: &Caller, _: Batch) -> Result<Vec<Applied>, ServiceError> {
         Err(no_store())
     }

@@ -27,6 +27,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     if kept.is_some_and(|answer| tenant.answer(answer.id, commit.now).is_some()) {
         return Err(StoreError::AlreadyAnswered);
     }
+    commit.check_replays()?;
     let failed = failed_checks(&tenant.entries, &commit.batch.checks, commit.now);
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
@@ -40,6 +41,7 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
     }
     let (changes, last_version) = plan(tenant, &commit, *version)?;
     let timers = tenant.plan_timers(&commit, &mut usage)?;
+    let replays = tenant.plan_replays(&commit, &mut usage)?;
     let usage = usage_after(tenant, &changes, usage)?;
 
     // From here on nothing can fail, so there is nothing to roll back.
@@ -72,6 +74,11 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
         );
     }
     committed.applied.extend(set_timers);
+    committed.deliveries += replays.letters.len() as u64;
+    for id in replays.letters {
+        tenant.send_again(id, commit.now, version);
+    }
+    committed.applied.extend(replays.applied);
     Ok(committed)
 }
 
@@ -133,7 +140,7 @@ fn share_out(changes: &mut [EntryChange], commit: &Commit, all: usize) {
         };
         let siblings = u32::try_from(siblings).unwrap_or(u32::MAX);
         for (_, _, event) in &mut change.deliveries {
-            event.followers = share(commit.delivery_budget, siblings);
+            event.followers = share(commit.shared_budget(), siblings);
         }
     }
 }

@@ -5,12 +5,26 @@ use super::{AppData, MemoryState};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::check_triggers;
 use kvasm_core::{
-    AppId, Claimable, DeadLetterFilter, Delivery, DeliveryFilter, DeliveryKey, DeliveryTarget,
-    Event, Exports, LeaseToken, NewTrigger, Origin, Timestamp, Trigger, TriggerDeletion,
-    TriggerName,
+    AppId, Applied, Claimable, Commit, DeadLetter, DeadLetterFilter, Delivery, DeliveryFilter,
+    DeliveryKey, DeliveryTarget, Event, Exports, LeaseToken, NewTrigger, Origin, Timestamp,
+    Trigger, TriggerDeletion, TriggerName, Usage,
 };
 use std::collections::BTreeSet;
 use uuid::Uuid;
+
+/// The replays of a commit.
+#[derive(Default)]
+pub(super) struct Replays {
+    pub(super) applied: Vec<Applied>,
+    /// Those that exist, oldest first.
+    pub(super) letters: BTreeSet<Uuid>,
+}
+
+/// Counts a dead letter that becomes a delivery again.
+fn count_replay(usage: &mut Usage, letter: &DeadLetter) {
+    usage.bytes -= letter.bytes();
+    count_delivery(usage, &letter.event);
+}
 
 /// A stored delivery.
 #[derive(Debug, Clone)]
@@ -80,6 +94,40 @@ impl AppData {
     pub(super) fn letters(&self, letters: &DeadLetterFilter, limit: u32) -> Vec<Uuid> {
         let meant = self.dead_letters.values().filter(|l| letters.matches(l));
         meant.take(limit as usize).map(|letter| letter.id).collect()
+    }
+
+    /// Computes the replays of a commit, and what they change of the usage.
+    pub(super) fn plan_replays(
+        &self,
+        commit: &Commit,
+        usage: &mut Usage,
+    ) -> Result<Replays, StoreError> {
+        let mut replays = Replays::default();
+        for replay in &commit.batch.replays {
+            let letter = self.dead_letters.get(&replay.letter);
+            let existed = letter.is_some_and(|letter| replays.letters.insert(letter.id));
+            if replay.is_required && !existed {
+                let failed = vec![commit.batch.checks.len()];
+                return Err(StoreError::Conflict { failed });
+            }
+            if let Some(letter) = letter.filter(|_| existed) {
+                count_replay(usage, letter);
+            }
+            replays.applied.push(Applied::Replayed { existed });
+        }
+        Ok(replays)
+    }
+
+    /// Turns a dead letter back into a delivery. The caller counts it.
+    pub(super) fn send_again(&mut self, letter: Uuid, at: Timestamp, version: &mut u64) {
+        let Some(letter) = self.dead_letters.remove(&letter) else {
+            return;
+        };
+        *version += 1;
+        let replays = letter.replays + 1;
+        let (trigger, target) = (letter.trigger, letter.target);
+        let seq = version.cast_signed();
+        self.enqueue(trigger, target, letter.event, seq, at, replays);
     }
 
     /// Checks whether the app can have the triggers of a version that is to be activated.
@@ -202,16 +250,10 @@ impl MemoryState {
         let tenant = self.tenant(app)?;
         let ids = tenant.letters(letters, limit);
         for id in &ids {
-            let Some(letter) = tenant.dead_letters.remove(id) else {
-                continue;
-            };
-            version += 1;
-            tenant.usage.bytes -= letter.bytes();
-            count_delivery(&mut tenant.usage, &letter.event);
-            let replays = letter.replays + 1;
-            let (trigger, target) = (letter.trigger, letter.target);
-            let seq = version.cast_signed();
-            tenant.enqueue(trigger, target, letter.event, seq, at, replays);
+            if let Some(letter) = tenant.dead_letters.get(id) {
+                count_replay(&mut tenant.usage, letter);
+            }
+            tenant.send_again(*id, at, &mut version);
         }
         self.version = version;
         Ok(ids.len() as u64)

@@ -1,6 +1,6 @@
 //! Batches that require a transaction.
 //!
-//! The statements of a transaction, in order: lock the app; write the answer that it keeps, which
+//! The statements of a transaction, in order: lock the app, exclusively if dead letters are replayed; write the answer that it keeps, which
 //! locks its identity; lock the delivery that it acknowledges; lock all keys, whether or not they have an entry; read the entries; change them; delete the
 //! delivery, and create those that the changes fire. Nothing that was checked can change between
 //! the reads and the commit, so checks of keys that the batch does not write hold too. To lock an
@@ -14,7 +14,7 @@ use super::plan::{Address, DatabaseResults, Plan, PlannedResult};
 use super::pool::{Pool, Statement};
 use super::transaction::{Abort, TransactionWork, transact};
 use super::usage::{Counting, SlotDelta, count};
-use super::{answers, change, entries, fire, handling, increments, sql, timers};
+use super::{answers, change, dead_letters, entries, fire, handling, increments, sql, timers};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
 use kvasm_core::{Applied, Commit, Committed, Version};
@@ -71,6 +71,10 @@ impl TransactionWork for CountedBatch<'_> {
 impl CountedBatch<'_> {
     async fn commit_in(&self, lease: &mut Lease) -> Result<Committed, Abort> {
         let write = self.write;
+        write.check_replays()?;
+        if !write.batch.replays.is_empty() {
+            dead_letters::hold_app_alone(lease, write.app_id).await?;
+        }
         let watched = hold_app(lease, write).await?;
         let kept = answers::keep(lease, write).await?;
         let delivery = match &write.batch.acknowledge {
@@ -106,14 +110,18 @@ impl CountedBatch<'_> {
             delta.remove_delivery(size);
         }
         let timers = timers::change(lease, write, &mut delta).await?;
+        let replays = dead_letters::replay_in(lease, write, &mut delta).await?;
         let deliveries = fire::fire(lease, write, ops, &done, &watched, &mut delta).await?;
         if let Some(audit) = &write.audit {
             change::write_audit(lease, audit).await?;
         }
         // Last, because others wait for a slot.
         count(lease, write.app_id, delta, self.counting).await?;
+        let replayed = |applied: &&Applied| matches!(applied, Applied::Replayed { existed: true });
+        let deliveries = deliveries + replays.iter().filter(replayed).count() as u64;
+        let applied = answers(&done, &sums).into_iter().chain(timers);
         Ok(Committed {
-            applied: answers(&done, &sums).into_iter().chain(timers).collect(),
+            applied: applied.chain(replays).collect(),
             deliveries,
         })
     }

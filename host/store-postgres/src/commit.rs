@@ -25,7 +25,8 @@ pub(super) async fn commit(pool: &Pool, write: &Commit) -> Result<Committed, Sto
     let done = match (write.batch.checks.as_slice(), write.batch.ops.as_slice()) {
         _ if write.audit.is_some()
             || write.batch.keep.is_some()
-            || !write.batch.timers.is_empty() =>
+            || !write.batch.timers.is_empty()
+            || !write.batch.replays.is_empty() =>
         {
             return batch::commit(pool, write).await;
         }

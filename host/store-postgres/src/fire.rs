@@ -101,7 +101,7 @@ pub(super) async fn fire(
         .bind(events.chains)
         .bind(events.ids);
     let limit = write.deliveries_max();
-    let statement = statement.bind(i64::from(write.delivery_budget));
+    let statement = statement.bind(i64::from(write.shared_budget()));
     let statement = statement.bind(i64::from(limit)).bind(events.trace);
     let rows = lease.run(statement).await?;
     let row = rows.first().ok_or(Error::RowNotFound)?;

@@ -50,6 +50,12 @@ impl SlotDelta {
         self.bytes -= i64::from(size);
     }
 
+    /// Counts a dead letter of `bytes` bytes that becomes a delivery of `size` bytes again.
+    pub(super) fn replay(&mut self, size: i32, bytes: i64) {
+        self.deliveries += i64::from(size != 0);
+        self.bytes += i64::from(size) - bytes;
+    }
+
     /// Counts a kept answer of `size` bytes, which replaces an expired one of `replaced` bytes, 0 if
     /// none.
     pub(super) fn keep_answer(&mut self, size: i32, replaced: i32) {

@@ -17,11 +17,15 @@ use rusqlite::types::ValueRef;
 pub(super) fn work(commit: &Commit) -> WriteCost {
     let work = WriteCost::of(commit.app_id).with_bytes(bytes(commit));
     let Batch {
-        ops, timers, keep, ..
+        ops,
+        timers,
+        replays,
+        keep,
+        ..
     } = &commit.batch;
     let deletes = ops.iter().all(|op| matches!(op, Op::Delete { .. }))
         && timers.iter().all(|op| matches!(op, TimerOp::Cancel { .. }));
-    match deletes && keep.is_none() {
+    match deletes && replays.is_empty() && keep.is_none() {
         true => work.freeing_space(),
         false => work,
     }
@@ -52,6 +56,8 @@ struct OpResult {
     applied: Vec<Applied>,
     delta: UsageDelta,
     deliveries: Deliveries,
+    /// The number of dead letters replayed.
+    replays: u64,
 }
 
 /// Applies one batch atomically.
@@ -62,6 +68,7 @@ pub(super) fn apply(
     let app = commit.app_id;
     transaction.tally.open(transaction.connection, app)?;
     let replaced = answers::check(transaction.connection, commit)?;
+    commit.check_replays()?;
     let failed = failed_checks(transaction, commit).map_err(error::store)?;
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
@@ -79,7 +86,7 @@ pub(super) fn apply(
     transaction.tally.add(app, done.delta);
     let committed = Committed {
         applied: done.applied,
-        deliveries: done.deliveries.count().into(),
+        deliveries: u64::from(done.deliveries.count()) + done.replays,
     };
     transaction.links.remember(commit, &committed);
     Ok(committed)
@@ -91,9 +98,14 @@ fn is_plain(commit: &Commit) -> bool {
         acknowledge,
         keep,
         timers,
+        replays,
         ..
     } = &commit.batch;
-    commit.audit.is_none() && acknowledge.is_none() && keep.is_none() && timers.is_empty()
+    commit.audit.is_none()
+        && acknowledge.is_none()
+        && keep.is_none()
+        && timers.is_empty()
+        && replays.is_empty()
 }
 
 /// Runs all operations, the acknowledgement, the kept answer and the audit row. `replaced` is the
@@ -120,6 +132,12 @@ fn run_all(
         done.applied.push(applied);
         done.delta += delta;
     }
+    let (replayed, delta) = outbox::replay_in(transaction, commit)?;
+    done.replays = replayed.iter().filter(|existed| **existed).count() as u64;
+    let replayed = replayed.into_iter();
+    done.applied
+        .extend(replayed.map(|existed| Applied::Replayed { existed }));
+    done.delta += delta;
     // Otherwise audit rows of deletions that delete nothing, and deliveries of small entries, would
     // fill the reserved space.
     if transaction.is_short && commit.batch.acknowledge.is_none() && done.delta.bytes >= 0 {

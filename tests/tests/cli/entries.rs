@@ -1,6 +1,7 @@
 //! `kvasm kv`.
 
 use super::User;
+use kvasm_tests::guests::wasm;
 use serde_json::json;
 use std::io::Read;
 
@@ -65,6 +66,60 @@ fn rejected_kv_commands_exit_with_a_usage_error() {
         2,
         "/nonexistent",
     );
+}
+
+/// What a plugin gives its clients, the command line prints and the HTTP API returns is one text, which
+/// each accepts from the others, for the same list.
+#[test]
+fn cursor_of_a_plugin_is_that_of_the_command_line_and_the_api() {
+    let user = User::with_app();
+    for key in ["a-1st", "a-2nd", "a-3rd", "b"] {
+        user.ok(&["kv", "set", "demo", "notes", key, "1"]);
+    }
+    let web = user.file("web.wasm", &wasm("web"));
+    let of_plugin = |prefix: &str, cursor: &serde_json::Value| {
+        let input = json!([prefix, cursor]).to_string();
+        let run = ["run", &web, "--app", "demo", "keys", "--input", &input];
+        user.run(&run)
+    };
+    let of_api = |prefix: &str, cursor: Option<&str>| {
+        let mut list = vec!["kv", "list", "demo", "notes", "--limit", "1", "--json"];
+        list.extend(["--prefix", prefix]);
+        list.extend(cursor.iter().flat_map(|cursor| ["--cursor", cursor]));
+        user.run(&list)
+    };
+    let first = of_plugin("a", &json!(null)).json();
+    assert_eq!(first[0], json!(["a-1st"]));
+    let second = of_api("a", first[1].as_str()).json();
+    assert_eq!(second["entries"][0]["key"], "a-2nd");
+    let third = of_plugin("a", &second["cursor"]).json();
+    assert_eq!(third, json!([["a-3rd"], null]));
+    // What is printed for people too.
+    let list = [
+        "kv", "list", "demo", "notes", "--limit", "1", "--prefix", "a",
+    ];
+    let printed = user.run(&list).stderr;
+    let cursor = first[1].as_str().unwrap();
+    assert!(printed.contains(&format!("--cursor {cursor}")), "{printed}");
+
+    // Of another list, or not quite it: refused, and nothing is told of the key in it.
+    let mut modified = cursor.to_owned();
+    let last = if modified.pop() == Some('A') {
+        'Q'
+    } else {
+        'A'
+    };
+    modified.push(last);
+    for (prefix, cursor) in [("b", cursor), ("", cursor), ("a", &modified), ("a", "AQID")] {
+        let (api, plugin) = (
+            of_api(prefix, Some(cursor)),
+            of_plugin(prefix, &json!(cursor)),
+        );
+        assert_ne!((api.code, plugin.code), (0, 0), "{prefix} {cursor}");
+        for told in [api.stderr, plugin.stderr] {
+            assert!(told.contains("cursor") && !told.contains("a-1st"), "{told}");
+        }
+    }
 }
 
 #[test]

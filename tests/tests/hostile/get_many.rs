@@ -2,7 +2,7 @@
 
 use super::packed::{PackedGuest, at, records, set, set_as};
 use kvasm::Call;
-use kvasm::model::{App, DeadReason, Verdict};
+use kvasm::model::{App, DeadLetterFilter, DeadReason, Verdict};
 use kvasm_abi::{Records, Slot, Status};
 use kvasm_store_testing::conformance::Kit;
 use kvasm_store_testing::conformance::kit::json;
@@ -248,6 +248,34 @@ async fn app_sees_only_its_own_dead_letters() {
     assert_eq!(list(last.as_bytes(), 1).await, (vec![], Value::Null));
 }
 
+#[tokio::test]
+async fn app_replays_only_its_own_dead_letters() {
+    let packed = PackedGuest::new().await;
+    let (host, app) = (&packed.bench.host, &packed.bench.app);
+    let name = kvasm::model::AppName::parse("other").unwrap();
+    let other = host.create_app(name).await.unwrap();
+    let own = create_dead_letters(host.store(), app, 2).await;
+    let theirs = create_dead_letters(host.store(), &other, 2).await;
+    let nil = "00000000-0000-0000-0000-000000000000".to_owned();
+    for id in theirs.iter().chain([&nil]) {
+        let answer = packed.replay(id.as_bytes()).await;
+        assert_eq!((answer.result, answer.message.as_str()), (0, ""), "{id}");
+    }
+    let left = async |app: &App| {
+        let store = host.store();
+        let all = DeadLetterFilter::default();
+        let letters = store.dead_letters(app.id, &all, None, 10).await.unwrap();
+        let deliveries = store.deliveries(app.id, None, 10).await.unwrap();
+        (letters.len(), deliveries.len())
+    };
+    assert_eq!((left(app).await, left(&other).await), ((2, 0), (2, 0)));
+    let upper = own[0].to_uppercase();
+    for (id, result) in [(&upper, 1), (&own[0], 0), (&own[1], 1), (&own[1], 0)] {
+        assert_eq!(packed.replay(id.as_bytes()).await.result, result, "{id}");
+    }
+    assert_eq!((left(app).await, left(&other).await), ((0, 2), (2, 0)));
+}
+
 /// The host reads them in small pages; the guest gets the page size that it requested.
 #[tokio::test]
 async fn dead_letters_are_paginated_with_any_page_size() {
@@ -286,7 +314,17 @@ async fn invalid_dead_letter_id_or_limit_is_rejected() {
     ] {
         let answer = packed.call(PackedGuest::dead_letters_call(id, 1)).await;
         answer.expect_status(Status::Invalid, &["dead letter ID is malformed"]);
+        let answer = packed.replay(id).await;
+        answer.expect_status(Status::Invalid, &["dead letter ID is malformed"]);
     }
+    packed
+        .replay(b"")
+        .await
+        .expect_status(Status::Invalid, &["malformed"]);
+    packed
+        .replay(&[b'0'; 1_000])
+        .await
+        .expect_status(Status::TooLarge, &["dead letter ID"]);
     let answer = packed
         .call(PackedGuest::dead_letters_call(&[b'0'; 1_000], 1))
         .await;

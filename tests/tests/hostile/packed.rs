@@ -67,7 +67,9 @@ const PARTS: &str = "
     (func (export \"letters\") (result i32)
         (call $tell (call $dead_letters
             (i32.const 65540) (i32.sub (call $in) (i32.const 4)) (i32.load (i32.const 65536))
-            (i32.const 0) (i32.const 0))))";
+            (i32.const 0) (i32.const 0))))
+    (func (export \"replay\") (result i32)
+        (call $tell (call $dead_letter_replay (i32.const 65536) (call $in))))";
 const COMMIT: &str =
     "(call $tell (call $kv_commit (i32.const 65536) (call $in) (i32.const 0) (i32.const 0)))";
 
@@ -129,6 +131,11 @@ impl PackedGuest {
 
     pub fn dead_letters_call(before: &[u8], limit: i32) -> Call {
         Call::function("letters").input([&limit.to_le_bytes(), before].concat())
+    }
+
+    pub async fn replay(&self, letter: &[u8]) -> ImportResult {
+        self.call(Call::function("replay").input(letter.to_vec()))
+            .await
     }
 
     /// Keys and values of the app.

@@ -121,6 +121,7 @@ const CALLS: &[(&str, &str)] = &[
         "dead_letters",
         "(call $dead_letters (i32.const 0) (i32.const 0) (i32.const 1) {})",
     ),
+    ("dead_letter_replay", "(call $dead_letter_replay {})"),
     ("result_read", "(call $result_read (i32.const 0) {})"),
     ("error_message", "(call $error_message {})"),
     ("input_read", "(call $input_read (i32.const 0) {})"),

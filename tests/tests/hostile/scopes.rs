@@ -16,11 +16,13 @@ const READS: [&str; 8] = [
     "(call $config_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
     "(call $secret_get (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0))",
 ];
-const WRITES: [&str; 5] = [
+const WRITES: [&str; 6] = [
     "(call $kv_set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 1) (i32.const 0))",
     "(call $kv_delete (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0))",
     "(call $kv_increment (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i64.const 1) (i32.const 8))",
     "(call $kv_add (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (i64.const 1))",
+    // A dead letter that does not exist.
+    "(block (result i64) (memory.fill (i32.const 200) (i32.const 48) (i32.const 32)) (call $dead_letter_replay (i32.const 200) (i32.const 32)))",
     // A deletion of "a" in "a".
     "(block (result i64) (i32.store (i32.const 104) (i32.const 1)) (i32.store (i32.const 108) (i32.const 1)) (i32.store (i32.const 112) (i32.const 1)) (i32.store8 (i32.const 116) (i32.const 97)) (i32.store (i32.const 117) (i32.const 1)) (i32.store8 (i32.const 121) (i32.const 97)) (call $kv_commit (i32.const 100) (i32.const 22) (i32.const 0) (i32.const 0)))",
 ];

@@ -4,7 +4,7 @@ use kvasm::model::Scope;
 use kvasm::server::{PageOptions, Sandbox, ServerOptions};
 use kvasm_tests::guests::{manifest, module, module_with, wasm};
 use kvasm_tests::server::{ApiClient, ApiResponse, Server, answer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Text as module data in the wasm text format.
 fn data(bytes: &[u8]) -> String {
@@ -254,6 +254,39 @@ async fn plugin_service_worker_is_scoped_to_its_app() {
     ask("/a/shop").await.expect_problem(403, "forbidden");
     ask("/a/shop/worker.js").await.expect(200);
     server.anonymous().get("/a/shop").await.expect(200);
+}
+
+/// The entry's name is the plugin's: those who read its log see it, and its clients do not.
+#[tokio::test]
+async fn commit_that_an_addition_fails_names_the_entry_to_readers_of_the_log() {
+    let server = Server::start().await;
+    let add = "(drop (call $kv_add (i32.const 0) (i32.const 6) (i32.const 6) (i32.const 4) (i64.const 1)))
+               (i32.const 0)";
+    let run = manifest(&[r#"{"kind":"function","name":"run","transaction":true}"#]);
+    let app = server
+        .deployed("shop", module_with("hiddennote", &run, add))
+        .await;
+    let set =
+        json!({"operations": [{"set": {"collection": "hidden", "key": "note", "json": "text"}}]});
+    let written = server.root.json("POST", "/v1/apps/shop/kv/commit", set);
+    written.await.expect(200);
+    let said = async |client: &ApiClient| {
+        let failed = client.call("shop", "run", "").await;
+        failed.problem();
+        failed.json()["detail"].as_str().unwrap().to_owned()
+    };
+    let public = said(&server.anonymous()).await;
+    assert!(public.contains("not a JSON integer"), "{public}");
+    assert!(
+        !public.contains("note") && !public.contains("hidden"),
+        "{public}"
+    );
+    let scopes = [Scope::LogRead, Scope::ScriptRead, Scope::ScriptWrite];
+    let reader = server.client(Some(&app), &scopes).await;
+    let told = said(&reader).await;
+    assert!(told.contains(r#"the entry "note" of "hidden""#), "{told}");
+    let log = server.root.get("/v1/apps/shop/logs").await.expect(200);
+    assert!(log.text().contains("hidden"), "{}", log.text());
 }
 
 #[tokio::test]

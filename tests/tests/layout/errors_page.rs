@@ -3,7 +3,7 @@
 use super::files;
 use super::markdown;
 use kvasm_guest::Error;
-use kvasm_guest::http::HttpError;
+use kvasm_guest::http::{BadRequest, HttpError};
 
 /// A variant of the error.
 type Variant = fn(String) -> Error;
@@ -20,7 +20,12 @@ fn every_error_of_the_sdk_is_explained_with_its_status() {
     let source = files::one("guest-sdk/src/error.rs").text;
     let variants: Vec<&str> = body_of(&source, "pub enum Error {\n")
         .lines()
-        .filter_map(|line| line.trim().strip_suffix("(String),"))
+        .filter_map(|line| {
+            line.trim()
+                .strip_suffix("),")?
+                .split_once('(')
+                .map(|(name, _)| name)
+        })
         .collect();
     let known: [(&str, Variant); 15] = [
         ("NotFound", Error::NotFound),
@@ -37,7 +42,9 @@ fn every_error_of_the_sdk_is_explained_with_its_status() {
         ("Remote", Error::Remote),
         ("Encode", Error::Encode),
         ("Decode", Error::Decode),
-        ("BadRequest", Error::BadRequest),
+        ("BadRequest", |text| {
+            Error::BadRequest(BadRequest::new(text))
+        }),
     ];
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
     assert_eq!(variants, names);

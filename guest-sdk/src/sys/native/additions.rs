@@ -16,8 +16,8 @@ pub(super) struct Addition {
 }
 
 impl Addition {
-    fn sum(&self) -> Result<i64, Error> {
-        sum(self.before.as_ref(), self.delta)
+    fn sum(&self, collection: &str, key: &str) -> Result<i64, Error> {
+        sum((collection, key), self.before.as_ref(), self.delta)
     }
 }
 
@@ -43,7 +43,9 @@ impl Store {
                 delta: earlier,
                 before,
             }) => Addition {
-                delta: earlier.checked_add(delta).ok_or_else(overflow)?,
+                delta: earlier
+                    .checked_add(delta)
+                    .ok_or_else(|| overflow((collection, key)))?,
                 before,
             },
             None if self.has_written(&address) => {
@@ -59,7 +61,7 @@ impl Store {
         };
         let version = self.next_version();
         // An entry without a sum stays as it is until the commit fails.
-        let row = match addition.sum() {
+        let row = match addition.sum(collection, key) {
             Ok(sum) => Some(Row {
                 value: sum.to_string().into_bytes(),
                 format: FORMAT_JSON,
@@ -89,7 +91,7 @@ impl Store {
         let Some(addition) = view.added.get(&address) else {
             return Ok(());
         };
-        let sum = addition.sum()?;
+        let sum = addition.sum(collection, key)?;
         self.record_read(address)?;
         self.note_write(collection, key, Some(sum.to_string().len()), now_ms)?;
         let version = self.next_version();
@@ -110,7 +112,7 @@ impl Store {
         let mut added = view.added.iter();
         added.try_for_each(
             |((collection, key), addition)| match selects(collection, key) {
-                true => addition.sum().map(drop),
+                true => addition.sum(collection, key).map(drop),
                 false => Ok(()),
             },
         )
@@ -118,20 +120,22 @@ impl Store {
 }
 
 /// Returns what an entry is after an addition; an absent entry counts as 0.
-pub(super) fn sum(row: Option<&Row>, delta: i64) -> Result<i64, Error> {
+pub(super) fn sum(at: (&str, &str), row: Option<&Row>, delta: i64) -> Result<i64, Error> {
     let before = match row.map(Row::as_integer) {
         None => 0,
         Some(Integer::Value(value)) => value,
-        Some(Integer::TooLarge) => return Err(overflow()),
+        Some(Integer::TooLarge) => return Err(overflow(at)),
         Some(Integer::Not) => {
-            return Err(Error::Type(
-                "cannot increment: the value is not a JSON integer; nothing was written".to_owned(),
-            ));
+            return Err(Error::Type(refused(at, "the value is not a JSON integer")));
         }
     };
-    before.checked_add(delta).ok_or_else(overflow)
+    before.checked_add(delta).ok_or_else(|| overflow(at))
 }
 
-fn overflow() -> Error {
-    Error::Invalid("cannot increment: the sum exceeds 64 bits; nothing was written".to_owned())
+fn overflow(at: (&str, &str)) -> Error {
+    Error::Invalid(refused(at, "the sum exceeds 64 bits"))
+}
+
+fn refused((collection, key): (&str, &str), why: &str) -> String {
+    format!("cannot increment the entry {key:?} of {collection:?}: {why}; nothing was written")
 }

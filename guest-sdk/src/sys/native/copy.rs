@@ -5,7 +5,7 @@ use super::faults::Faults;
 use super::outbox::{Changed, Event, EventKind, Outbox};
 use super::store::{Row, Store};
 use super::timers::SetTimer;
-use super::{Host, fetch, with};
+use super::{Host, fetch, letters, with};
 use crate::http::{Request, Response};
 use crate::testing::remote::{State, hex, kind};
 use crate::{Context, Error};
@@ -28,6 +28,7 @@ pub(super) enum Written {
     },
     TimerSet(SetTimer),
     TimerCancel(String),
+    Replay(String),
 }
 
 impl Written {
@@ -53,6 +54,7 @@ impl Written {
                 "payload": hex(&timer.payload),
             } }),
             Written::TimerCancel(name) => json!({ "timer_cancel": { "name": name } }),
+            Written::Replay(letter) => json!({ "replay": { "letter": letter } }),
         }
     }
 }
@@ -105,8 +107,9 @@ pub(crate) fn begin_copy() {
     });
 }
 
-/// Ends a write or a transaction of the test, which the host commits as one batch.
+/// Ends a write or a transaction. One of the test is what its host commits as one batch.
 pub(super) fn end_write(host: &mut Host) {
+    letters::remove_replayed(host);
     if host.store.view.is_none()
         && let Some(written) = host.store.written.as_mut().filter(|list| !list.is_empty())
     {

@@ -9,6 +9,7 @@ mod cost;
 mod declared;
 mod faults;
 mod fetch;
+mod letters;
 mod outbox;
 mod quota;
 mod settings;
@@ -31,6 +32,9 @@ pub(crate) use faults::{
     Crash, clear_faults, conflict, crash_after, fail, operations, set_running,
 };
 pub(crate) use fetch::{Responder, begin_fetches, http_fetch, on_fetch, requests};
+pub(crate) use letters::{
+    add_dead_letter, all_dead_letters, dead_letter_replay, dead_letters, take_dead,
+};
 pub(crate) use outbox::{Delivery, DueSchedule, Event, EventKind, Outbox, Watch};
 pub(crate) use quota::Quota;
 pub(crate) use settings::{config_get, secret_get, set_config, set_secret};
@@ -282,26 +286,6 @@ fn checks(expected: Option<u64>) -> Check {
     }
 }
 
-/// Returns the dead letters before this one, or from the newest, ordered by id.
-pub(crate) fn dead_letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
-    operate(Check::Nothing, || letters(before, limit))
-}
-
-fn letters(before: &str, limit: i32) -> Result<Vec<u8>, Error> {
-    let limit = validate::dead_letters_limit(limit)?;
-    remote::sync_all();
-    with(|host| {
-        host.dead_letters.sort_by(|a, b| b.id.cmp(&a.id));
-        let letters = host.dead_letters.iter();
-        let mut letters = letters.filter(|letter| before.is_empty() || letter.id.as_str() < before);
-        let page: Vec<&DeadLetter> = letters.by_ref().take(limit).collect();
-        let last = page.last().map(|letter| &letter.id);
-        let next = last.filter(|_| letters.next().is_some());
-        serde_json::to_vec(&serde_json::json!({"letters": page, "next": next}))
-    })
-    .map_err(|e| Error::Internal(e.to_string()))
-}
-
 pub(crate) fn input() -> Result<Vec<u8>, Error> {
     // The SDK asks for its length first.
     cost::count_call();
@@ -359,10 +343,6 @@ pub(crate) fn current_context() -> Context {
     with(|host| host.context.clone())
 }
 
-pub(crate) fn add_dead_letter(letter: DeadLetter) {
-    with(|host| host.dead_letters.push(letter));
-}
-
 /// The cost is kept: it only grows.
 pub(crate) fn reset() {
     with(|host| {
@@ -379,23 +359,6 @@ pub(crate) fn set_input(bytes: &[u8]) {
 
 pub(crate) fn take_output() -> Vec<u8> {
     with(|host| std::mem::take(&mut host.output))
-}
-
-/// Returns the dead letters, oldest first.
-pub(crate) fn all_dead_letters() -> Vec<DeadLetter> {
-    let mut letters = with(|host| host.dead_letters.clone());
-    letters.sort_by(|a, b| a.id.cmp(&b.id));
-    letters
-}
-
-/// Removes the dead letters that were not added by a test, and returns their deliveries.
-pub(crate) fn take_dead() -> Vec<Delivery> {
-    with(|host| {
-        let dead = std::mem::take(&mut host.store.outbox.dead);
-        host.dead_letters
-            .retain(|letter| !dead.contains_key(&letter.id));
-        dead.into_values().collect()
-    })
 }
 
 /// Changes the outbox.

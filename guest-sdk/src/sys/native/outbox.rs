@@ -102,6 +102,8 @@ pub(crate) struct Outbox {
     pub(crate) queue: BTreeMap<u64, Delivery>,
     /// Those that were given up, by the ids of their dead letters.
     pub(crate) dead: BTreeMap<String, Delivery>,
+    /// The dead letters that were replayed, until the host removes them.
+    pub(super) replayed: Vec<String>,
     /// The depth of the event that is being handled; 0 in a call.
     pub(crate) depth: u32,
     last_seq: u64,

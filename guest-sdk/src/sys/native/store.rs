@@ -10,7 +10,9 @@ use crate::Error;
 use crate::sys::Query;
 use kvasm_abi::json::Integer;
 use kvasm_abi::limits::PAGE_BYTES;
-use kvasm_abi::{EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, SetOptions};
+use kvasm_abi::{
+    EntryHeader, FOREIGN_CURSOR, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, SetOptions,
+};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -166,7 +168,7 @@ impl Store {
         self.note_read(collection, key, now_ms)?;
         let row = self.live(collection, key, now_ms);
         let expires_at_ms = row.and_then(|row| row.expires_at_ms);
-        let value = sum(row, delta)?;
+        let value = sum((collection, key), row, delta)?;
         let json = value.to_string().into_bytes();
         let version = self.put(collection, key, json, FORMAT_JSON, expires_at_ms, now_ms)?;
         Ok((version, value))
@@ -222,6 +224,9 @@ impl Store {
                 Some(timer) => copy::Written::TimerSet(timer),
                 None => copy::Written::TimerCancel(name),
             });
+        }
+        for id in view.replays {
+            self.end_replay(id, now_ms);
         }
     }
 
@@ -464,13 +469,7 @@ fn decode_cursor<'a>(
         .and_then(|(tag, key)| Some((tag, std::str::from_utf8(key).ok()?)))
         .filter(|(found, key)| **found == tag(collection, query, key))
         .map(|(_, key)| key)
-        .ok_or_else(|| {
-            Error::Invalid(
-                "the cursor was not returned by a list of this collection with these options, or \
-                 was modified; restart the list without a cursor"
-                    .to_owned(),
-            )
-        })
+        .ok_or_else(|| Error::Invalid(FOREIGN_CURSOR.to_owned()))
 }
 
 fn tag(collection: &str, query: &Query<'_>, key: &str) -> [u8; 8] {

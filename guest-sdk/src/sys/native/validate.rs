@@ -108,6 +108,22 @@ pub(super) fn many_bytes(len: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// Returns an error unless this is a UUID.
+pub(super) fn letter_id(id: &str) -> Result<(), Error> {
+    let is_at_dash = |at| matches!(at, 8 | 13 | 18 | 23);
+    let mut bytes = id.bytes().enumerate();
+    let is_uuid = bytes.all(|(at, byte)| match is_at_dash(at) {
+        true => byte == b'-',
+        false => byte.is_ascii_hexdigit(),
+    });
+    match is_uuid && id.len() == 36 {
+        true => Ok(()),
+        false => Err(Error::Invalid(
+            "the dead letter ID is malformed: it is not a UUID".to_owned(),
+        )),
+    }
+}
+
 /// Returns the number of dead letters in a page.
 pub(super) fn dead_letters_limit(limit: i32) -> Result<usize, Error> {
     match usize::try_from(limit) {

@@ -21,6 +21,8 @@ pub(super) struct TransactionView {
     pub(super) added: BTreeMap<Address, Addition>,
     /// The timers that were set or cancelled, and the sizes of their payloads.
     pub(super) timers: BTreeMap<String, usize>,
+    /// The dead letters to replay.
+    pub(super) replays: BTreeSet<String>,
     bytes: usize,
 }
 
@@ -40,6 +42,7 @@ impl TransactionView {
             written: BTreeMap::new(),
             added: BTreeMap::new(),
             timers: BTreeMap::new(),
+            replays: BTreeSet::new(),
             bytes: 0,
         }
     }
@@ -60,7 +63,8 @@ impl TransactionView {
     }
 
     fn check_room(&self) -> Result<(), Error> {
-        let parts = self.read.len() + self.written.len() + self.timers.len() + 1;
+        let changes = self.written.len() + self.timers.len() + self.replays.len();
+        let parts = self.read.len() + changes + 1;
         validate::transaction_len(parts)
     }
 }
@@ -148,5 +152,14 @@ impl Store {
         view.bytes = total;
         view.timers.insert(name.to_owned(), bytes);
         Ok(())
+    }
+
+    /// Returns whether the transaction did not replay this dead letter before.
+    pub(super) fn note_replay(&mut self, id: &str) -> Result<bool, Error> {
+        let Some(view) = self.view.as_mut().filter(|view| !view.replays.contains(id)) else {
+            return Ok(false);
+        };
+        view.check_room()?;
+        Ok(view.replays.insert(id.to_owned()))
     }
 }

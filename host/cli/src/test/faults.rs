@@ -152,6 +152,10 @@ impl Kv for FaultyKv {
         self.run(self.inner.timer(caller, name)).await
     }
 
+    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError> {
+        self.run(self.inner.has_dead_letter(caller, letter)).await
+    }
+
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         let checks = batch.checks.len();
         if (checks > 0 || batch.acknowledge.is_some()) && self.faults.conflicts() {

@@ -5,6 +5,7 @@ use kvasm::api::CostView;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use uuid::Uuid;
 
 /// What the harness asks for.
 #[derive(Deserialize)]
@@ -108,6 +109,9 @@ pub(super) enum HarnessWrite {
     },
     TimerCancel {
         name: String,
+    },
+    Replay {
+        letter: Uuid,
     },
 }
 

@@ -14,8 +14,8 @@ use kvasm::dispatch::{AttemptEvent, StepDispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::model::{
     App, AppName, Applied, Batch, Collection, ConfigValue, DeadLetterFilter, Grant, Key, Limits,
-    LimitsPatch, NewTimer, Op, PluginVersion, Principal, Scope, SettingName, TimerName, TimerOp,
-    TimerTime, Timestamp, Value,
+    LimitsPatch, NewTimer, Op, PluginVersion, Principal, Replay, Scope, SettingName, TimerName,
+    TimerOp, TimerTime, Timestamp, Value,
 };
 use kvasm::service::{
     Caller, DEAD_LETTERS_MAX, DispatchNotifier, Keyring, Kv, KvService, ServiceError, Services,
@@ -307,6 +307,10 @@ impl TestApp {
                     name: TimerName::parse(name)?,
                     expect: None,
                 }),
+                HarnessWrite::Replay { letter } => built.replays.push(Replay {
+                    letter,
+                    is_required: false,
+                }),
             }
         }
         let caller = Caller::new(&self.app, None);
@@ -438,8 +442,8 @@ fn failed(failure: &CallFailure) -> CallEnd {
 /// The variant of the SDK's error for a failed commit.
 fn kind(error: &ServiceError) -> &'static str {
     match error {
-        ServiceError::Invalid(_) | ServiceError::Overflow => "Invalid",
-        ServiceError::NotInteger => "Type",
+        ServiceError::Invalid(_) | ServiceError::Overflow(_) => "Invalid",
+        ServiceError::NotInteger(_) => "Type",
         ServiceError::Quota { .. } => "Quota",
         ServiceError::Conflict { .. } => "Conflict",
         ServiceError::Denied(_) => "Denied",

@@ -75,8 +75,8 @@ impl From<ServiceError> for Fault {
                 Status::Denied
             }
             ServiceError::Conflict { .. } => Status::Conflict,
-            ServiceError::NotInteger => Status::Type,
-            ServiceError::Overflow => Status::Invalid,
+            ServiceError::NotInteger(_) => Status::Type,
+            ServiceError::Overflow(_) => Status::Invalid,
             ServiceError::Quota { .. } => Status::Quota,
             ServiceError::Unavailable(_) | ServiceError::Full(_) => Status::Unavailable,
             // Key-value operations return no others.

@@ -1,4 +1,4 @@
-//! `kv_increment`, `kv_add`, `kv_get_many`, `kv_commit`, `dead_letters`.
+//! `kv_increment`, `kv_add`, `kv_get_many`, `kv_commit`.
 
 use super::fault::Fault;
 use super::kv::{async_function, at, format, header};
@@ -6,22 +6,17 @@ use super::memory::Guest;
 use super::state::{GuestView, HostCalls};
 use super::timers;
 use kvasm_abi::{
-    Address, BatchCheck, BatchOp, KEYS_MAX, LETTERS_DEFAULT, LETTERS_MAX, MODULE, Range32, Records,
-    Slot, Status, encode_records,
+    Address, BatchCheck, BatchOp, KEYS_MAX, MODULE, Records, Slot, Status, encode_records,
 };
 use kvasm_core::{
-    Applied, Batch, COLLECTION_BYTES_MAX, Check, Collection, DeadLetter, Expect, Invalid,
-    KEY_BYTES_MAX, Key, Op, Subject, TimerName, TimerOp, Timestamp,
+    Applied, Batch, COLLECTION_BYTES_MAX, Check, Collection, Expect, Invalid, KEY_BYTES_MAX, Key,
+    Op, Subject, TimerName, TimerOp, Timestamp,
 };
 use kvasm_service::ServiceError;
-use serde_json::json;
-use uuid::Uuid;
 use wasmtime::{Caller, Linker};
 
 /// Maximum size of a packed list of keys, all of maximum length.
 const KEYS_BYTES_MAX: usize = 4 + KEYS_MAX * (8 + COLLECTION_BYTES_MAX + KEY_BYTES_MAX);
-/// Maximum length of a dead letter's id.
-const ID_BYTES_MAX: usize = 64;
 
 pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     async_function!(
@@ -33,12 +28,6 @@ pub(super) fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()>
     async_function!(linker, "kv_add", add, (c, c_len, k, k_len, delta: i64));
     async_function!(linker, "kv_get_many", get_many, (keys, len, out, cap));
     async_function!(linker, "kv_commit", commit, (batch, len, out, cap));
-    async_function!(
-        linker,
-        "dead_letters",
-        dead_letters,
-        (before, before_len, limit, out, cap)
-    );
     Ok(())
 }
 
@@ -304,7 +293,9 @@ fn answer_of(applied: &Applied) -> kvasm_abi::Applied {
         Applied::Deleted { existed } => (u64::from(*existed), 0),
         Applied::Incremented { version, value } => (version.0, *value),
         Applied::TimerSet => (0, 0),
-        Applied::TimerCancelled { existed } => (u64::from(*existed), 0),
+        Applied::TimerCancelled { existed } | Applied::Replayed { existed } => {
+            (u64::from(*existed), 0)
+        }
     };
     kvasm_abi::Applied { result, value }
 }
@@ -326,52 +317,4 @@ fn conflict(failed: &[usize], checked: &[String]) -> String {
         "version conflict: {}{more}; nothing was written",
         names.join(", ")
     )
-}
-
-async fn dead_letters<T: GuestView>(
-    guest: &mut Guest<'_, T>,
-    before: i32,
-    before_len: i32,
-    limit: i32,
-    out: i32,
-    cap: i32,
-) -> Result<i64, Fault> {
-    let out: Range32 = at(out, cap);
-    guest.check("out", out)?;
-    let before = at(before, before_len);
-    let before = guest.read("before", Subject::Letter, before, ID_BYTES_MAX)?;
-    let before = match before.as_slice() {
-        b"" => None,
-        text => Some(Uuid::try_parse_ascii(text).map_err(|_| Invalid::Malformed {
-            subject: Subject::Letter,
-            why: "it is not a UUID",
-        })?),
-    };
-    let limit = match limit {
-        0 => LETTERS_DEFAULT.cast_unsigned(),
-        limit => limit.cast_unsigned(),
-    };
-    let most = LETTERS_MAX.cast_unsigned();
-    if !(1..=most).contains(&limit) {
-        return Err(Fault::from(Invalid::OutOfRange {
-            subject: Subject::PageLimit,
-            found: limit.into(),
-            min: 1,
-            max: most.into(),
-        }));
-    }
-    let state = guest.state();
-    let list = state
-        .services
-        .dead_letters
-        .list(&state.context.caller, before, limit);
-    let letters = state.meter.exclude(list).await?;
-    guest
-        .acquire_cpu_permit(letters.iter().map(|letter| letter.error.len()).sum())
-        .await;
-    let full = letters.len() == limit as usize;
-    let next = letters.last().filter(|_| full).map(|letter| letter.id);
-    let letters: Vec<_> = letters.iter().map(DeadLetter::to_plugin_json).collect();
-    let answer = json!({ "letters": letters, "next": next });
-    guest.answer(out, answer.to_string().into_bytes())
 }

@@ -6,6 +6,7 @@
 //! memory.
 
 mod cpu_permit;
+mod dead_letters;
 mod fault;
 mod http;
 mod io;
@@ -42,6 +43,7 @@ pub(crate) use transactions::RunTransactions;
 pub fn link<T: GuestView>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     kv::link(linker)?;
     many::link(linker)?;
+    dead_letters::link(linker)?;
     transactions::link(linker)?;
     timers::link(linker)?;
     settings::link(linker)?;

@@ -4,10 +4,11 @@ use super::key_locks::{Address, CommitGuard, KeyLocks};
 use super::{BATCH_MAX, Kv, List, Listing, broken_store, capability, parts};
 use crate::{Caller, CommitListener, ServiceError};
 use async_trait::async_trait;
-use kvasm_core::store::Store;
+use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    Applied, Audit, Batch, Capability, Collection, Commit, Committed, Cursor, Entry, Invalid, Key,
-    Limits, ListQuery, Op, Subject, TimerName, TimerOp, Timestamp,
+    Applied, Audit, Batch, Capability, Collection, Commit, Committed, Cursor, DeadLetterFilter,
+    Entry, IncrementError, Invalid, Key, Limits, ListQuery, Op, Subject, TimerName, TimerOp,
+    Timestamp,
 };
 use kvasm_metrics::Metrics;
 use serde_json::json;
@@ -75,7 +76,7 @@ impl KvService {
         &self,
         caller: &Caller,
         commit: Commit,
-    ) -> Result<Vec<Applied>, ServiceError> {
+    ) -> Result<Vec<Applied>, StoreError> {
         let app = commit.app_id;
         let timer = first_timer(&commit);
         let _guard = self.pass(caller, &commit.batch).await;
@@ -98,6 +99,31 @@ impl KvService {
         let result = work.await;
         self.metrics.store(operation, start.elapsed());
         result
+    }
+}
+
+/// Returns the positions and the entries of increments.
+fn incremented(ops: &[Op]) -> Vec<(usize, Address)> {
+    let entry = |(at, op): (usize, &Op)| match op {
+        Op::Increment {
+            collection, key, ..
+        } => Some((at, (collection.clone(), key.clone()))),
+        Op::Set { .. } | Op::Delete { .. } => None,
+    };
+    ops.iter().enumerate().filter_map(entry).collect()
+}
+
+/// Names the entry of an increment that failed.
+fn named(error: StoreError, increments: Vec<(usize, Address)>) -> ServiceError {
+    let (at, why) = match error {
+        StoreError::NotInteger { at } => (at, IncrementError::NotInteger),
+        StoreError::Overflow { at } => (at, IncrementError::Overflow),
+        other => return other.into(),
+    };
+    let mut increments = increments.into_iter();
+    match increments.find(|(position, _)| *position == at) {
+        Some((_, entry)) => ServiceError::of_increment(why, &entry),
+        None => error.into(),
     }
 }
 
@@ -244,6 +270,13 @@ impl Kv for KvService {
         Ok(timer.await?.map(|delivery| delivery.event.id))
     }
 
+    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError> {
+        caller.check_access(Capability::AppKvRead(caller.app()))?;
+        let this = DeadLetterFilter::of(letter);
+        let count = self.store.count_dead_letters(caller.app(), &this, 1);
+        Ok(self.timed("count_dead_letters", count).await? > 0)
+    }
+
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         // An answer that the host keeps is not an entry.
         let parts = parts(&batch);
@@ -252,7 +285,8 @@ impl Kv for KvService {
         }
         Invalid::check_count(Subject::Batch, parts, BATCH_MAX)?;
         let now = Timestamp::now();
-        let count = batch.ops.len() + batch.timers.len();
+        let count = batch.results();
+        let increments = incremented(&batch.ops);
         let commit = Commit {
             audit: audit_row(caller, now, &batch.ops),
             depth: caller.depth(),
@@ -260,7 +294,8 @@ impl Kv for KvService {
             trace: caller.trace().cloned(),
             ..Commit::new(caller.app(), now, batch)
         };
-        let applied = self.store_commit(caller, commit).await?;
+        let applied = self.store_commit(caller, commit).await;
+        let applied = applied.map_err(|error| named(error, increments))?;
         match applied.len() == count {
             true => Ok(applied),
             false => Err(broken_store()),

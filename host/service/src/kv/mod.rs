@@ -7,6 +7,7 @@ mod lock_policy;
 mod lock_set;
 mod transaction_adds;
 mod transaction_locking;
+mod transaction_replays;
 mod transaction_timers;
 mod transactional;
 mod view;
@@ -27,7 +28,7 @@ pub use lock_policy::{LockPolicy, PendingCommitGuard};
 pub use lock_set::{LockSet, LockSetGuard};
 pub use transactional::{Transaction, WriteSavepoint};
 
-/// Maximum number of checks, operations and changes of timers in a batch, and of keys in one `get_many`.
+/// Maximum number of checks, operations, changes of timers and replays in a batch, and of keys in one `get_many`.
 pub const BATCH_MAX: usize = kvasm_abi::BATCH_OPS_MAX;
 /// Maximum size in bytes of a batch, and of the values returned by one `get_many`.
 pub const BATCH_BYTES_MAX: usize = kvasm_abi::BATCH_BYTES_MAX;
@@ -73,7 +74,7 @@ pub struct Listing {
     pub cursor: Option<Cursor>,
 }
 
-/// The key-value service. Five methods are required; the others are defined by them.
+/// The key-value service. Six methods are required; the others are defined by them.
 #[async_trait]
 pub trait Kv: Send + Sync {
     /// Returns entries in the order of `keys`, from one consistent snapshot.
@@ -111,8 +112,14 @@ pub trait Kv: Send + Sync {
     /// As [`get`](Kv::get).
     async fn timer(&self, caller: &Caller, name: &TimerName) -> Result<Option<Uuid>, ServiceError>;
 
-    /// Commits a batch and returns one [`Applied`] for each operation and then one for each change of
-    /// a timer, once they are durable. A batch of checks alone is a read, and requires only read access.
+    /// Returns whether an app has a dead letter.
+    ///
+    /// # Errors
+    /// As [`get`](Kv::get).
+    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError>;
+
+    /// Commits a batch and returns one [`Applied`] for each operation, then one for each change of a
+    /// timer and then one for each replay, once they are durable. A batch of checks alone is a read, and requires only read access.
     ///
     /// # Errors
     /// [`ServiceError::Denied`], [`ServiceError::Invalid`] for more than [`BATCH_MAX`] checks and
@@ -268,7 +275,7 @@ pub trait Kv: Send + Sync {
 
 /// Returns the number of parts of a batch.
 fn parts(batch: &Batch) -> usize {
-    batch.checks.len() + batch.ops.len() + batch.timers.len()
+    batch.checks.len() + batch.results()
 }
 
 /// Returns the required capability of a batch. A batch of checks alone changes nothing, so it is a

@@ -54,7 +54,7 @@ impl TransactionView {
             Some(before) => before
                 .delta
                 .checked_add(delta)
-                .ok_or(IncrementError::Overflow)?,
+                .ok_or_else(|| ServiceError::of_increment(IncrementError::Overflow, &at))?,
             None => {
                 self.check_room(1)?;
                 self.bytes = check_bytes(self.bytes + bytes_of(&at), bytes_max)?;
@@ -100,7 +100,8 @@ impl Transaction {
             return Ok(found);
         };
         let now = Timestamp::now();
-        let entry = addition.apply(found.as_ref(), now)?;
+        let entry = addition.apply(found.as_ref(), now);
+        let entry = entry.map_err(|why| ServiceError::of_increment(why, at))?;
         let write = Some((entry.value, entry.expires_at));
         view.write(at.clone(), write, now, self.batch_bytes)?;
         Ok(view.buffered(at, now).flatten())

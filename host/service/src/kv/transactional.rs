@@ -98,6 +98,7 @@ impl Transaction {
             checks: checks(&view.read),
             ops: view.take_ops(),
             timers: timer_ops(&mut view.timers),
+            replays: view.take_replays(),
             acknowledge: acknowledge.map(Box::new),
             keep: None,
             link,
@@ -238,7 +239,8 @@ impl Transaction {
         delta: i64,
     ) -> Result<(Version, i64), ServiceError> {
         let before = self.see_value(&caller.without_access_checks(), &at).await?;
-        let value = increment(before.as_ref().map(|entry| &entry.value), delta)?;
+        let value = increment(before.as_ref().map(|entry| &entry.value), delta);
+        let value = value.map_err(|why| ServiceError::of_increment(why, &at))?;
         let expires_at = before.and_then(|entry| entry.expires_at);
         let text = Value::Json(JsonText::integer(value));
         let mut view = self.view.lock();
@@ -249,7 +251,7 @@ impl Transaction {
 
     /// Runs a batch's checks and operations. The caller must undo its changes on an error.
     async fn run_all(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
-        let mut failed = Vec::new();
+        let (mut failed, results) = (Vec::new(), batch.results());
         for (position, check) in batch.checks.into_iter().enumerate() {
             let at = (check.collection, check.key);
             let found = self.see(&caller.without_access_checks(), &at).await?;
@@ -260,12 +262,15 @@ impl Transaction {
         if !failed.is_empty() {
             return Err(ServiceError::Conflict { failed });
         }
-        let mut applied = Vec::with_capacity(batch.ops.len());
+        let mut applied = Vec::with_capacity(results);
         for operation in batch.ops {
             applied.push(self.run(caller, operation).await?);
         }
         for change in batch.timers {
             applied.push(self.change_timer(caller, change).await?);
+        }
+        for replay in batch.replays {
+            applied.push(self.replay(caller, replay).await?);
         }
         Ok(applied)
     }
@@ -349,7 +354,11 @@ impl Kv for Transaction {
         for ((_, key), addition) in view.added.iter().filter(|(at, _)| in_list(at)) {
             let before = merged.get(key).and_then(Option::as_ref);
             let entry = (list.with_values).then(|| addition.apply(before, now));
-            merged.insert(key.clone(), entry.transpose()?);
+            let entry = entry.transpose().map_err(|why| {
+                let at = (list.collection.clone(), key.clone());
+                ServiceError::of_increment(why, &at)
+            })?;
+            merged.insert(key.clone(), entry);
         }
         for ((_, key), entry) in view.written.iter().filter(|(at, _)| in_list(at)) {
             match entry
@@ -387,6 +396,10 @@ impl Kv for Transaction {
         self.see_timer(caller, name).await
     }
 
+    async fn has_dead_letter(&self, caller: &Caller, letter: Uuid) -> Result<bool, ServiceError> {
+        self.sees_dead_letter(caller, letter).await
+    }
+
     async fn add(&self, caller: &Caller, at: Address, delta: i64) -> Result<(), ServiceError> {
         caller.check_access(Capability::AppKvWrite(caller.app()))?;
         self.add_unseen(caller, at, delta).await
@@ -395,7 +408,7 @@ impl Kv for Transaction {
     async fn commit(&self, caller: &Caller, batch: Batch) -> Result<Vec<Applied>, ServiceError> {
         caller.check_access(capability(&batch, caller.app()))?;
         Invalid::check_count(Subject::Batch, parts(&batch), BATCH_MAX)?;
-        if batch.ops.len() + batch.timers.len() <= 1 {
+        if batch.results() <= 1 {
             // Nothing to undo: the one operation buffers its write last.
             return self.run_all(caller, batch).await;
         }

@@ -7,7 +7,8 @@ use super::transaction_timers::BufferedTimer;
 use kvasm_core::{
     Check, CommitId, Entry, Expect, Invalid, Op, Subject, TimerName, Timestamp, Value, Version,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
 
 /// The lowest version returned by writes within a transaction. Versions in a store never get
 /// this high.
@@ -25,6 +26,8 @@ pub(super) struct TransactionView {
     pub(super) follows: BTreeMap<Address, (CommitId, Option<Entry>)>,
     /// Changes of timers.
     pub(super) timers: BTreeMap<TimerName, BufferedTimer>,
+    /// Dead letters to replay. They exist, which the commit checks.
+    pub(super) replays: BTreeSet<Uuid>,
     pub(super) bytes: usize,
     pub(super) writes: u64,
     /// An entry was read twice with different results. The run cannot commit then: checking only
@@ -75,6 +78,7 @@ impl TransactionView {
         self.written.is_empty()
             && self.added.is_empty()
             && self.timers.is_empty()
+            && self.replays.is_empty()
             && self.follows.is_empty()
             && self.read.len() <= 1
     }
@@ -86,7 +90,8 @@ impl TransactionView {
     }
 
     pub(super) fn check_room(&self, more: usize) -> Result<(), Invalid> {
-        let writes = self.written.len() + self.added.len() + self.timers.len();
+        let changes = self.timers.len() + self.replays.len();
+        let writes = self.written.len() + self.added.len() + changes;
         let all = self.read.len() + self.follows.len() + writes + more;
         Invalid::check_count(Subject::Transaction, all, BATCH_MAX)
     }

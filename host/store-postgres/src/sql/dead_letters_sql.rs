@@ -25,6 +25,21 @@ macro_rules! remove_these {
     };
 }
 
+/// Turns the dead letters in `gone` back into deliveries, now.
+macro_rules! send_again {
+    ($now:literal) => {
+        concat!(
+            "made AS (INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
+             replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
+             followers, trace_context) \
+             SELECT $1, g.trigger_name, nextval('delivery_seq'), g.function, ", $now, ", ", $now,
+            ", g.replays + 1, \
+             g.at, g.chain, g.event_id, g.depth, g.kind, g.collection, g.key, g.version, g.size, \
+             g.json, g.bytes, g.followers, g.trace_context FROM gone AS g ORDER BY g.id RETURNING d.seq)"
+        )
+    };
+}
+
 statements! {
     /// See `these_letters!`; below an identity, limit.
     DEAD_LETTERS = concat!(
@@ -42,13 +57,17 @@ statements! {
     /// writers draw sequence numbers while they lock the app, so those that are drawn here come
     /// after all that others have drawn.
     REPLAY = concat!(
-        remove_these!(), ", made AS (INSERT INTO deliveries AS d (app_id, trigger_name, seq, function, due_at, queued_at, \
-         replays, at, chain, event_id, depth, kind, collection, key, version, size, json, bytes, \
-         followers, trace_context) \
-         SELECT $1, g.trigger_name, nextval('delivery_seq'), g.function, $8, $8, g.replays + 1, \
-         g.at, g.chain, g.event_id, g.depth, g.kind, g.collection, g.key, g.version, g.size, \
-         g.json, g.bytes, g.followers, g.trace_context FROM gone AS g ORDER BY g.id RETURNING d.seq), ",
+        remove_these!(), ", ", send_again!("$8"), ", ",
         count_letters_replayed!("$9"), "SELECT m.seq FROM made AS m"
+    );
+    /// App, dead letters, now. As `REPLAY`, and returns for each the identity, the size of its
+    /// delivery and the bytes that it counted.
+    REPLAY_UNCOUNTED = concat!(
+        "WITH meant AS (SELECT l.id FROM dead_letters AS l WHERE l.app_id = $1 \
+         AND l.id = ANY($2) AND ", app_exists!(), " ORDER BY l.id FOR UPDATE), \
+         gone AS (DELETE FROM dead_letters AS l USING meant AS m \
+         WHERE l.app_id = $1 AND l.id = m.id RETURNING l.*), ", send_again!("$3"),
+        " SELECT g.id, g.size, (", letter_bytes!("g"), ")::bigint FROM gone AS g"
     );
     /// See `remove_these!`; slot. Returns the number removed.
     DISCARD = concat!(

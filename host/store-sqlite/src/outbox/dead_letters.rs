@@ -6,10 +6,11 @@ use super::super::{error, usage::UsageDelta};
 use super::row::{DEAD_LETTER, dead_letter, ids_parameter};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AppId, DELIVERY_BYTES, DeadLetter, DeadLetterFilter, DeadReason, Timestamp, ordering_key_of,
-    timer_ordering_key,
+    AppId, Commit, DELIVERY_BYTES, DeadLetter, DeadLetterFilter, DeadReason, Timestamp,
+    ordering_key_of, timer_ordering_key,
 };
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// The condition that selects dead letters of the app.
@@ -153,15 +154,55 @@ pub(crate) fn replay(
     transaction.tally.open(transaction.connection, app)?;
     let found = oldest(transaction.connection, app, letters, limit).map_err(error::store)?;
     for letter in &found {
-        let seq = transaction.next_version();
-        let connection = transaction.connection;
-        send_again(connection, app, letter, seq, now).map_err(error::store)?;
-        remove(connection, app, letter).map_err(error::store)?;
-        let mut delta = UsageDelta::queued(letter.size);
-        delta += UsageDelta::of_bytes(-letter.cost());
+        let delta = replay_one(transaction, app, letter, now)?;
         transaction.tally.add(app, delta);
     }
     Ok(found.len() as u64)
+}
+
+/// Replays the dead letters of a batch, oldest first. Returns whether each existed, and the change
+/// of the app's usage.
+pub(crate) fn replay_in(
+    transaction: &mut WriteTransaction<'_>,
+    commit: &Commit,
+) -> Result<(Vec<bool>, UsageDelta), StoreError> {
+    let Commit { app_id, now, .. } = *commit;
+    let mut delta = UsageDelta::default();
+    let replays = &commit.batch.replays;
+    let letters: BTreeSet<_> = replays.iter().map(|replay| replay.letter).collect();
+    let mut found = BTreeSet::new();
+    for letter in letters {
+        let these = find(transaction.connection, app_id, &[letter.into_bytes()]);
+        for this in &these.map_err(error::store)? {
+            delta += replay_one(transaction, app_id, this, now)?;
+            found.insert(letter);
+        }
+    }
+    let mut existed = Vec::with_capacity(replays.len());
+    for replay in replays {
+        let is_found = found.remove(&replay.letter);
+        if replay.is_required && !is_found {
+            let failed = vec![commit.batch.checks.len()];
+            return Err(StoreError::Conflict { failed });
+        }
+        existed.push(is_found);
+    }
+    Ok((existed, delta))
+}
+
+fn replay_one(
+    transaction: &mut WriteTransaction<'_>,
+    app: AppId,
+    letter: &Found,
+    now: Timestamp,
+) -> Result<UsageDelta, StoreError> {
+    let seq = transaction.next_version();
+    let connection = transaction.connection;
+    send_again(connection, app, letter, seq, now).map_err(error::store)?;
+    remove(connection, app, letter).map_err(error::store)?;
+    let mut delta = UsageDelta::queued(letter.size);
+    delta += UsageDelta::of_bytes(-letter.cost());
+    Ok(delta)
 }
 
 fn send_again(

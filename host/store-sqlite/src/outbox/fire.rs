@@ -149,7 +149,7 @@ impl WriteTransaction<'_> {
         let event = NewEvent {
             id: Uuid::now_v7(),
             // For a handler, `share_out` sets it once all are created.
-            followers: share(commit.delivery_budget, siblings),
+            followers: share(commit.shared_budget(), siblings),
             trace: commit.trace.as_ref().map(TraceContext::encode),
         };
         let mut delta = UsageDelta::default();
@@ -171,7 +171,7 @@ impl WriteTransaction<'_> {
         if commit.depth == 0 || made.0.is_empty() {
             return Ok(());
         }
-        let followers = share(commit.delivery_budget, made.count());
+        let followers = share(commit.shared_budget(), made.count());
         let app = commit.app_id.uuid();
         let mut statement = self
             .connection

@@ -13,7 +13,9 @@ mod trigger_health;
 mod triggers;
 
 pub(super) use clock_repair::{needs_rescue, rescue};
-pub(super) use dead_letters::{count, dead_letters, discard, has_letters, prune, replay, spare};
+pub(super) use dead_letters::{
+    count, dead_letters, discard, has_letters, prune, replay, replay_in, spare,
+};
 pub(super) use fire::{Deliveries, Fired, Watchers};
 pub(super) use outstanding::{
     count as count_deliveries, discard as discard_deliveries, outstanding,

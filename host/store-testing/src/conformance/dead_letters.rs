@@ -2,12 +2,12 @@
 
 use super::Kit;
 use super::event_kit::trigger_name;
-use super::kit::{NOW, Tenant, bytes, cost, json};
+use super::kit::{NOW, Tenant, absent, bytes, cost, json, set};
 use super::loop_guard::LoopGuard;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    DeadLetter, DeadLetterFilter, DeadReason, Delivery, DeliveryTarget, Digest, PluginVersion,
-    Verdict,
+    Applied, Batch, Commit, DeadLetter, DeadLetterFilter, DeadReason, Delivery, DeliveryTarget,
+    Digest, LeaseToken, PluginVersion, Replay, Verdict,
 };
 use uuid::Uuid;
 
@@ -272,6 +272,126 @@ pub async fn replay_and_discard_take_the_oldest_up_to_the_limit(kit: Kit) {
         1
     );
     assert_eq!(discard(&app, DeadLetterFilter::default(), 9).await, 0);
+}
+
+/// A batch with a write to `d` that replays dead letters.
+fn replaying(app: &Tenant, letters: &[Uuid], is_required: bool) -> Commit {
+    let mut commit = app.batch(vec![], vec![set("d", "k", json("1"))]);
+    let replay = |letter: &Uuid| Replay {
+        letter: *letter,
+        is_required,
+    };
+    commit.batch.replays = letters.iter().map(replay).collect();
+    commit
+}
+
+fn existed(applied: &[Applied]) -> Vec<bool> {
+    let replayed = applied.iter().filter_map(|applied| match applied {
+        Applied::Replayed { existed } => Some(*existed),
+        _ => None,
+    });
+    replayed.collect()
+}
+
+pub async fn replays_of_a_batch_are_part_of_it(kit: Kit) {
+    let (app, other) = (watched(&kit).await, watched(&kit).await);
+    let letters = dead_letter(&app, &["a", "a", "b"], DeadReason::Attempts).await;
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+    let [theirs] = dead_letter(&other, &["a"], DeadReason::Age)
+        .await
+        .try_into()
+        .expect("one");
+    let used = app.quota_usage().await;
+
+    // All or nothing, also for letters that are gone, repeated, or another app's.
+    let mut failing = replaying(&app, &ids, false);
+    failing.batch.checks = vec![absent("c", "a")];
+    for refused in [
+        failing,
+        replaying(&app, &[ids[0], Uuid::nil()], true),
+        replaying(&app, &[ids[0], ids[0]], true),
+        replaying(&app, &[ids[0], theirs.id], true),
+    ] {
+        let done = app.store.commit(refused).await;
+        assert!(matches!(done, Err(StoreError::Conflict { .. })), "{done:?}");
+    }
+    assert_eq!(app.dead_letters().await.len(), 3);
+    assert_eq!(
+        (app.outstanding().await, app.has("d", "k").await),
+        (vec![], false)
+    );
+    assert_eq!(app.quota_usage().await, used);
+
+    // In any order: they are delivered oldest first.
+    let later = app.later(50);
+    let some = [ids[1], theirs.id, Uuid::nil(), ids[0], ids[1]];
+    let done = app.store.commit(replaying(&later, &some, false)).await;
+    let done = done.expect("committed");
+    assert_eq!(existed(&done.applied), [true, false, false, true, false]);
+    assert_eq!((done.applied.len(), done.deliveries), (6, 2));
+    assert_eq!(app.dead_letters().await, letters[2..]);
+    assert_eq!(other.dead_letters().await, [theirs]);
+    for (letter, more) in letters.iter().zip([&ids[..0], &ids[2..]]) {
+        let [(delivery, receipt)] = later.claim("t", 9).await.try_into().expect("one");
+        assert_eq!((&delivery.event, delivery.replays), (&letter.event, 1));
+        assert_eq!(
+            (delivery.attempts, delivery.queued_at),
+            (1, NOW.plus_ms(50))
+        );
+        // With the acknowledgement of a delivery.
+        let mut commit = replaying(&later, more, true);
+        commit.batch.acknowledge = Some(Box::new(receipt));
+        app.store.commit(commit).await.expect("committed");
+    }
+    let [(last, receipt)]: [(Delivery, LeaseToken); 1] =
+        later.claim("t", 9).await.try_into().expect("one");
+    assert_eq!(last.event, letters[2].event);
+    later.acknowledge(&receipt, vec![]).await.expect("done");
+    let entries = cost(3, 0, 9);
+    assert_eq!(app.quota_usage().await.deliveries, 0);
+    assert_eq!(app.quota_usage().await.bytes, entries, "nothing is left");
+}
+
+pub async fn replays_of_a_handler_use_up_its_budget(kit: Kit) {
+    let app = watched(&kit).await;
+    let letters = dead_letter(&app, &["a", "b", "e"], DeadReason::Attempts).await;
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id).collect();
+    let handled = |budget, letters: &[Uuid], sets: usize| {
+        let keys = (0..sets).map(|n| set("c", &format!("new{n}"), json("1")));
+        let commit = Commit {
+            depth: 1,
+            delivery_budget: budget,
+            ..replaying(&app, letters, true)
+        };
+        let batch = Batch {
+            ops: keys.collect(),
+            ..commit.batch.clone()
+        };
+        app.store.commit(Commit { batch, ..commit })
+    };
+    for (budget, letters, sets) in [(2, &ids[..], 0), (3, &ids[..], 1), (0, &ids[..1], 0)] {
+        match handled(budget, letters, sets).await {
+            Err(StoreError::Deliveries { .. }) => {}
+            other => panic!("{budget}: {other:?}"),
+        }
+    }
+    assert_eq!(app.outstanding().await, []);
+    handled(8, &ids[..2], 2).await.expect("committed");
+    let all = app.outstanding().await;
+    let budgets: Vec<_> = all
+        .iter()
+        .map(|delivery| (delivery.replays, delivery.event.followers))
+        .filter(|(replays, _)| *replays == 0)
+        .collect();
+    assert_eq!(
+        (all.len(), budgets),
+        (4, vec![(0, 2); 2]),
+        "of the six that are left"
+    );
+    // Replayed deliveries keep theirs.
+    for delivery in all.iter().filter(|delivery| delivery.replays > 0) {
+        assert!(letters.iter().any(|letter| letter.event == delivery.event));
+    }
 }
 
 pub async fn dead_letters_count_toward_usage_until_removed(kit: Kit) {

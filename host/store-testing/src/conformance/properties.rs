@@ -313,6 +313,8 @@ macro_rules! conformance {
                 replay_redelivers_the_same_event,
                 replays_keep_their_order_per_key,
                 replay_and_discard_take_the_oldest_up_to_the_limit,
+                replays_of_a_batch_are_part_of_it,
+                replays_of_a_handler_use_up_its_budget,
                 dead_letters_count_toward_usage_until_removed,
                 old_and_excess_dead_letters_are_pruned,
                 dead_letter_operations_on_a_deleted_app,

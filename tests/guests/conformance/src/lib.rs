@@ -2,6 +2,7 @@
 //! a real host have to report the same (`tests/tests/events/conformance.rs`, which compiles this file
 //! too).
 
+use kvasm_guest::dead_letters::{self, DeadLetter};
 use kvasm_guest::kv::{self, Batch, Collection, Cursor, SetOptions};
 use kvasm_guest::{
     Bytes, Change, ChangeKind, Error, HandlerError, Json, Permanent, Refused, Timer, config, timer,
@@ -44,6 +45,10 @@ pub enum Step {
     CancelTimer(String),
     Config(String),
     Letters(usize),
+    /// Replays the dead letter with this id.
+    Replay(String),
+    /// Replays each of up to so many dead letters twice.
+    ReplayAll(usize),
 }
 
 /// A text, repeated.
@@ -195,8 +200,22 @@ impl Report {
             Step::CancelTimer(name) => self.add(timer::cancel(name)),
             Step::Config(name) => self.add(config::get::<String>(name)),
             Step::Letters(limit) => {
-                let page = kvasm_guest::dead_letters::page(None, *limit);
+                let page = dead_letters::page(None, *limit);
                 self.add(page.map(|page| page.letters.len()));
+            }
+            Step::Replay(id) => self.add(dead_letters::replay(id)),
+            Step::ReplayAll(limit) => {
+                let replay = |letter: DeadLetter| {
+                    let twice = [0; 2].map(|_| dead_letters::replay(&letter.id));
+                    let [first, second] = twice;
+                    Ok((first?, second?))
+                };
+                let page = dead_letters::page(None, *limit);
+                let replayed = page.and_then(|page| {
+                    let letters = page.letters.into_iter().map(replay);
+                    letters.collect::<Result<Vec<_>, _>>()
+                });
+                self.add(replayed);
             }
         }
     }
@@ -352,5 +371,16 @@ pub fn due(timer: Timer<String>) -> Result<(), HandlerError> {
     if timer.payload == "permanent" {
         return Err(Permanent("on purpose").into());
     }
+    Ok(())
+}
+
+/// Replays what it can, and changes what it watches.
+#[kvasm_guest::on_change(collection = "replaying", on = "set")]
+pub fn on_replaying(change: Change<i64>) -> Result<(), Error> {
+    for letter in dead_letters::list() {
+        dead_letters::replay(&letter?.id)?;
+        kv::collection("counts").add("replays", 1)?;
+    }
+    kv::collection("replaying").increment(&change.key, 1)?;
     Ok(())
 }

@@ -118,3 +118,14 @@ fn letters() -> Result<Json<Vec<String>>, Error> {
     let errors = dead_letters::list().map(|letter| letter.map(|letter| letter.error));
     errors.collect::<Result<_, _>>().map(Json)
 }
+
+/// The keys of a page, and the cursor of the next one.
+type Keys = (Vec<String>, Option<kv::Cursor>);
+
+/// Returns the key of a page of the notes with a prefix.
+#[kvasm_guest::function]
+fn keys(Json((prefix, cursor)): Json<(String, Option<kv::Cursor>)>) -> Result<Json<Keys>, Error> {
+    let notes = kv::collection("notes").list();
+    let page = notes.prefix(prefix).limit(1).cursor(cursor).page_keys()?;
+    Ok(Json((page.items, page.cursor)))
+}

@@ -4,6 +4,7 @@
 #[path = "../../../guests/conformance/src/lib.rs"]
 mod plugin;
 mod random;
+mod replays;
 mod scenarios;
 
 use super::event_host::EventHost;
@@ -11,7 +12,7 @@ use kvasm::{CallError, InvokeError};
 use kvasm_guest::testing::{self, Harness};
 use kvasm_tests::guests::wasm;
 use plugin::{Expected, Range, Step};
-use scenarios::{add, events, get, left, list, scenarios, text};
+use scenarios::{add, events, get, left, list, replays, scenarios, text};
 
 /// The name of a function, and its steps.
 type StepCall = (&'static str, Vec<Step>);
@@ -63,6 +64,16 @@ fn native() -> Vec<Vec<String>> {
     let mut reports: Vec<_> = calls.map(|call| on_harness(&mut harness, &call)).collect();
     harness.settle();
     reports.push(on_harness(&mut harness, &left()));
+    reports.push(letters_of_harness(&harness));
+    for call in replays() {
+        reports.push(on_harness(&mut harness, &call));
+        harness.settle();
+        reports.push(letters_of_harness(&harness));
+    }
+    reports
+}
+
+fn letters_of_harness(harness: &Harness) -> Vec<String> {
     let letters = harness.dead_letters();
     let mut letters: Vec<_> = letters
         .iter()
@@ -78,8 +89,7 @@ fn native() -> Vec<Vec<String>> {
         })
         .collect();
     letters.sort();
-    reports.push(letters);
-    reports
+    letters
 }
 
 /// The same on a real host with a dispatcher.
@@ -91,6 +101,16 @@ async fn hosted(host: &EventHost) -> Vec<Vec<String>> {
     }
     host.wait_until_idle().await;
     reports.push(on_host(host, &left()).await);
+    reports.push(letters_of_host(host).await);
+    for call in replays() {
+        reports.push(on_host(host, &call).await);
+        host.wait_until_idle().await;
+        reports.push(letters_of_host(host).await);
+    }
+    reports
+}
+
+async fn letters_of_host(host: &EventHost) -> Vec<String> {
     let letters = host.dead_letters().await;
     let mut letters: Vec<_> = letters
         .iter()
@@ -105,8 +125,7 @@ async fn hosted(host: &EventHost) -> Vec<Vec<String>> {
         })
         .collect();
     letters.sort();
-    reports.push(letters);
-    reports
+    letters
 }
 
 /// Asserts that the reports are the same, and lists all lines that are not.

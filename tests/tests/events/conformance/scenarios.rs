@@ -414,6 +414,29 @@ pub(super) fn left() -> StepCall {
     ("steps", steps.to_vec())
 }
 
+/// Replays of the dead letters that the events leave.
+pub(super) fn replays() -> Vec<StepCall> {
+    let all = || Step::ReplayAll(100);
+    let nil = "00000000-0000-0000-0000-000000000000";
+    vec![
+        ("failing", vec![all()]),
+        ("panicking", vec![Step::Transaction(vec![all()], true)]),
+        (
+            "transaction",
+            vec![
+                Step::Replay("nope".into()),
+                Step::Replay(String::new()),
+                Step::Replay(nil.into()),
+                Step::Transaction(vec![all()], true),
+                all(),
+                all(),
+                Step::Letters(100),
+            ],
+        ),
+        ("steps", vec![all()]),
+    ]
+}
+
 /// Writes that call handlers.
 pub(super) fn events() -> Vec<StepCall> {
     let watched = |k: &str, v: &str| set("watched", k, v);
