@@ -1,4 +1,5 @@
-//! A plugin built for `wasm32-wasip1` beside the same one for `wasm32-unknown-unknown`.
+//! A plugin built for `wasm32-wasip1`, and empty functions in other languages, beside the same in Rust for
+//! `wasm32-unknown-unknown`.
 
 use crate::report::{Row, Target};
 use crate::{Bench, Effort};
@@ -35,6 +36,19 @@ pub fn measure(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
             }
             let name = format!("{function} of wasm32-wasip1 vs. wasm32-unknown-unknown");
             rows.push(Row::pair(&name, "us", &pairs, Some(Target::AtMost(1.1))));
+        }
+        for language in ["c", "go", "assemblyscript", "zig"] {
+            let module = guests::wasm(&format!("features-{language}"));
+            let plugin = bench.host.load(&bench.app, module).await?;
+            let mut pairs = Vec::new();
+            for _ in 0..effort.rounds {
+                pairs.push((
+                    time(&bench, &plugin, "noop", calls).await?,
+                    time(&bench, &bare, "noop", calls).await?,
+                ));
+            }
+            let name = format!("noop in {language} vs. Rust");
+            rows.push(Row::pair(&name, "us", &pairs, None));
         }
         Ok(rows)
     })

@@ -1,7 +1,7 @@
 // HTTP handlers, requests to other servers, and handlers of changes, in AssemblyScript.
 
 import * as host from "./host";
-import { OK, Reader, Writer, check, output, textOf, utf8 } from "./kvasm";
+import { FAILED, OK, Reader, Writer, errorMessage, exit, output, textOf, utf8 } from "./kvasm";
 
 // --- JSON, as much as the heads need ---
 
@@ -216,22 +216,41 @@ export class Response {
   }
 }
 
-/** Sends a request to another server, whose origin the plugin must declare and the app grant. */
-export function fetch(
+/**
+ * Sends a request to another server, whose origin the plugin must declare and the app grant. Returns the
+ * response of any status; null if there is none, for the reason that `errorMessage` returns.
+ */
+export function tryFetch(
   method: string,
   url: string,
   headers: string[][] = [],
   body: ArrayBuffer = new ArrayBuffer(0),
-): Response {
+): Response | null {
   const head = '{"method":' + quote(method) + ',"url":' + quote(url) + ',"headers":' + headersJson(headers) + "}";
   const request = new Writer().text(head).put(body).done();
-  const length = check(host.http_fetch(changetype<usize>(request), request.byteLength, 0, 0));
+  const length = host.http_fetch(changetype<usize>(request), request.byteLength, 0, 0);
+  if (length < 0) return null;
   const bytes = new ArrayBuffer(<i32>length);
   host.result_read(0, changetype<usize>(bytes), bytes.byteLength);
   const frame = new Frame(bytes);
   const response = new Response(<i32>frame.head.number("status"));
   response.headers = frame.head.headers();
   response.body = frame.body;
+  return response;
+}
+
+/** The same; without a response it ends the call. */
+export function fetch(
+  method: string,
+  url: string,
+  headers: string[][] = [],
+  body: ArrayBuffer = new ArrayBuffer(0),
+): Response {
+  const response = tryFetch(method, url, headers, body);
+  if (!response) {
+    exit(FAILED, errorMessage());
+    unreachable();
+  }
   return response;
 }
 
@@ -245,6 +264,8 @@ export class Delivery {
   eventId: string;
   trigger: string;
   attempt: i64;
+  /** 1, plus one for each handler in the chain of changes that led to this one. */
+  depth: i64;
   atMs: i64;
   /** Of a change: the entry, and the version that was written or deleted. */
   collection: string;
@@ -263,6 +284,7 @@ export class Delivery {
     this.eventId = head.text("event_id");
     this.trigger = head.text("trigger");
     this.attempt = head.number("attempt");
+    this.depth = head.number("depth");
     this.atMs = head.number("at_ms");
     this.collection = head.text("collection");
     this.key = head.text("key");

@@ -592,6 +592,21 @@ export function transaction(run: () => void): void {
   }
 }
 
+/**
+ * The same, and what `run` has written is discarded if it returns false: then the result is false too.
+ */
+export function attempt(run: () => bool): bool {
+  while (true) {
+    check(host.transaction_begin());
+    const done = run();
+    const status = done ? host.transaction_commit() : host.transaction_drop();
+    if (status != CONFLICT) {
+      check(status);
+      return done;
+    }
+  }
+}
+
 // --- Timers ---
 
 /** Calls on_timer once, at a Unix time in milliseconds. */

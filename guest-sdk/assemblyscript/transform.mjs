@@ -6,6 +6,7 @@
 // @callable       can be called by name
 // @transaction    the same; its writes take effect together, or not at all
 // @http           handles HTTP requests
+// @httpTransaction  the same; each request is a transaction
 // @onChange(collection, prefix?)  is called after an entry was set or deleted
 // @cron(schedule) is called by a schedule of five fields, in UTC
 // @onTimer        is called when a timer is due; the function must be named on_timer
@@ -27,6 +28,7 @@ const DECLARATIONS = {
   callable: (name, decorator) => (texts(decorator, [0, 0]), { kind: "function", name }),
   transaction: (name, decorator) => (texts(decorator, [0, 0]), { kind: "function", name, transaction: true }),
   http: (name, decorator) => (texts(decorator, [0, 0]), { kind: "http", name }),
+  httpTransaction: (name, decorator) => (texts(decorator, [0, 0]), { kind: "http", name, transaction: true }),
   onChange: (name, decorator) => {
     const [collection, prefix] = texts(decorator, [1, 2]);
     return { kind: "on_change", name, collection, prefix };

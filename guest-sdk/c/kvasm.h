@@ -62,7 +62,8 @@ enum { KVASM_ERROR = 1, KVASM_WARN, KVASM_INFO, KVASM_DEBUG, KVASM_TRACE };
  *     KVASM_FUNCTION(hello) { return KVASM_OK; }
  *
  * KVASM_TRANSACTION: a function whose writes take effect together, or not at all; it is run again
- * if what it has read has changed. KVASM_HTTP: the handler of HTTP requests. KVASM_ON_CHANGE: called
+ * if what it has read has changed. KVASM_HTTP: the handler of HTTP requests; KVASM_HTTP_TRANSACTION:
+ * the same, each request a transaction. KVASM_ON_CHANGE: called
  * after an entry of the collection was set or deleted; of all keys, or of those with a prefix.
  * KVASM_CRON: called by a schedule of five fields, in UTC. KVASM_ON_TIMER: called when a timer is
  * due. Names and other texts are string literals without quotation marks and backslashes. */
@@ -71,6 +72,8 @@ enum { KVASM_ERROR = 1, KVASM_WARN, KVASM_INFO, KVASM_DEBUG, KVASM_TRACE };
 #define KVASM_TRANSACTION(name) \
     KVASM_DECLARE_EXPORT("{\"kind\":\"function\",\"name\":\"" #name "\",\"transaction\":true}", name)
 #define KVASM_HTTP(name) KVASM_DECLARE_EXPORT("{\"kind\":\"http\",\"name\":\"" #name "\"}", name)
+#define KVASM_HTTP_TRANSACTION(name) \
+    KVASM_DECLARE_EXPORT("{\"kind\":\"http\",\"name\":\"" #name "\",\"transaction\":true}", name)
 #define KVASM_ON_CHANGE(name, collection) \
     KVASM_DECLARE_EXPORT("{\"kind\":\"on_change\",\"name\":\"" #name "\",\"collection\":\"" collection "\"}", name)
 #define KVASM_ON_CHANGE_PREFIX(name, collection, prefix) \

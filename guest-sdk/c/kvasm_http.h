@@ -181,10 +181,10 @@ KVASM_INLINE int kvasm_request_read(kvasm_bytes input, struct kvasm_request *req
     return 1;
 }
 
-/* Finds the first header of this name, which is in lower case. Returns 0 if there is none. */
-KVASM_INLINE int kvasm_header(const struct kvasm_request *request, kvasm_bytes name,
-                              kvasm_bytes *value) {
-    kvasm_bytes pairs = kvasm_json_inside(request->headers), pair, found;
+/* Finds the first header of this name, which is in lower case, in the JSON of all. Returns 0 if there
+ * is none. */
+KVASM_INLINE int kvasm_headers_find(kvasm_bytes headers, kvasm_bytes name, kvasm_bytes *value) {
+    kvasm_bytes pairs = kvasm_json_inside(headers), pair, found;
     while (kvasm_json_next(&pairs, &pair)) {
         kvasm_bytes inside = kvasm_json_inside(pair);
         if (kvasm_json_next(&inside, &found) && kvasm_equal(kvasm_json_text(found), name) &&
@@ -194,6 +194,23 @@ KVASM_INLINE int kvasm_header(const struct kvasm_request *request, kvasm_bytes n
         }
     }
     return 0;
+}
+
+KVASM_INLINE int kvasm_header(const struct kvasm_request *request, kvasm_bytes name,
+                              kvasm_bytes *value) {
+    return kvasm_headers_find(request->headers, name, value);
+}
+
+/* Appends a pair of name and value to the headers of a head. */
+KVASM_INLINE void kvasm_put_header(struct kvasm_writer *head, int *has_header, kvasm_bytes name,
+                                   kvasm_bytes value) {
+    if (*has_header) kvasm_put_bytes(head, KVASM_TEXT(","));
+    *has_header = 1;
+    kvasm_put_bytes(head, KVASM_TEXT("["));
+    kvasm_put_json_text(head, name);
+    kvasm_put_bytes(head, KVASM_TEXT(","));
+    kvasm_put_json_text(head, value);
+    kvasm_put_bytes(head, KVASM_TEXT("]"));
 }
 
 /* A response: begin it, add headers, then send it as the output of the handler. */
@@ -212,13 +229,7 @@ KVASM_INLINE struct kvasm_response kvasm_response(int32_t status) {
 
 KVASM_INLINE void kvasm_response_header(struct kvasm_response *response, kvasm_bytes name,
                                         kvasm_bytes value) {
-    if (response->has_header) kvasm_put_bytes(&response->head, KVASM_TEXT(","));
-    response->has_header = 1;
-    kvasm_put_bytes(&response->head, KVASM_TEXT("["));
-    kvasm_put_json_text(&response->head, name);
-    kvasm_put_bytes(&response->head, KVASM_TEXT(","));
-    kvasm_put_json_text(&response->head, value);
-    kvasm_put_bytes(&response->head, KVASM_TEXT("]"));
+    kvasm_put_header(&response->head, &response->has_header, name, value);
 }
 
 /* The frame of a response that is complete. */
@@ -241,6 +252,56 @@ KVASM_INLINE int32_t kvasm_respond(int32_t status, kvasm_bytes text) {
     struct kvasm_response response = kvasm_response(status);
     kvasm_response_header(&response, KVASM_TEXT("content-type"), KVASM_TEXT("text/plain; charset=utf-8"));
     return kvasm_response_send(&response, text);
+}
+
+/* --- Requests to other servers, whose origins the plugin must declare and the app grant --- */
+
+/* Begin it, add headers, then send it. */
+struct kvasm_outbound {
+    struct kvasm_writer head;
+    int has_header;
+};
+
+KVASM_INLINE struct kvasm_outbound kvasm_outbound(kvasm_bytes method, kvasm_bytes url) {
+    struct kvasm_outbound request = {0};
+    kvasm_put_bytes(&request.head, KVASM_TEXT("{\"method\":"));
+    kvasm_put_json_text(&request.head, method);
+    kvasm_put_bytes(&request.head, KVASM_TEXT(",\"url\":"));
+    kvasm_put_json_text(&request.head, url);
+    kvasm_put_bytes(&request.head, KVASM_TEXT(",\"headers\":["));
+    return request;
+}
+
+KVASM_INLINE void kvasm_outbound_header(struct kvasm_outbound *request, kvasm_bytes name,
+                                        kvasm_bytes value) {
+    kvasm_put_header(&request->head, &request->has_header, name, value);
+}
+
+/* The answer of another server. kvasm_headers_find finds a header. */
+struct kvasm_answer {
+    int64_t status;
+    kvasm_bytes headers, body;
+};
+
+/* Sends it. Returns the status of the answer, which may be any; or a negative one: KVASM_REMOTE if there
+ * was no answer. */
+KVASM_INLINE int64_t kvasm_fetch(struct kvasm_outbound *request, kvasm_bytes body,
+                                 struct kvasm_answer *answer) {
+    struct kvasm_writer out = {0};
+    struct kvasm_frame frame;
+    kvasm_bytes status = KVASM_TEXT("");
+    kvasm_put_bytes(&request->head, KVASM_TEXT("]}"));
+    kvasm_put_sized(&out, kvasm_written(&request->head));
+    kvasm_put_bytes(&out, body);
+    int64_t len = kvasm_http_fetch(out.ptr, out.len, 0, 0);
+    if (len < 0) return len;
+    if (!kvasm_frame_split(kvasm_result(len), &frame)) return KVASM_INTERNAL;
+    answer->headers = KVASM_TEXT("");
+    kvasm_json_member(frame.head, KVASM_TEXT("headers"), &answer->headers);
+    kvasm_json_member(frame.head, KVASM_TEXT("status"), &status);
+    if (!kvasm_parse_decimal(status, &answer->status)) return KVASM_INTERNAL;
+    answer->body = frame.body;
+    return answer->status;
 }
 
 /* --- Deliveries --- */

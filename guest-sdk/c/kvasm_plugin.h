@@ -198,6 +198,53 @@ KVASM_INLINE int64_t kvasm_add(kvasm_bytes collection, kvasm_bytes key, int64_t 
     return kvasm_kv_add(collection.ptr, collection.len, key.ptr, key.len, delta);
 }
 
+/* --- Transactions, timers and settings --- */
+
+/* Makes a part of a call a transaction: what `run` writes takes effect together, or not at all if it
+ * returns a status. It is run again if what it has read has changed. Returns what `run` returned, or
+ * the status of the commit. */
+KVASM_INLINE int64_t kvasm_transaction(int64_t (*run)(void *), void *argument) {
+    for (;;) {
+        int64_t ended = kvasm_transaction_begin();
+        if (ended < 0) return ended;
+        int64_t result = run(argument);
+        ended = result < 0 ? kvasm_transaction_drop() : kvasm_transaction_commit();
+        if (ended == KVASM_CONFLICT) continue;
+        return result < 0 || ended >= 0 ? result : ended;
+    }
+}
+
+/* Calls on_timer once, after so many milliseconds. A timer of the same name is replaced. */
+KVASM_INLINE int64_t kvasm_timer_after(kvasm_bytes name, int64_t ms, kvasm_bytes payload) {
+    return kvasm_timer_set(name.ptr, name.len, KVASM_TIMER_AFTER, ms, payload.ptr, payload.len);
+}
+
+/* The same, at a Unix time in milliseconds. */
+KVASM_INLINE int64_t kvasm_timer_at(kvasm_bytes name, int64_t ms, kvasm_bytes payload) {
+    return kvasm_timer_set(name.ptr, name.len, KVASM_TIMER_AT, ms, payload.ptr, payload.len);
+}
+
+/* Runs a delivery again after so many milliseconds, from 1,000 to 30 days, which is no failure. Returns
+ * the exit code for the handler to return. */
+KVASM_INLINE int32_t kvasm_retry_after(int64_t ms) {
+    kvasm_write(kvasm_decimal(ms));
+    return KVASM_LATER;
+}
+
+/* A configuration value of the app. KVASM_NOT_FOUND: it is not set. */
+KVASM_INLINE int64_t kvasm_config(kvasm_bytes name, kvasm_bytes *value) {
+    int64_t len = kvasm_config_get(name.ptr, name.len, 0, 0);
+    if (len >= 0) *value = kvasm_result(len);
+    return len;
+}
+
+/* A secret of the app, which the plugin must declare and the app grant. */
+KVASM_INLINE int64_t kvasm_secret(kvasm_bytes name, kvasm_bytes *value) {
+    int64_t len = kvasm_secret_get(name.ptr, name.len, 0, 0);
+    if (len >= 0) *value = kvasm_result(len);
+    return len;
+}
+
 /* --- Packed records: docs/abi.md has the layouts --- */
 
 /* Reads from the front of `rest`. Past the end the results are zero, and `malformed` is 1. */

@@ -1,6 +1,7 @@
 //! Frames of a head, which is JSON, and a body: HTTP requests and responses, and deliveries.
 
 const std = @import("std");
+const kvasm = @import("kvasm.zig");
 const records = @import("records.zig");
 const Allocator = std.mem.Allocator;
 
@@ -66,6 +67,15 @@ pub const Response = struct {
 
     pub fn json(status: u16, body: []const u8) Response {
         return .{ .status = status, .headers = &.{.{ "content-type", "application/json" }}, .body = body };
+    }
+
+    /// Returns the response with one more header. An array literal of values that are not known when the
+    /// plugin is compiled is on the stack, and gone when the handler has returned: use this instead.
+    pub fn with(self: Response, name: []const u8, value: []const u8) !Response {
+        const headers = try kvasm.allocator.alloc(Header, self.headers.len + 1);
+        @memcpy(headers[0..self.headers.len], self.headers);
+        headers[self.headers.len] = .{ name, value };
+        return .{ .status = self.status, .headers = headers, .body = self.body };
     }
 
     pub fn encode(self: Response, allocator: Allocator) ![]const u8 {

@@ -60,22 +60,27 @@ pub const Error = error{
 /// Returns a result that is zero or more, or the error of a status.
 pub fn check(status: i64) Error!u64 {
     if (status >= 0) return @intCast(status);
-    return switch (status) {
-        -1 => Error.NotFound,
-        -2 => Error.Conflict,
-        -3 => Error.Denied,
-        -4 => Error.Invalid,
-        -5 => Error.TooLarge,
-        -6 => Error.Quota,
-        -7 => Error.RateLimited,
-        -8 => Error.Type,
-        -9 => Error.Unavailable,
-        -10 => Error.Internal,
-        -11 => Error.Unsupported,
-        -12 => Error.Remote,
-        else => Error.UnknownStatus,
-    };
+    inline for (statuses, 1..) |failure, number| {
+        if (status == -@as(i64, number)) return failure;
+    }
+    return Error.UnknownStatus;
 }
+
+/// The errors of the statuses -1, -2, and so on.
+const statuses = [_]Error{
+    Error.NotFound,
+    Error.Conflict,
+    Error.Denied,
+    Error.Invalid,
+    Error.TooLarge,
+    Error.Quota,
+    Error.RateLimited,
+    Error.Type,
+    Error.Unavailable,
+    Error.Internal,
+    Error.Unsupported,
+    Error.Remote,
+};
 
 // --- Declarations: call these in a comptime block ---
 
@@ -92,13 +97,22 @@ pub fn transaction(comptime name: []const u8, comptime run: anytype) void {
 
 /// Exports the handler of HTTP requests: it takes a `Request` and returns a `Response`.
 pub fn http(comptime name: []const u8, comptime run: fn (Request) anyerror!Response) void {
+    requests(name, run, "{\"kind\":\"http\",\"name\":\"" ++ name ++ "\"}");
+}
+
+/// The same, and each request is a transaction.
+pub fn httpTransaction(comptime name: []const u8, comptime run: fn (Request) anyerror!Response) void {
+    requests(name, run, "{\"kind\":\"http\",\"name\":\"" ++ name ++ "\",\"transaction\":true}");
+}
+
+fn requests(comptime name: []const u8, comptime run: fn (Request) anyerror!Response, comptime line: []const u8) void {
     const Handler = struct {
         fn handle(bytes: []const u8) anyerror![]const u8 {
             const response = try run(try Request.decode(allocator, bytes));
             return response.encode(allocator);
         }
     };
-    exported(name, Handler.handle, "{\"kind\":\"http\",\"name\":\"" ++ name ++ "\"}");
+    exported(name, Handler.handle, line);
 }
 
 pub const Watch = struct { collection: []const u8, prefix: []const u8 = "" };
@@ -185,9 +199,17 @@ fn exitCode(run: *const fn ([]const u8) anyerror![]const u8) i32 {
         Error.Later => return 4,
         else => {},
     }
-    const reason = errorMessage();
+    const reason = if (isStatus(failure)) errorMessage() else "";
     write(if (reason.len > 0) reason else @errorName(failure)) catch {};
     return 1;
+}
+
+/// Whether an error is that of a host call, whose reason is then the last one.
+fn isStatus(failure: anyerror) bool {
+    inline for (statuses) |status| {
+        if (failure == status) return true;
+    }
+    return failure == Error.UnknownStatus;
 }
 
 /// Rejects the call's input: the caller's fault, and the reason is for the caller.

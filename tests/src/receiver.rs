@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 /// A request that a receiver got.
 #[derive(Debug, Clone)]
 pub struct Received {
+    /// Its method.
+    pub method: Method,
     /// Its path and query.
     pub target: String,
     /// Its headers.
@@ -70,10 +72,11 @@ impl Receiver {
         let origin = format!("http://{}", listener.local_addr().unwrap());
         let (sender, requests) = mpsc::unbounded_channel();
         let (answer, count) = (Arc::new(answer), Arc::new(AtomicUsize::new(0)));
-        let handler = move |uri: Uri, headers: HeaderMap, body: Bytes| {
+        let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let (answer, sender) = (Arc::clone(&answer), sender.clone());
             let nth = count.fetch_add(1, Ordering::SeqCst);
             let received = Received {
+                method,
                 target: uri.to_string(),
                 headers,
                 body,

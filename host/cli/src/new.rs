@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 const MANIFEST: &str = include_str!("../templates/Cargo.toml.in");
 const README: &str = include_str!("../templates/README.md.in");
+const CARGO_CONFIG: &str = include_str!("../templates/config.toml.in");
 
 #[derive(Args)]
 pub(super) struct NewArgs {
@@ -141,6 +142,7 @@ fn make_rust(
             ),
         ),
         (".gitignore", "/target\n".to_owned()),
+        (".cargo/config.toml", CARGO_CONFIG.to_owned()),
         ("src/lib.rs", template.source.to_owned()),
     ];
     write_all(path, &files)?;

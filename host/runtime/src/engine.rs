@@ -21,8 +21,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig,
-    WasmBacktraceDetails,
+    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, Linker,
+    PoolingAllocationConfig, WasmBacktraceDetails,
 };
 
 /// Number of files of the cache folder read concurrently.
@@ -46,7 +46,8 @@ const BACKTRACE_FRAMES_MAX: usize = 32;
 pub struct EngineOptions {
     /// Maximum number of concurrent instances; further calls wait for one within their deadline,
     /// and one app has at most as many as remain free. Default 256. Each reserves 4 GiB of
-    /// address space, not memory, for each memory that an instance may have. `None` reserves
+    /// address space, not memory, for each memory that an instance may have, and its collected
+    /// heap. `None` reserves
     /// nothing: memory is allocated when an instance is created, which is slower, and the
     /// default limit applies.
     pub instances: Option<u32>,
@@ -186,7 +187,7 @@ fn all_cores_but_one() -> u32 {
 /// plain wasmtime can be measured with the same settings.
 pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
     let tables = instances.saturating_mul(limits.tables);
-    let memories = instances.saturating_mul(limits.memories);
+    let memories = instances.saturating_mul(memories_of_an_instance(limits));
     let functions = usize::try_from(limits.table_elements).unwrap_or(usize::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(instances)
@@ -194,6 +195,7 @@ pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
         // One instance at its limits does not affect the others.
         .total_memories(memories)
         .total_tables(tables)
+        .total_gc_heaps(instances)
         .max_memories_per_module(limits.memories)
         .max_tables_per_module(limits.tables)
         .table_elements(functions)
@@ -209,6 +211,11 @@ pub fn engine_config(limits: &Limits, instances: u32, memory: u64) -> Config {
     let mut config = plain_config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
+}
+
+/// Returns how many slots for memories an instance may use: its collected heap takes one too.
+fn memories_of_an_instance(limits: &Limits) -> u32 {
+    limits.memories.saturating_add(1)
 }
 
 /// Returns how much each of `slots` slots may keep resident, so that all of them keep at most
@@ -234,6 +241,10 @@ fn plain_config() -> Config {
     config
         .memory_init_cow(true)
         .epoch_interruption(true)
+        .wasm_gc(true)
+        .wasm_exceptions(true)
+        // It frees cycles too, and yields between its steps, after which the limits are checked.
+        .collector(Collector::Copying)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_FRAMES_MAX))
         // With it, wasmtime would parse the guest's debugging information at a trap, without a
         // limit. Source lines come from a table that is made when a module is compiled.
@@ -265,9 +276,10 @@ mod tests {
     #[test]
     fn resident_memory_of_slots_is_limited() {
         let limits = Limits::default();
-        let slots = INSTANCES * limits.memories;
+        let slots = INSTANCES * memories_of_an_instance(&limits);
         let default = EngineOptions::default().memory;
-        assert_eq!(keep_resident_bytes(default, slots), KEEP_RESIDENT_BYTES_MAX);
+        // Enough for a plugin of the SDK with a stack of 1 MiB.
+        assert!(keep_resident_bytes(default, slots) > 1_700_000);
         for (memory, slots) in [(64 << 20, slots), (1 << 40, slots), (1 << 30, 1), (0, 7)] {
             let kept = keep_resident_bytes(memory, slots);
             assert!(kept as u64 * u64::from(slots) <= memory);

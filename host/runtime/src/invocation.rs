@@ -14,6 +14,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -102,6 +103,11 @@ impl Invocation {
             waiting_in: self.guest.waiting_in,
             starting: self.starting,
         }
+    }
+
+    /// Whether the host had too little memory for the guest.
+    pub(super) fn host_memory_exhausted(&self) -> bool {
+        self.limiter.exhausted()
     }
 
     pub(super) fn cpu_time(&self) -> Duration {
@@ -366,6 +372,7 @@ async fn run(
 ) -> Result<(), CallError> {
     let meter = Arc::clone(&store.data().guest.meter);
     let turns = Arc::clone(&store.data().guest.turns);
+    let cpu_time = store.data().cpu_time();
     let ended = {
         let mut call = pin!(async {
             // Otherwise many such calls would each run for a tick without a permit.
@@ -379,6 +386,11 @@ async fn run(
             let poll = call.as_mut().poll(context);
             meter.end();
             turns.release();
+            // A collection of the heap yields, but contains no epoch check, and code without a loop
+            // may cause many in a row.
+            if poll.is_pending() && meter.spent() >= cpu_time {
+                return Poll::Ready(Err(StopReason::CpuTime.into()));
+            }
             poll
         });
         meter.deadline().bound(metered).await

@@ -65,6 +65,8 @@ pub(super) struct MemoryLimiter {
     limit: usize,
     last_growth: usize,
     refused: bool,
+    /// Whether the host's memory was exhausted.
+    exhausted: bool,
     table_elements: usize,
 }
 
@@ -82,6 +84,7 @@ impl MemoryLimiter {
             limit,
             last_growth: 0,
             refused: false,
+            exhausted: false,
             table_elements: usize::try_from(table_elements).unwrap_or(usize::MAX),
         }
     }
@@ -95,6 +98,12 @@ impl MemoryLimiter {
     /// Whether the guest requested more than its limit.
     pub(super) fn refused(&self) -> bool {
         self.refused
+    }
+
+    /// Whether the host had too little memory for what the guest requested. Usually that ends the
+    /// guest; growth of a collected heap is only attempted, and wasmtime ignores why it failed.
+    pub(super) fn exhausted(&self) -> bool {
+        self.exhausted
     }
 }
 
@@ -123,6 +132,7 @@ impl ResourceLimiter for MemoryLimiter {
         if fits {
             // Denying growth would make the guest fail, and be blamed, for the host's shortage.
             if !self.host.take(self.app, growth as u64) {
+                self.exhausted = true;
                 return Err(StopReason::HostMemory.into());
             }
             self.last_growth = growth;

@@ -6,7 +6,7 @@ use super::source_lines::SourceLines;
 use crate::abi::printable;
 use crate::abi::{BadPointer, NoMemory};
 use std::fmt::Write;
-use wasmtime::{FrameInfo, Trap, WasmBacktrace};
+use wasmtime::{FrameInfo, GcHeapOutOfMemory, ThrownException, Trap, WasmBacktrace};
 
 /// Maximum length of a function name in a backtrace, in characters.
 const NAME_CHARS_MAX: usize = 256;
@@ -32,6 +32,9 @@ pub(super) fn classify(
             StopReason::HostMemory => CallError::HostMemory,
         };
     }
+    if is_heap_exhausted(error) && invocation.host_memory_exhausted() {
+        return CallError::HostMemory;
+    }
     let backtrace = error
         .downcast_ref::<WasmBacktrace>()
         .map_or_else(String::new, |backtrace| readable(backtrace, lines));
@@ -43,6 +46,12 @@ pub(super) fn classify(
     }
 }
 
+/// Whether the guest's collected heap could not grow.
+fn is_heap_exhausted(error: &wasmtime::Error) -> bool {
+    let too_large = matches!(error.downcast_ref::<Trap>(), Some(Trap::AllocationTooLarge));
+    too_large || error.downcast_ref::<GcHeapOutOfMemory<()>>().is_some()
+}
+
 fn reason(error: &wasmtime::Error, invocation: &Invocation) -> String {
     let mut reason = if let Some(trap) = error.downcast_ref::<Trap>() {
         trap_reason(*trap, error)
@@ -50,6 +59,8 @@ fn reason(error: &wasmtime::Error, invocation: &Invocation) -> String {
         pointer.to_string()
     } else if error.downcast_ref::<NoMemory>().is_some() {
         NoMemory.to_string()
+    } else if error.downcast_ref::<ThrownException>().is_some() {
+        "an exception was thrown and not caught".to_owned()
     } else {
         // The error of an embedder's host function, or wasmtime's message about a module that
         // cannot be instantiated.

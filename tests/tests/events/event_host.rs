@@ -106,17 +106,32 @@ impl EventHost {
         headers: &[(&str, &str)],
         body: &str,
     ) -> (Json, String) {
-        let head = json!({ "method": method, "path": path, "query": "", "headers": headers });
-        let head = head.to_string();
-        let mut frame = kvasm_abi::http::prefix(head.len()).unwrap().to_vec();
-        frame.extend_from_slice(head.as_bytes());
-        frame.extend_from_slice(body.as_bytes());
-        let app = self.app().await;
-        let response = self.host.invoke(&app, Call::http().input(frame)).await;
-        let output = response.unwrap().output;
+        let output = self.try_http(method, path, headers, body).await;
+        let output = output.unwrap().output;
         let (head, body) = kvasm_abi::http::split(&output).unwrap();
         let body = String::from_utf8(body.to_vec()).unwrap();
         (serde_json::from_slice(head).unwrap(), body)
+    }
+
+    pub async fn try_http(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Response, InvokeError> {
+        let head = json!({ "method": method, "path": path, "query": "", "headers": headers });
+        self.try_request(&head, body.as_bytes()).await
+    }
+
+    /// Sends a request with a given head.
+    pub async fn try_request(&self, head: &Json, body: &[u8]) -> Result<Response, InvokeError> {
+        let head = head.to_string();
+        let mut frame = kvasm_abi::http::prefix(head.len()).unwrap().to_vec();
+        frame.extend_from_slice(head.as_bytes());
+        frame.extend_from_slice(body);
+        let app = self.app().await;
+        self.host.invoke(&app, Call::http().input(frame)).await
     }
 
     /// Another app of the same host, whose dispatcher serves both.

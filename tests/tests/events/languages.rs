@@ -11,6 +11,32 @@ use std::time::Duration;
 
 const EXAMPLES: [&str; 4] = ["hello-c", "hello-go", "hello-assemblyscript", "hello-zig"];
 
+const PAGE: &str = include_str!("../../../docs/languages.md");
+
+/// The sizes of the examples' modules in docs/languages.md.
+#[test]
+fn documented_sizes_are_those_of_the_modules() {
+    for example in EXAMPLES {
+        let row = PAGE
+            .lines()
+            .find(|row| row.contains(&format!("[{example}]")));
+        let size = row.unwrap().split('|').nth(4).unwrap().trim();
+        let (number, unit) = size.split_once(' ').unwrap();
+        let unit = match unit {
+            "KB" => 1e3,
+            "MB" => 1e6,
+            other => panic!("{other}"),
+        };
+        let documented: f64 = number.parse::<f64>().unwrap() * unit;
+        let real = wasm(example).len() as f64;
+        let ratio = documented / real;
+        assert!(
+            (0.9..1.1).contains(&ratio),
+            "{example}: {size}, but {real} bytes"
+        );
+    }
+}
+
 /// One test, because each host compiles the modules again, and that of Go takes seconds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn examples_do_the_same_in_each_language() {

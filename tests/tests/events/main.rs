@@ -14,6 +14,7 @@ mod handlers;
 mod hosts;
 mod idempotency;
 mod inbox;
+mod language_features;
 mod languages;
 mod leases;
 mod lock_waits;

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod batches;
+mod collected_heap;
 mod cost;
 mod cpu_permits;
 mod deadlines;

@@ -5,7 +5,7 @@ use kvasm_tests::guests::TestHost;
 const PAGE: &str = include_str!("../../../docs/abi.md");
 
 /// A proposal, whether it is on, and fields of a module that uses it.
-const PROPOSALS: [(&str, bool, &str); 19] = [
+const PROPOSALS: [(&str, bool, &str); 20] = [
     (
         "mutable globals",
         true,
@@ -38,7 +38,7 @@ const PROPOSALS: [(&str, bool, &str); 19] = [
     ),
     (
         "reference types, of host objects",
-        false,
+        true,
         "(table 1 externref)",
     ),
     ("SIMD", true, "(func (drop (v128.const i32x4 1 2 3 4)))"),
@@ -67,16 +67,22 @@ const PROPOSALS: [(&str, bool, &str); 19] = [
     ),
     (
         "garbage collection",
-        false,
+        true,
         "(type $s (struct (field i32))) (func (drop (struct.new $s (i32.const 1))))",
     ),
-    ("exceptions", false, "(tag $t) (func (throw $t))"),
+    ("exceptions", true, "(tag $t) (func (throw $t))"),
     (
         "wide arithmetic",
         false,
         "(func (param i64 i64) (i64.mul_wide_u (local.get 0) (local.get 1)) drop drop)",
     ),
     ("custom page sizes", false, "(memory 1 (pagesize 1))"),
+    (
+        "stack switching",
+        false,
+        "(type $f (func)) (type $c (cont $f)) (func $g) (elem declare func $g)
+         (func (drop (cont.new $c (ref.func $g))))",
+    ),
 ];
 
 #[tokio::test]

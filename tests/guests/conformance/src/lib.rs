@@ -2,6 +2,8 @@
 //! a real host have to report the same (`tests/tests/events/conformance.rs`, which compiles this file
 //! too).
 
+pub mod web;
+
 use kvasm_guest::dead_letters::{self, DeadLetter};
 use kvasm_guest::kv::{self, Batch, Collection, Cursor, SetOptions};
 use kvasm_guest::{
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 kvasm_guest::needs! {
     config greeting: String = "hello";
+    http "http://127.0.0.1:65530";
     timers;
 }
 
@@ -49,6 +52,7 @@ pub enum Step {
     Replay(String),
     /// Replays each of up to so many dead letters twice.
     ReplayAll(usize),
+    Fetch(web::Outbound),
 }
 
 /// A text, repeated.
@@ -217,6 +221,7 @@ impl Report {
                 });
                 self.add(replayed);
             }
+            Step::Fetch(outbound) => self.add(outbound.send()),
         }
     }
 
@@ -362,6 +367,19 @@ pub fn on_watched(change: Change<Bytes>) -> Result<(), HandlerError> {
 pub fn on_cycle(change: Change<i64>) -> Result<(), Error> {
     kv::collection("cycle").increment(&change.key, 1)?;
     Ok(())
+}
+
+/// Always fails, twice for each change.
+#[kvasm_guest::on_change(collection = "brief", attempts = 2, max_age = "1h")]
+pub fn on_brief(change: Change<Bytes>) -> Result<(), HandlerError> {
+    kv::collection("log").set(&change.key, &change.attempt)?;
+    Err(format!("attempt {}", change.attempt).into())
+}
+
+/// Always fails, for a second.
+#[kvasm_guest::on_change(collection = "old", max_age = "1s")]
+pub fn on_old(_: Change<Bytes>) -> Result<(), HandlerError> {
+    Err("on purpose".into())
 }
 
 /// Counts the timers.

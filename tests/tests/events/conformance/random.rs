@@ -1,7 +1,7 @@
 //! Random sequences of calls on the harness and on a host.
 
 use super::plugin::{Expected, Range, Step, Text};
-use super::{StepCall, on_harness, on_host};
+use super::{ORIGIN, StepCall, deploy, on_harness, on_host};
 use crate::event_host::EventHost;
 use kvasm::store::MemoryStore;
 use kvasm_guest::testing::Harness;
@@ -107,7 +107,7 @@ fn harness_answers_as_a_host_to_random_calls() {
             apps.set(apps.get() + 1);
             let name = format!("app{}", apps.get());
             let host = host.neighbour(&name).await;
-            host.deploy_with_timers(wasm("conformance")).await;
+            deploy(&host, wasm("conformance"), ORIGIN).await;
             let mut reports = Vec::new();
             for call in &calls {
                 reports.push(on_host(&host, call).await);

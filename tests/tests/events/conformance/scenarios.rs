@@ -478,5 +478,13 @@ pub(super) fn events() -> Vec<StepCall> {
         ("transaction", transaction),
         ("failing", vec![watched("w-failed", "1")]),
         ("steps", vec![set("cycle", "k", "0")]),
+        (
+            "steps",
+            vec![
+                set("brief", "k", "1"),
+                set("brief", "other", "1"),
+                set("old", "k", "1"),
+            ],
+        ),
     ]
 }
