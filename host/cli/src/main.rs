@@ -18,6 +18,7 @@ mod grant;
 mod input;
 mod inspect;
 mod kv;
+mod kv_watch;
 mod log;
 mod logs;
 mod migrate;

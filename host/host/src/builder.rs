@@ -6,8 +6,9 @@ use kvasm_core::{AppLimits, Limits};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
-    Admin, Admission, AppTokenCache, DispatchNotifier, Health, KeyLocks, Keyring, KvService,
-    LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters, WriteRates,
+    Admin, Admission, AppTokenCache, ChangeFeeds, DispatchNotifier, Health, KeyLocks, Keyring,
+    KvService, LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters, WatchLimits,
+    WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ pub struct HostBuilder {
     engine: EngineOptions,
     new_apps: AppLimits,
     queue: usize,
+    watch: WatchLimits,
     metrics: Metrics,
     secrets: Arc<Keyring>,
     outbound: Option<Arc<dyn Outbound>>,
@@ -43,6 +45,7 @@ impl Default for HostBuilder {
             engine: EngineOptions::default(),
             new_apps: AppLimits::default(),
             queue: QUEUE_DEFAULT,
+            watch: WatchLimits::default(),
             metrics: Metrics::default(),
             secrets: Arc::default(),
             outbound: None,
@@ -182,6 +185,13 @@ impl HostBuilder {
         self
     }
 
+    /// Sets the limits of watchers of changes, and how much is kept for those that resume.
+    #[must_use]
+    pub fn watch(mut self, limits: WatchLimits) -> HostBuilder {
+        self.watch = limits;
+        self
+    }
+
     /// Sets the host's metrics. Share them with the store, so that both count in one place.
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> HostBuilder {
@@ -248,6 +258,7 @@ impl HostBuilder {
         let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
         let logs = Arc::new(Logs::default());
         let log_keeper = LogKeeper::new(Arc::clone(&logs), Arc::clone(&store), metrics.clone());
+        let change_feeds = ChangeFeeds::new(Arc::clone(&store), metrics.clone(), self.watch);
         let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps)
@@ -258,6 +269,7 @@ impl HostBuilder {
             writes: WriteRates::default(),
             logs,
             log_keeper,
+            change_feeds,
             health: Arc::new(Health::new(Arc::clone(&store), metrics.clone())),
             runtime: Arc::new(runtime),
             store,

@@ -13,6 +13,7 @@ mod in_use;
 mod process;
 mod sample;
 mod table;
+mod watchers;
 
 pub use in_use::InUse;
 use parking_lot::Mutex;
@@ -147,6 +148,7 @@ struct MetricsInner {
     task_skips: Family<NameLabel, Counter>,
     log_lines_dropped: Counter,
     app_log_lines_lost: Family<NameLabel, Counter>,
+    watch: watchers::WatchMetrics,
     oldest_snapshot: Gauge,
     clock_trusted: Gauge,
     fetches: Family<InvocationLabels, Counter>,
@@ -188,6 +190,7 @@ impl Default for Metrics {
             task_skips: Family::default(),
             log_lines_dropped: Counter::default(),
             app_log_lines_lost: Family::default(),
+            watch: watchers::WatchMetrics::default(),
             oldest_snapshot: Gauge::default(),
             clock_trusted: Gauge::default(),
             fetches: Family::default(),

@@ -18,6 +18,7 @@ use kvasm::dispatch::DispatchOptions;
 use kvasm::egress::EgressConfig;
 use kvasm::model::{AppLimits, Limits, LimitsError, Quota};
 use kvasm::server::{AdminAddress, ServerOptions};
+use kvasm::service::WatchLimits;
 use kvasm::store::{Migrate, PostgresOptions, SqliteOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -89,6 +90,7 @@ pub(super) struct Config {
     pub(super) compile_time: Duration,
     pub(super) compile_memory: usize,
     pub(super) queue: usize,
+    pub(super) watch: WatchLimits,
     pub(super) server: ServerOptions,
     pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
@@ -129,6 +131,7 @@ impl Default for Config {
             compile_time: Duration::from_secs(30),
             compile_memory: 1 << 30,
             queue: 64,
+            watch: WatchLimits::default(),
             server: ServerOptions::default(),
             dispatch: DispatchOptions::default(),
             limits: Limits::default(),
