@@ -58,6 +58,8 @@ def before_call(ctx, case, kwargs):
     # A followed log never ends.
     if query.get("follow") in (True, "true"):
         query["follow"] = "false"
+    if path.endswith("/kv/watch") and "follow" not in query:
+        case.query = query = {**query, "follow": "false"}
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     # Only the server creates cursors.

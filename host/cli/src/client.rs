@@ -155,6 +155,14 @@ impl Client {
         self
     }
 
+    /// The same client with this timeout.
+    pub(super) fn with_timeout(mut self, longest: Duration) -> Client {
+        if let Client::Server { timeout, .. } = &mut self {
+            *timeout = Some(longest);
+        }
+        self
+    }
+
     pub(super) fn is_server(&self) -> bool {
         matches!(self, Client::Server { .. })
     }

@@ -165,6 +165,12 @@ impl Failure {
         self.fault == FailureSource::ClosedPipe
     }
 
+    /// Whether the same request may succeed later.
+    pub(super) fn may_pass(&self) -> bool {
+        let is_limited = self.status() == Some(StatusCode::TOO_MANY_REQUESTS);
+        self.fault == FailureSource::Host || is_limited
+    }
+
     /// Returns the message.
     pub(super) fn text(&self) -> &str {
         &self.message

@@ -2,7 +2,7 @@
 
 use super::client::{Client, Pages, RequestPath, bytes, connect, is_absent, set};
 use super::failure::{CommandOutcome, Failure};
-use super::{Global, batch, input, output, transfer};
+use super::{Global, batch, input, kv_watch, output, transfer};
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use base64::Engine as _;
@@ -73,6 +73,9 @@ pub(super) enum KvCommand {
         #[arg(value_parser = AppName::parse)]
         app: AppName,
     },
+    /// Print the changes of an app's entries as they are committed
+    #[command(after_help = "Example:\n  kvasm kv watch shop orders --prefix eu/")]
+    Watch(kv_watch::KvWatchArgs),
     /// Write an app's entries to stdout as JSON Lines
     Export {
         #[arg(value_parser = AppName::parse)]
@@ -182,6 +185,7 @@ pub(super) async fn run(global: &Global, command: KvCommand) -> Result<CommandOu
         KvCommand::GetMany(input) => batch::get_many(global, input).await,
         KvCommand::List(list) => list_pages(global, list).await,
         KvCommand::Collections { app } => collections(global, &app).await,
+        KvCommand::Watch(args) => kv_watch::run(global, args).await,
         KvCommand::Export { app, collection } => transfer::export(global, &app, collection).await,
         KvCommand::Import { app, file } => transfer::import(global, &app, file).await,
     }
@@ -408,7 +412,7 @@ fn print_page(args: &ListArgs, page: &ListedPage) -> Result<(), Failure> {
 }
 
 /// A value, shortened for a table.
-fn shown(json: Option<&RawValue>, bytes: Option<&str>) -> String {
+pub(super) fn shown(json: Option<&RawValue>, bytes: Option<&str>) -> String {
     const CHARS_MAX: usize = 60;
     match (json, bytes) {
         (Some(json), _) => {

@@ -21,6 +21,7 @@ mod http_request;
 mod input;
 mod inspect;
 mod kv;
+mod kv_watch;
 mod log;
 mod logs;
 mod migrate;

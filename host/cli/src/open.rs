@@ -299,6 +299,7 @@ pub(super) fn limited(config: &Config) -> HostBuilder {
         .compile_time(config.compile_time)
         .compile_memory(config.compile_memory as u64)
         .new_apps(config.new_apps)
+        .watch(config.watch)
 }
 
 /// Compiles modules in processes of this program.

@@ -53,7 +53,18 @@ pub(super) async fn round(
     if let Err(error) = shared.host.log_keeper().remove_deleted().await {
         task.report_skip(&"the logs of deleted apps", &error_chain(&error));
     }
+    prune_changes(&shared, &task).await;
     Ok(())
+}
+
+/// Removes changes that are not kept for watchers any more, unless the clock is in doubt.
+async fn prune_changes(shared: &DispatchContext, task: &TaskHandle) {
+    if shared.clock.for_deletion().is_none() {
+        return;
+    }
+    if let Err(error) = shared.host.change_feeds().prune_all().await {
+        task.report_skip(&"the changes for watchers", &error_chain(&error));
+    }
 }
 
 /// Removes what is too old of an app's log, unless the clock is in doubt. Logs that cannot be

@@ -6,8 +6,9 @@ use kvasm_core::{AppLimits, Limits};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
-    Admin, Admission, AppTokenCache, DispatchNotifier, Health, HealthLimits, KeyLocks, Keyring,
-    KvService, LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters, WriteRates,
+    Admin, Admission, AppTokenCache, ChangeFeeds, DispatchNotifier, Health, HealthLimits, KeyLocks,
+    Keyring, KvService, LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters,
+    WatchLimits, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub struct HostBuilder {
     new_apps: AppLimits,
     queue: usize,
     health: HealthLimits,
+    watch: WatchLimits,
     metrics: Metrics,
     secrets: Arc<Keyring>,
     outbound: Option<Arc<dyn Outbound>>,
@@ -45,6 +47,7 @@ impl Default for HostBuilder {
             new_apps: AppLimits::default(),
             queue: QUEUE_DEFAULT,
             health: HealthLimits::default(),
+            watch: WatchLimits::default(),
             metrics: Metrics::default(),
             secrets: Arc::default(),
             outbound: None,
@@ -191,6 +194,13 @@ impl HostBuilder {
         self
     }
 
+    /// Sets the limits of watchers of changes, and how much is kept for those that resume.
+    #[must_use]
+    pub fn watch(mut self, limits: WatchLimits) -> HostBuilder {
+        self.watch = limits;
+        self
+    }
+
     /// Sets the host's metrics. Share them with the store, so that both count in one place.
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> HostBuilder {
@@ -257,6 +267,7 @@ impl HostBuilder {
         let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
         let logs = Arc::new(Logs::default());
         let log_keeper = LogKeeper::new(Arc::clone(&logs), Arc::clone(&store), metrics.clone());
+        let change_feeds = ChangeFeeds::new(Arc::clone(&store), metrics.clone(), self.watch);
         let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
             admin: Admin::new(Arc::clone(&store), Arc::clone(&access), self.new_apps)
@@ -267,6 +278,7 @@ impl HostBuilder {
             writes: WriteRates::default(),
             logs,
             log_keeper,
+            change_feeds,
             health: Arc::new(Health::new(
                 Arc::clone(&store),
                 metrics.clone(),

@@ -19,8 +19,8 @@ use kvasm_runtime::{
     Runtime,
 };
 use kvasm_service::{
-    Admin, Admission, AppTokenCache, CallContext, Caller, Deadline, DispatchNotifier, Health,
-    KeyLocks, Kv, LogKeeper, Logs, SeenGeneration, ServiceError, Services, SettingsCache,
+    Admin, Admission, AppTokenCache, CallContext, Caller, ChangeFeeds, Deadline, DispatchNotifier,
+    Health, KeyLocks, Kv, LogKeeper, Logs, SeenGeneration, ServiceError, Services, SettingsCache,
     SettingsSnapshot, Stage, WriteRates,
 };
 use std::sync::Arc;
@@ -48,6 +48,7 @@ struct Parts {
     writes: WriteRates,
     logs: Arc<Logs>,
     log_keeper: LogKeeper,
+    change_feeds: Arc<ChangeFeeds>,
     health: Arc<Health>,
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
@@ -94,6 +95,11 @@ impl Host {
     /// end, [`LogKeeper::flush`] writes the last lines.
     pub fn log_keeper(&self) -> &LogKeeper {
         &self.0.log_keeper
+    }
+
+    /// Returns the feeds of the apps whose changes are watched on this host.
+    pub fn change_feeds(&self) -> &Arc<ChangeFeeds> {
+        &self.0.change_feeds
     }
 
     /// Returns the health of this host: its store and its background tasks.

@@ -14,6 +14,7 @@ mod process;
 mod sample;
 mod table;
 mod tasks;
+mod watchers;
 
 pub use in_use::InUse;
 use parking_lot::Mutex;
@@ -151,6 +152,7 @@ struct MetricsInner {
     store_writable: Gauge,
     log_lines_dropped: Counter,
     app_log_lines_lost: Family<NameLabel, Counter>,
+    watch: watchers::WatchMetrics,
     oldest_snapshot: Gauge,
     clock_trusted: Gauge,
     fetches: Family<InvocationLabels, Counter>,
@@ -195,6 +197,7 @@ impl Default for Metrics {
             store_writable: Gauge::default(),
             log_lines_dropped: Counter::default(),
             app_log_lines_lost: Family::default(),
+            watch: watchers::WatchMetrics::default(),
             oldest_snapshot: Gauge::default(),
             clock_trusted: Gauge::default(),
             fetches: Family::default(),

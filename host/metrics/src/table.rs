@@ -273,6 +273,27 @@ fn of_fetches(inner: &MetricsInner, table: &mut Table<'_>) {
     );
 }
 
+fn of_watchers(inner: &MetricsInner, table: &mut Table<'_>) {
+    table.gauge(
+        "watchers",
+        "",
+        "Watchers of changes on this host",
+        inner.watch.watchers.clone(),
+    );
+    table.counter(
+        "watch_gaps",
+        "",
+        "Gaps: changes that a watcher asked for, or this host had not read yet, are not kept any more",
+        inner.watch.gaps.clone(),
+    );
+    table.counter(
+        "watch_ends",
+        "name",
+        "Watchers that the host has ended, by the reason",
+        inner.watch.ends.clone(),
+    );
+}
+
 fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
     table.counter(
         "deliveries",
@@ -352,6 +373,7 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
         "Lines of apps' logs that are not stored, because the app writes too many (flood) or the store did not take them in time (store)",
         inner.app_log_lines_lost.clone(),
     );
+    of_watchers(inner, table);
     table.gauge(
         "postgres_oldest_snapshot_seconds",
         "",

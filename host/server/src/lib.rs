@@ -50,6 +50,7 @@ mod timers;
 mod tokens;
 mod triggers;
 mod uri;
+mod watch;
 
 use axum::Router;
 use door::Door;

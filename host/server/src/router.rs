@@ -3,7 +3,7 @@
 use super::{
     SharedServer, apps, audit, batch, calls, console, dead_letters, deliveries, document, export,
     grants, health, import, kv, layer, limits, logs, pages, plugins, settings, timers, tokens,
-    triggers,
+    triggers, watch,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -86,6 +86,7 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(kv::get, kv::put, kv::delete))
         .routes(routes!(kv::list))
         .routes(routes!(kv::collections))
+        .routes(routes!(watch::watch))
         .routes(routes!(batch::commit))
         .routes(routes!(batch::get_many))
         .routes(routes!(batch::increment))

@@ -32,6 +32,7 @@ mod throttle;
 mod timers;
 mod tokens;
 mod triggers;
+mod watch;
 mod webhook;
 
 use std::sync::Arc;
@@ -75,6 +76,7 @@ pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
 pub use tokens::{Expiry, TokenSpec, Unauthenticated};
 pub use triggers::OnTriggerDelete;
+pub use watch::{ChangeFeeds, ChangeFilter, ChangeWatcher, WatchError, WatchLimits, WatchStep};
 pub use webhook::{SigningKeyError, WebhookCall, WebhookError};
 
 /// The services behind a plugin's host functions, as trait objects, so that an embedder or a

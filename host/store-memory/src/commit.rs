@@ -4,8 +4,8 @@ use super::entries::{find, live};
 use super::triggers::QueuedDelivery;
 use super::usage::{uncount_delivery, usage_after};
 use super::{AppData, Collections, MemoryState};
-use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
+use kvasm_core::store::{LoggedChange, StoreError};
 use kvasm_core::{
     Applied, Check, Collection, Commit, Committed, DeliveryKey, DeliveryTarget, Entry, Event,
     EventKind, JsonText, Key, LeaseToken, Op, Timestamp, TriggerName, Value, Version, Watch, share,
@@ -18,8 +18,10 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
         apps,
         version,
         audit,
+        changes: logs,
         ..
     } = state;
+    let mut log = logs.get_mut(&commit.app_id);
     let tenant = apps
         .get_mut(&commit.app_id)
         .ok_or(StoreError::AppNotFound)?;
@@ -66,6 +68,17 @@ pub(super) fn commit(state: &mut MemoryState, commit: Commit) -> Result<Committe
             tenant.enqueue(trigger, target, event, seq, commit.now, 0);
         }
         committed.applied.push(change.applied);
+        if let (Some(log), Some(of_version)) = (&mut log, change.logged) {
+            *version += 1;
+            log.push(LoggedChange {
+                position: *version,
+                at: commit.now,
+                collection: change.collection.clone(),
+                key: change.key.clone(),
+                version: of_version,
+                value: change.after.as_ref().map(|entry| entry.value.clone()),
+            });
+        }
         apply(
             &mut tenant.entries,
             change.collection,
@@ -89,6 +102,8 @@ pub(super) struct EntryChange {
     pub(super) after: Option<Entry>,
     pub(super) applied: Applied,
     pub(super) deliveries: Vec<(TriggerName, DeliveryTarget, Event)>,
+    /// The version of the change, if it is one: the new version, or the last one of a deleted entry.
+    logged: Option<Version>,
 }
 
 /// Computes the effect of each operation, and the last assigned version.
@@ -112,6 +127,8 @@ fn plan(
         };
         let (after, applied) = after(op, before.as_ref(), commit.now, at, &mut next)?;
         let what = event_kind(collection, key, before.as_ref(), after.as_ref());
+        let version_of = after.as_ref().or(before.as_ref());
+        let logged = version_of.map(|entry| entry.version);
         left.insert((collection, key), after.clone());
         let fired = what.map_or_else(Vec::new, |what| tenant.fired(commit, what));
         deliveries += fired.len();
@@ -125,6 +142,7 @@ fn plan(
             after,
             applied,
             deliveries: fired,
+            logged,
         });
     }
     share_out(&mut changes, commit, deliveries);

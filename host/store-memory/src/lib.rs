@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod answers;
+mod change_log;
 mod commit;
 mod entries;
 mod log_segments;
@@ -49,6 +50,8 @@ struct MemoryState {
     generation: Uuid,
     /// The key with which secrets are sealed; `None` before the first.
     secrets_key: Option<KeyId>,
+    /// The changes that are kept for watchers.
+    changes: change_log::ChangeRows,
     /// The last assigned version. One counter for all keys, which never decreases, so no key gets a
     /// version twice.
     version: u64,

@@ -19,6 +19,7 @@
 mod answers;
 mod batch;
 mod change;
+mod change_log;
 mod classify;
 mod clock_repair;
 mod commit;
@@ -56,6 +57,7 @@ mod upkeep;
 mod usage;
 
 use async_trait::async_trait;
+use change_log::ChangePositions;
 use connector::Connector;
 use kvasm_core::store::{Migrate, Schema, Store, StoreError};
 use kvasm_core::{
@@ -134,6 +136,7 @@ pub struct PostgresStore {
     /// When the oldest snapshot was last queried.
     looked_at_snapshots: Mutex<Option<Instant>>,
     horizons: Horizons,
+    change_positions: ChangePositions,
 }
 
 impl PostgresStore {
@@ -152,6 +155,7 @@ impl PostgresStore {
             metrics: options.metrics,
             looked_at_snapshots: Mutex::default(),
             horizons: Horizons::default(),
+            change_positions: ChangePositions::default(),
         })
     }
 

@@ -50,6 +50,7 @@ pub(super) mod usage_sql;
 #[macro_use]
 pub(super) mod outbox_sql;
 pub(super) mod answers_sql;
+pub(super) mod changes_sql;
 pub(super) mod dead_letters_sql;
 pub(super) mod logs_sql;
 pub(super) mod registry_sql;

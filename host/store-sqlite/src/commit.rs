@@ -3,7 +3,7 @@
 use super::outbox::{self, Deliveries, Fired, acknowledge};
 use super::usage::UsageDelta;
 use super::writer::{WriteCost, WriteTransaction};
-use super::{answers, entries, error, registry, reserved_space};
+use super::{answers, change_log, entries, error, registry, reserved_space};
 use kvasm_core::store::StoreError;
 use kvasm_core::store::backend::sum;
 use kvasm_core::{
@@ -73,7 +73,7 @@ pub(super) fn apply(
     if !failed.is_empty() {
         return Err(StoreError::Conflict { failed });
     }
-    let watched = transaction.watches(commit)?;
+    let watched = transaction.watches(commit)? || transaction.keeps_changes(app)?;
     let done = match commit.batch.ops.as_slice() {
         // A single operation is one statement, which is atomic on its own.
         [op] if is_plain(commit) && !watched => {
@@ -214,6 +214,7 @@ fn run(
             version,
             value,
         };
+        change_log::add(transaction, commit, &fired)?;
         done.delta += transaction.fire(commit, &fired, &mut done.deliveries)?;
     }
     Ok(())

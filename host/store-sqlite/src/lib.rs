@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod answers;
+mod change_log;
 mod commit;
 mod entries;
 mod error;

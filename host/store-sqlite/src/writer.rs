@@ -15,6 +15,7 @@ use kvasm_core::{AppId, Timestamp};
 use kvasm_metrics::Metrics;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::{Connection, OpenFlags};
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -329,6 +330,8 @@ pub(super) struct WriteTransaction<'c> {
     pub(super) tally: UsageCounters,
     pub(super) watchers: &'c mut Watchers,
     pub(super) links: &'c mut Links,
+    /// The apps whose changes are kept, once they were read.
+    pub(super) kept_changes: Option<HashSet<AppId>>,
     /// A job has panicked: the transaction cannot be trusted.
     poisoned: bool,
     /// The size of the largest failed write that no later write has shown to work again; 0 if none.
@@ -370,6 +373,7 @@ impl<'c> WriteTransaction<'c> {
             tally: UsageCounters::default(),
             watchers,
             links,
+            kept_changes: None,
             poisoned: false,
             unproved,
             failed: 0,

@@ -117,7 +117,7 @@ fn rows() -> Vec<Row> {
 }
 
 /// Verbs that need neither a server nor a store, or only one of them.
-const ALONE: [&str; 12] = [
+const ALONE: [&str; 13] = [
     "serve",
     "login",
     "new",
@@ -128,6 +128,7 @@ const ALONE: [&str; 12] = [
     "run",
     "migrate",
     "logs",
+    "kv watch",
     "secret new-key",
     "secret rotate-key",
 ];

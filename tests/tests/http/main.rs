@@ -28,4 +28,6 @@ mod timers;
 mod tokens;
 mod trace;
 mod triggers;
+mod watch;
+mod watch_costs;
 mod webhooks;

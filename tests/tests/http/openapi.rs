@@ -58,7 +58,12 @@ impl Operation {
             target = target.replace(&format!("{{{name}}}"), value);
         }
         assert!(!target.contains('{'), "{target} lacks a parameter");
-        let mut separator = '?';
+        // Otherwise it never ends.
+        let is_endless = self.path.ends_with("/kv/watch");
+        if is_endless {
+            target.push_str("?follow=false");
+        }
+        let mut separator = if is_endless { '&' } else { '?' };
         for parameter in self.parameters("query") {
             if parameter["required"] == true {
                 let name = parameter["name"].as_str().unwrap();

@@ -19,11 +19,12 @@ const SHARED: [&str; 7] = [
     "registry",
 ];
 /// Indexes that find whether a shared module is still used by any app, and which app's schedule
-/// is due.
-const SHARED_INDEXES: [&str; 3] = [
+/// is due or changes are new.
+const SHARED_INDEXES: [&str; 4] = [
     "plugins_by_digest",
     "triggers_by_time",
     "deliveries_timers_due",
+    "changes_by_position",
 ];
 /// Tables of triggers and deliveries.
 const EVENTS: [&str; 3] = ["deliveries", "dead_letters", "triggers"];

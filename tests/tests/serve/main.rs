@@ -17,4 +17,5 @@ mod stop;
 mod stores;
 mod timers;
 mod upgrade;
+mod watch;
 mod webhooks;

@@ -413,4 +413,32 @@ const KEYS: &[Key] = &[
         show_size_u64,
         dispatch.logs.bytes_of_app
     ),
+    key!(
+        "watch.watchers",
+        "maximum number of watchers of changes on this host",
+        at_least_1,
+        to_string,
+        watch.watchers
+    ),
+    key!(
+        "watch.watchers_of_app",
+        "maximum number of watchers of an app's changes on this host",
+        at_least_1,
+        to_string,
+        watch.watchers_of_app
+    ),
+    key!(
+        "watch.age",
+        "how long a change is kept for watchers that resume, once the app is watched",
+        duration,
+        show_duration,
+        watch.history.age
+    ),
+    key!(
+        "watch.bytes_of_app",
+        "size of the changes that are kept of an app; the oldest ones are removed",
+        size_u64,
+        show_size_u64,
+        watch.history.bytes
+    ),
 ];

@@ -18,7 +18,7 @@ use kvasm::dispatch::DispatchOptions;
 use kvasm::egress::EgressConfig;
 use kvasm::model::{AppLimits, Limits, LimitsError, Quota};
 use kvasm::server::{AdminAddress, ServerOptions};
-use kvasm::service::HealthLimits;
+use kvasm::service::{HealthLimits, WatchLimits};
 use kvasm::store::{Migrate, PostgresOptions, SqliteOptions};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -91,6 +91,7 @@ pub(super) struct Config {
     pub(super) compile_memory: usize,
     pub(super) queue: usize,
     pub(super) health: HealthLimits,
+    pub(super) watch: WatchLimits,
     pub(super) server: ServerOptions,
     pub(super) dispatch: DispatchOptions,
     pub(super) limits: Limits,
@@ -136,6 +137,7 @@ impl Default for Config {
             compile_memory: 1 << 30,
             queue: 64,
             health: HealthLimits::default(),
+            watch: WatchLimits::default(),
             server: ServerOptions::default(),
             dispatch: DispatchOptions::default(),
             limits: Limits::default(),

@@ -3,6 +3,7 @@
 //! A store knows nothing of guests, principals or limits of callers. Every call names the app, and
 //! every statement of a backend names it first.
 
+mod change_log;
 mod log_store;
 mod outbox;
 mod registry;
@@ -28,6 +29,9 @@ pub mod backend {
     pub use super::upkeep::first_id;
 }
 
+pub use change_log::{
+    ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LoggedChange,
+};
 pub use log_store::{LogSegment, LogStore, SegmentQuery};
 pub use outbox::Outbox;
 pub use registry::Registry;
@@ -45,7 +49,7 @@ pub use upkeep::Upkeep;
 /// - Keys compare bytewise.
 #[async_trait]
 pub trait Store:
-    Registry + SettingsStore + Outbox + LogStore + Upkeep + Survey + Send + Sync + 'static
+    Registry + SettingsStore + Outbox + LogStore + ChangeLog + Upkeep + Survey + Send + Sync + 'static
 {
     /// Returns the app with this name, if it exists.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;

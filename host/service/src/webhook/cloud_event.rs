@@ -27,19 +27,32 @@ struct CloudEvent<'d> {
     subject: Option<&'d str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     datacontenttype: Option<&'static str>,
-    trigger: &'d str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trigger: Option<&'d str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     collection: Option<&'d str>,
     /// As text: numbers of CloudEvents have 32 bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     entryversion: Option<String>,
-    traceparent: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tracestate: Option<&'d str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'d RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data_base64: Option<String>,
+}
+
+/// What happened to an app, for an event.
+struct Occurrence<'d> {
+    app: &'d AppName,
+    /// Unique for the app.
+    id: String,
+    at: Timestamp,
+    kind: &'d EventKind,
+    trigger: Option<&'d str>,
+    trace: Option<&'d TraceContext>,
 }
 
 /// Returns the event of a delivery as JSON.
@@ -52,7 +65,38 @@ pub(super) fn encode(
     trace: &TraceContext,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let event = &delivery.event;
-    let (kind, version, value) = match &event.kind {
+    encode_occurrence(&Occurrence {
+        app,
+        id: event.id.to_string(),
+        at: event.at,
+        kind: &event.kind,
+        trigger: Some(delivery.place.trigger.as_str()),
+        trace: Some(trace),
+    })
+}
+
+/// Returns the event of a change at a position of the app's log, as JSON.
+///
+/// # Errors
+/// As [`encode`].
+pub(crate) fn encode_change(
+    app: &AppName,
+    position: u64,
+    at: Timestamp,
+    kind: &EventKind,
+) -> Result<Vec<u8>, serde_json::Error> {
+    encode_occurrence(&Occurrence {
+        app,
+        id: position.to_string(),
+        at,
+        kind,
+        trigger: None,
+        trace: None,
+    })
+}
+
+fn encode_occurrence(event: &Occurrence<'_>) -> Result<Vec<u8>, serde_json::Error> {
+    let (kind, version, value) = match event.kind {
         EventKind::Set { version, value, .. } => ("kvasm.entry.set", Some(version), Some(value)),
         EventKind::Deleted { version, .. } => ("kvasm.entry.delete", Some(version), None),
         EventKind::Due => ("kvasm.schedule", None, None),
@@ -71,20 +115,20 @@ pub(super) fn encode(
     };
     serde_json::to_vec(&CloudEvent {
         specversion: "1.0",
-        id: event.id.to_string(),
-        source: format!("/apps/{app}"),
+        id: event.id.clone(),
+        source: format!("/apps/{}", event.app),
         kind,
         time: rfc3339(event.at),
-        subject: match &event.kind {
+        subject: match event.kind {
             EventKind::Timer { name, .. } => Some(name.as_str()),
             _ => entry.map(|(_, key)| key.as_str()),
         },
         datacontenttype: media_type,
-        trigger: delivery.place.trigger.as_str(),
+        trigger: event.trigger,
         collection: entry.map(|(collection, _)| collection.as_str()),
         entryversion: version.map(|version| version.0.to_string()),
-        traceparent: trace.parent(),
-        tracestate: trace.state(),
+        traceparent: event.trace.map(TraceContext::parent),
+        tracestate: event.trace.and_then(TraceContext::state),
         data,
         data_base64: bytes,
     })

@@ -3,6 +3,8 @@
 mod cloud_event;
 mod signature;
 
+pub(crate) use cloud_event::encode_change;
+
 use super::{
     HttpPermissions, OpenedSecret, Outbound, OutboundBlame, OutboundCaller, OutboundError,
     OutboundRequest, OutboundResponse, ServiceError,

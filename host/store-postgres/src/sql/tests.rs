@@ -1,8 +1,8 @@
 //! Invariants of every statement, including those within functions.
 
 use super::{
-    ALL, answers_sql, dead_letters_sql, logs_sql, outbox_sql, registry_sql, server_sql,
-    settings_sql, timers_sql, triggers_sql, usage_sql,
+    ALL, answers_sql, changes_sql, dead_letters_sql, logs_sql, outbox_sql, registry_sql,
+    server_sql, settings_sql, timers_sql, triggers_sql, usage_sql,
 };
 use std::sync::LazyLock;
 
@@ -37,6 +37,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         timers_sql::ALL,
         settings_sql::ALL,
         logs_sql::ALL,
+        changes_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
     lists.into_iter().flatten().copied().chain(functions)

@@ -13,6 +13,7 @@ pub mod app_settings;
 pub mod apps;
 pub mod audit;
 pub mod batches;
+pub mod change_log;
 pub mod checks;
 pub mod clock_repair;
 pub mod dead_letters;

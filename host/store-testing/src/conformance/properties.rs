@@ -404,6 +404,13 @@ macro_rules! conformance {
                 number_of_answers_is_bounded,
                 answers_of_a_deleted_app_are_absent_and_reaped,
             }
+            change_log {
+                changes_are_logged_while_they_are_kept,
+                concurrent_changes_are_read_once_and_in_order,
+                pruned_changes_raise_the_start_of_the_log,
+                log_of_a_deleted_app_is_removed,
+                pages_of_changes_are_bounded,
+            }
             log_segments {
                 log_segments_are_read_by_position,
                 log_segment_is_stored_once,

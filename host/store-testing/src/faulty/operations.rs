@@ -4,8 +4,9 @@ use super::FaultyStore;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{
-    AppSurvey, LogSegment, LogStore, Outbox, Registry, SegmentQuery, SettingsStore, Store,
-    StoreClock, StoreError, StoreSize, Survey, Upkeep,
+    AppSurvey, ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LogSegment,
+    LogStore, Outbox, Registry, SegmentQuery, SettingsStore, Store, StoreClock, StoreError,
+    StoreSize, Survey, Upkeep,
 };
 use kvasm_core::{
     AnswerId, App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed,
@@ -189,6 +190,16 @@ operations! {
         AppsWithLog: apps_with_log(after: Option<AppId>, limit: u32) -> Vec<AppId>, of None;
     }
 
+    ChangeLog {
+        KeepChanges: keep_changes(app: AppId, until: Timestamp) -> u64, of Some(app);
+        ChangesHead: changes_head(after: u64) -> ChangesHead, of None;
+        Changes: changes(app: AppId, range: ChangeRange) -> ChangePage, of Some(app);
+        PruneChanges: prune_changes(app: AppId, now: Timestamp, retain: ChangeRetention,
+            limit: u32) -> u64, of Some(app);
+        AppsWithChanges: apps_with_changes(after: Option<AppId>, limit: u32)
+            -> Vec<AppId>, of None;
+    }
+
     Upkeep {
         PruneAudit: prune_audit(before: Timestamp, limit: u32) -> u64, of None;
         PruneAuditOf: prune_audit_of(app: AppId, keep: u32, limit: u32) -> u64, of Some(app);
@@ -211,8 +222,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// The sources of the traits.
-    const TRAITS: [&str; 7] = [
+    const TRAITS: [&str; 8] = [
         include_str!("../../../core/src/store/mod.rs"),
+        include_str!("../../../core/src/store/change_log.rs"),
         include_str!("../../../core/src/store/log_store.rs"),
         include_str!("../../../core/src/store/outbox.rs"),
         include_str!("../../../core/src/store/registry.rs"),
