@@ -112,27 +112,27 @@ fn malformed_input_of_a_client_is_400() {
     let read = |request: Request| request.json::<u32>().map(Json);
     let post = Request::post("/").body("{").build();
     assert_eq!(testing::call_http(read, post).unwrap().status, 400);
-    // The client is told what is wrong with what it has sent.
+    // The client is shown what is wrong with what it has sent.
     let detail = |response: Response| -> Option<String> {
         let problem: serde_json::Value = response.decode_json().unwrap();
         problem["detail"].as_str().map(str::to_owned)
     };
-    let told = |body: &str| {
+    let shown = |body: &str| {
         let post = Request::post("/").body(body).build();
         detail(testing::call_http(read, post).unwrap()).unwrap()
     };
-    assert_eq!(told("[]"), "expected an integer from 0 to 4294967295");
-    assert_eq!(told("-1"), "expected an integer from 0 to 4294967295");
-    assert_eq!(told("{"), "expected an integer from 0 to 4294967295");
+    assert_eq!(shown("[]"), "expected an integer from 0 to 4294967295");
+    assert_eq!(shown("-1"), "expected an integer from 0 to 4294967295");
+    assert_eq!(shown("{"), "expected an integer from 0 to 4294967295");
     assert_eq!(
-        told("1 2"),
+        shown("1 2"),
         "not JSON: trailing characters at line 1 column 3"
     );
     for target in ["/?cursor=x", "/?cursor=AAAA"] {
         let response = get(target).unwrap();
-        let told = detail(response).unwrap();
+        let shown = detail(response).unwrap();
         assert_eq!(
-            told,
+            shown,
             "the cursor is not one of this list; start again without one"
         );
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What is wrong with what a client sent: a message for the log, and perhaps what the client is told,
+/// What is wrong with what a client sent: a message for the log, and perhaps a text for the client,
 /// as the `detail` of the [problem](super::Problem) that answers it.
 ///
 /// The SDK's own details consist of what the client has sent, of its place, and of what is expected
@@ -31,7 +31,7 @@ struct Texts {
 }
 
 impl BadRequest {
-    /// Returns one of which the client is told nothing.
+    /// Returns one without a text for the client.
     pub fn new(message: impl Into<String>) -> BadRequest {
         BadRequest(Box::new(Texts {
             message: message.into(),
@@ -39,7 +39,7 @@ impl BadRequest {
         }))
     }
 
-    /// Sets what the client is told.
+    /// Sets the text for the client.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<String>) -> BadRequest {
         self.0.detail = Some(detail.into());
@@ -51,7 +51,7 @@ impl BadRequest {
         &self.0.message
     }
 
-    /// Returns what the client is told.
+    /// Returns the text for the client.
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
     }

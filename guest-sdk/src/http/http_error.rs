@@ -9,7 +9,7 @@ use std::fmt::Display;
 
 /// Why an HTTP handler failed. `?` converts to it a [`Response`] or a [`Problem`], which the client
 /// receives, an [`Error`], which has a status, and anything that can be displayed. The text of an
-/// error is logged, and never sent to the client. What the client itself did wrong it is told: the
+/// error is logged, and never sent to the client. What the client itself did wrong is in the response: the
 /// [`detail`](super::BadRequest::detail) of a [`BadRequest`](Error::BadRequest).
 ///
 /// | error | status |
@@ -166,7 +166,7 @@ fn problem_of(error: &Error, status: u16) -> Problem {
     }
 }
 
-/// Returns what a client is told besides the status.
+/// Returns what a client receives besides the status.
 fn detail_of(error: &Error) -> Option<&str> {
     match error {
         Error::BadRequest(bad) => bad.detail(),

@@ -265,9 +265,9 @@ impl Request {
     /// # Errors
     /// [`Error::BadRequest`] if the body is not the JSON of a `T`.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        json::decode_of_client(&self.body).map_err(|(why, told)| {
+        json::decode_of_client(&self.body).map_err(|(why, shown)| {
             let message = format!("the body is not the JSON asked for: {why}");
-            Error::BadRequest(BadRequest::new(message).with_detail(told))
+            Error::BadRequest(BadRequest::new(message).with_detail(shown))
         })
     }
 

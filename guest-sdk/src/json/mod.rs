@@ -47,12 +47,12 @@ pub(crate) fn decode<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
 /// # Errors
 /// Why it is not a `T`: for the log, and for the client.
 pub(crate) fn decode_of_client<T: DeserializeOwned>(json: &[u8]) -> Result<T, (String, String)> {
-    serde_json::from_slice(json).map_err(|error| told(json, &error))
+    serde_json::from_slice(json).map_err(|error| shown(json, &error))
 }
 
 #[cold]
 #[inline(never)]
-fn told(json: &[u8], error: &serde_json::Error) -> (String, String) {
+fn shown(json: &[u8], error: &serde_json::Error) -> (String, String) {
     let read = read_before(json, error);
     (at(read, error), reason::reason(&place(read), error))
 }

@@ -133,12 +133,12 @@ mod tests {
         }
     }
 
-    fn told(json: &str) -> String {
-        let (_, told) = decode_of_client::<Secretive>(json.as_bytes()).unwrap_err();
+    fn shown(json: &str) -> String {
+        let (_, shown) = decode_of_client::<Secretive>(json.as_bytes()).unwrap_err();
         for secret in ["Secretive", "hidden", "Internal", "1234", "Level", "u16"] {
-            assert!(!told.contains(secret), "{told}");
+            assert!(!shown.contains(secret), "{shown}");
         }
-        told
+        shown
     }
 
     #[test]
@@ -182,24 +182,24 @@ mod tests {
                 "not accepted",
             ),
         ] {
-            assert_eq!(told(json), expected, "{json}");
+            assert_eq!(shown(json), expected, "{json}");
         }
         for (json, start) in [
             ("", "not JSON: EOF while parsing a value"),
             (r#"{"name":"a",}"#, "not JSON: trailing comma at line 1"),
             ("{\"name\":\"a\n\"}", "not JSON: control character"),
         ] {
-            assert!(told(json).starts_with(start), "{}", told(json));
+            assert!(shown(json).starts_with(start), "{}", shown(json));
         }
     }
 
     #[test]
     fn reason_is_short_whatever_the_keys() {
         let json = format!(r#"{{"name":"a","by_key":{{"{}":1}}}}"#, "k".repeat(100_000));
-        let told = told(&json);
+        let shown = shown(&json);
         assert!(
-            told.len() < 300 && told.ends_with("...: expected a boolean"),
-            "{told}"
+            shown.len() < 300 && shown.ends_with("...: expected a boolean"),
+            "{shown}"
         );
     }
 }

@@ -46,7 +46,7 @@ impl fmt::Display for Cursor {
 /// The digits of base64url (RFC 4648), which URLs and JSON need not escape.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// What a client is told of a text that is no cursor, or not one of the list.
+/// What a client receives for a text that is no cursor, or not one of the list.
 pub(crate) const CURSOR_DETAIL: &str =
     "the cursor is not one of this list; start again without one";
 

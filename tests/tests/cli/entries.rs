@@ -102,7 +102,7 @@ fn cursor_of_a_plugin_is_that_of_the_command_line_and_the_api() {
     let cursor = first[1].as_str().unwrap();
     assert!(printed.contains(&format!("--cursor {cursor}")), "{printed}");
 
-    // Of another list, or not quite it: refused, and nothing is told of the key in it.
+    // Of another list, or not quite it: refused, and nothing is shown of the key in it.
     let mut modified = cursor.to_owned();
     let last = if modified.pop() == Some('A') {
         'Q'
@@ -116,8 +116,11 @@ fn cursor_of_a_plugin_is_that_of_the_command_line_and_the_api() {
             of_plugin(prefix, &json!(cursor)),
         );
         assert_ne!((api.code, plugin.code), (0, 0), "{prefix} {cursor}");
-        for told in [api.stderr, plugin.stderr] {
-            assert!(told.contains("cursor") && !told.contains("a-1st"), "{told}");
+        for shown in [api.stderr, plugin.stderr] {
+            assert!(
+                shown.contains("cursor") && !shown.contains("a-1st"),
+                "{shown}"
+            );
         }
     }
 }

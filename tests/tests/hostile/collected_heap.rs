@@ -173,7 +173,9 @@ async fn all_instances_have_room_for_a_heap() {
     let bench = TestHost::with(|builder| {
         let builder = meanwhile(builder.instances(SLOTS), move |_| {
             let barrier = Arc::clone(&barrier);
-            async move { drop(barrier.wait().await) }
+            async move {
+                let _ = barrier.wait().await;
+            }
         });
         builder.limits(Limits {
             wall_time: ENOUGH,

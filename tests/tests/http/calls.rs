@@ -283,8 +283,8 @@ async fn commit_that_an_addition_fails_names_the_entry_to_readers_of_the_log() {
     );
     let scopes = [Scope::LogRead, Scope::ScriptRead, Scope::ScriptWrite];
     let reader = server.client(Some(&app), &scopes).await;
-    let told = said(&reader).await;
-    assert!(told.contains(r#"the entry "note" of "hidden""#), "{told}");
+    let shown = said(&reader).await;
+    assert!(shown.contains(r#"the entry "note" of "hidden""#), "{shown}");
     let log = server.root.get("/v1/apps/shop/logs").await.expect(200);
     assert!(log.text().contains("hidden"), "{}", log.text());
 }

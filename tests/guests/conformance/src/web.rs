@@ -92,7 +92,7 @@ fn set_entry(request: Request) -> Result<Response, HttpError> {
 fn fail(request: Request) -> Result<Response, HttpError> {
     let why = || "on purpose".to_owned();
     let error = match request.param::<String>("how")?.as_str() {
-        "bad" => Error::BadRequest(why()),
+        "bad" => Error::BadRequest(kvasm_guest::http::BadRequest::new(why())),
         "invalid" => Error::Invalid(why()),
         "denied" => Error::Denied(why()),
         "absent" => Error::NotFound(why()),

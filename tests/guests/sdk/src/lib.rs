@@ -167,7 +167,7 @@ fn handle(request: Request) -> Result<Response, Error> {
     let read = || Ok((request.path_segments()?, request.query_param("x")?));
     match read() {
         Ok(read) => Response::json(&read),
-        Err(Error::BadRequest(why)) => Ok(Response::text(why).status(400)),
+        Err(Error::BadRequest(why)) => Ok(Response::text(why.message()).status(400)),
         Err(error) => Err(error),
     }
 }
