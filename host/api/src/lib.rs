@@ -288,6 +288,17 @@ pub struct TokenView {
     pub revoked_at: Option<i64>,
 }
 
+/// An event of a stream of server-sent events, as a client parses it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ServerSentEvent {
+    /// Name; absent for the usual kind.
+    pub event: Option<String>,
+    /// Position, from which a client resumes.
+    pub id: Option<String>,
+    /// JSON.
+    pub data: String,
+}
+
 /// What the sender of a request may do: its token, without the secret.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OwnToken {

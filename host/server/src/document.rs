@@ -192,6 +192,9 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
     Some(match place {
         "?limit /v1/apps/{app}/deliveries" | "?limit /v1/apps/{app}/timers" => number(1, 100),
         "?limit /v1/apps/{app}/logs" => number(0, u32::MAX),
+        "Last-Event-ID /v1/apps/{app}/kv/watch" => {
+            json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX })
+        }
         "?after /v1/apps" => text(1, 64, APP),
         "?after /v1/tokens" | "?after /v1/apps/{app}/tokens" => text(32, 32, TOKEN),
         "?after /v1/apps/{app}/kv/collections" => text(1, 128, NO_NUL),

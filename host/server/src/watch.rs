@@ -13,6 +13,7 @@ use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use kvasm_api::ServerSentEvent;
 use kvasm_core::{App, Capability, Collection, Key};
 use kvasm_service::{
     ChangeFilter, ChangeWatcher, SeenGeneration, ServiceError, WatchError, WatchStep,
@@ -59,7 +60,7 @@ pub(super) struct WatchParams {
 #[utoipa::path(get, path = "/v1/apps/{app}/kv/watch", tag = "kv",
     params(("app" = String, Path), WatchParams,
         ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that was received")),
-    responses((status = 200, body = String, content_type = "text/event-stream")),
+    responses((status = 200, body = ServerSentEvent, content_type = "text/event-stream")),
     security(("token" = ["script:read"])))]
 pub(super) async fn watch(
     State(shared): State<SharedServer>,

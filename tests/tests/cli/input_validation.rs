@@ -51,7 +51,7 @@ fn local_errors_are_not_reported_as_connection_errors() {
     fails(
         &on_server(&["plugin", "deploy", "demo", &folder]),
         2,
-        "Is a directory",
+        "it is not the folder of a plugin",
     );
     let at = format!("@{folder}");
     fails(

@@ -177,7 +177,14 @@ fn exhausted_public_connections_leave_admin_reachable() {
 #[test]
 fn stopping_server_is_unready_but_serves_requests() {
     let home = Home::new();
-    let mut server = home.start(&["--set", ADMIN, "--set", "server.shutdown_delay=1h"]);
+    let mut server = home.start(&[
+        "--set",
+        ADMIN,
+        "--set",
+        "admin.api=false",
+        "--set",
+        "server.shutdown_delay=1h",
+    ]);
     server.deploy_guest("demo");
     server.get("/readyz").ok();
     let admin = admin_of(&server);

@@ -185,7 +185,7 @@ fn store_and_server_give_the_same_results() {
     fails(
         &home.run(&["--server", "ftp://x", "app", "list"]),
         2,
-        "http://127.0.0.1:7180",
+        "http://127.0.0.1:7181",
     );
     fails(
         &home.run(&["--profile", "nope", "app", "list"]),

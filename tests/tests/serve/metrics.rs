@@ -119,6 +119,7 @@ fn metrics_match_the_documentation() {
         "kvasm_task_skips_total",
         "kvasm_triggers_total",
         "kvasm_upkeep_total",
+        "kvasm_watch_ends_total",
         "kvasm_store_seconds",
     ];
     let missing = documented.keys().filter(|name| !seen.contains(*name));

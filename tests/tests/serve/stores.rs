@@ -13,7 +13,7 @@ fn full_disk_rejects_writes_without_data_loss() {
     server.stop();
     // No file of the server may exceed 4 MiB.
     let mut command = home.prepare("sh");
-    let serve = "ulimit -f 8192; trap '' XFSZ; exec \"$0\" serve --listen 127.0.0.1:0 --set engine.instances=16";
+    let serve = "ulimit -f 8192; trap '' XFSZ; exec \"$0\" serve --listen 127.0.0.1:0 --admin-listen none --set engine.instances=16";
     command.args(["-c", serve]).arg(program());
     let start = Instant::now();
     let server = home.spawn(command);

@@ -1,7 +1,7 @@
 //! A handler that replays all dead letters, and changes what it watches.
 
 use super::scenarios::set;
-use super::{StepCall, on_harness, on_host};
+use super::{ORIGIN, StepCall, deploy, on_harness, on_host};
 use crate::event_host::EventHost;
 use kvasm_guest::kv;
 use kvasm_guest::testing::Harness;
@@ -48,7 +48,7 @@ fn handlers_that_replay_each_others_letters_come_to_an_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_that_replay_each_others_letters_come_to_an_end_on_a_host() {
     let host = EventHost::sqlite().await;
-    host.deploy_with_timers(wasm("conformance")).await;
+    deploy(&host, wasm("conformance"), ORIGIN).await;
     on_host(&host, &failing()).await;
     host.wait_until_idle().await;
     on_host(&host, &begin()).await;
