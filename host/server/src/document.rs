@@ -193,7 +193,7 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
         "?limit /v1/apps/{app}/deliveries" | "?limit /v1/apps/{app}/timers" => number(1, 100),
         "?limit /v1/apps/{app}/logs" => number(0, u32::MAX),
         "Last-Event-ID /v1/apps/{app}/kv/watch" => {
-            json!({ "type": "integer", "minimum": 0, "maximum": i64::MAX })
+            json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX })
         }
         "?after /v1/apps" => text(1, 64, APP),
         "?after /v1/tokens" | "?after /v1/apps/{app}/tokens" => text(32, 32, TOKEN),

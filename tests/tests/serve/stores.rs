@@ -5,6 +5,16 @@ use kvasm_tests::program::guest;
 use kvasm_tests::program::process::{Home, Server, eventually, program};
 use std::time::Instant;
 
+/// Waits until the server is unready because of its store. The last result of a probe is used for a
+/// second.
+fn becomes_unready(server: &Server) {
+    let unready = eventually("the host to be unready", || {
+        let answer = server.get("/readyz");
+        (answer.status != 200).then_some(answer)
+    });
+    unready.expect(503, "store-unavailable");
+}
+
 #[test]
 fn full_disk_rejects_writes_without_data_loss() {
     let home = Home::new();
@@ -38,7 +48,7 @@ fn full_disk_rejects_writes_without_data_loss() {
     assert!(!refused.text().contains("kvasm.db"), "{}", refused.text());
     assert!(!written.is_empty());
     // The probe writes as much as the rejected write.
-    server.get("/readyz").expect(503, "store-unavailable");
+    becomes_unready(&server);
     // Reads and calls continue.
     for n in &written {
         server.entry("demo", &format!("k{n}")).ok();
@@ -165,7 +175,7 @@ fn server_survives_a_database_outage() {
     server
         .put("demo", "k", b"2")
         .expect(503, "store-unavailable");
-    server.get("/readyz").expect(503, "store-unavailable");
+    becomes_unready(&server);
     server.assert_healthy();
     cluster.restart().unwrap();
     let back = || (server.get("/readyz").status == 200).then_some(());
