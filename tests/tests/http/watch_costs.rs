@@ -178,8 +178,9 @@ async fn cost_of_watchers(name: &str, store: Arc<dyn Store>, watchers: usize) {
         sent += reader.await.unwrap();
     }
     assert!(sent > watchers * SETS, "the watchers got {sent} bytes");
-    // The machine may be busy with something else; the printed ratio is what counts.
-    assert!(ratio < 3.0, "{ratio}");
+    // The machine may be busy with something else, so only a cost for each watcher fails here; the
+    // printed ratio says more on a quiet one.
+    assert!(ratio < 10.0, "{ratio}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
