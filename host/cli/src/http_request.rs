@@ -5,7 +5,7 @@ use super::{output, run::output_as_json};
 use axum::body::to_bytes;
 use axum::http::header::HOST;
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
+use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use kvasm::server::{handler_input, handler_response};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -79,7 +79,7 @@ pub(super) fn frame(
 
 /// A response to print.
 pub(super) struct ShownResponse {
-    status: String,
+    status: StatusCode,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
@@ -107,7 +107,7 @@ impl ShownResponse {
         let body = to_bytes(body, usize::MAX).await;
         let body = body.map_err(|e| Failure::host(e.to_string()))?;
         Ok(ShownResponse {
-            status: parts.status.to_string(),
+            status: parts.status,
             headers,
             // A server sends none.
             body: match line.method == Method::HEAD {
@@ -119,14 +119,8 @@ impl ShownResponse {
 
     /// The members of the JSON form.
     pub(super) fn members(&self) -> [(&'static str, Value); 3] {
-        let status = self
-            .status
-            .split(' ')
-            .next()
-            .and_then(|code| code.parse().ok());
-        let status: u16 = status.unwrap_or_default();
         [
-            ("status", json!(status)),
+            ("status", json!(self.status.as_u16())),
             ("headers", json!(self.headers)),
             ("body", output_as_json(&self.body)),
         ]
@@ -135,7 +129,7 @@ impl ShownResponse {
     /// Prints the status, the headers, and after an empty line the body.
     pub(super) fn print(&self) -> Result<(), Failure> {
         let mut stdout = std::io::stdout();
-        writeln!(stdout, "{}", output::escape_line(&self.status))?;
+        writeln!(stdout, "{}", output::escape_line(&self.status.to_string()))?;
         for (name, value) in &self.headers {
             writeln!(stdout, "{name}: {}", output::escape_line(value))?;
         }

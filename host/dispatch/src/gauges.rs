@@ -46,12 +46,12 @@ pub(super) async fn run(
                     }
                     shared.host.health().report_overdue(sample.overdue);
                     shared.host.metrics().sampled(sample);
-                    // For the metric, where nobody asks whether this host is ready.
-                    shared.host.health().check().await;
                     task.report_ok();
                     // Not after an error, such as a timeout: that says nothing about the store's
                     // work.
                     pause = pause.max(start.elapsed() * (SHARE - 1));
+                    // For the metric, where nobody asks whether this host is ready.
+                    shared.host.health().check().await;
                 }
                 Err(error) => task.report_skip(&"a sample for the metrics", &error_chain(&error)),
             },

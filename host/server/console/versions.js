@@ -50,7 +50,7 @@ function Deploy({ app, onDone }) {
     </div>
     ${deploy.busy && html`<p role="status">Uploading and compiling <${Text} value=${file?.name} /> (${size(file?.size ?? 0)}) …</p>`}
     <${Refusal} problem=${deploy.problem} />
-    ${missing.length > 0 && !may("app:admin") && html`<${Lacks} scope="app:admin" to="grant these" />`}
+    ${missing.length > 0 && html`<${Lacks} scope="app:admin" to="grant these" />`}
     ${missing.length > 0 && may("app:admin") && html`<p class="buttons"><button type="button" class="primary" disabled=${grant.busy} onClick=${grant.start}>Grant these and deploy again</button></p>`}
     <${Refusal} problem=${grant.problem} />
     ${deploy.done && html`<${Changes} deployed=${deploy.done} />`}

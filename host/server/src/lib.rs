@@ -4,6 +4,7 @@
 //! below, `service`.
 #![deny(missing_docs)]
 
+mod access_again;
 mod access_log;
 mod apps;
 mod audit;

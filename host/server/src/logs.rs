@@ -1,8 +1,9 @@
 //! An app's log, as JSON Lines.
 
 use super::SharedServer;
+use super::access_again::{LostAccess, lost_access};
 use super::apps::find;
-use super::auth::{self, Authenticated};
+use super::auth::Authenticated;
 use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
 use super::request_ids::RequestIds;
@@ -17,7 +18,7 @@ use kvasm_api::LogView;
 use kvasm_core::{App, AppId, Capability, Level, Timestamp, TraceId};
 use kvasm_service::{
     FOLLOWERS_OF_APP_MAX, Following, LogCursor, LogFilter, LogQuery, LogRecord, LogTail,
-    SeenGeneration, ServiceError,
+    ServiceError,
 };
 use serde::Deserialize;
 use std::convert::Infallible;
@@ -263,31 +264,17 @@ impl Follower {
         (records, has_grown)
     }
 
-    /// Whether the log may still be read. If the store is unavailable, it is asked again later.
+    /// Whether the log may still be read. That of a deleted app is removed.
     async fn check(&mut self) -> bool {
         self.checked = Instant::now();
-        let mut seen = SeenGeneration::default();
-        let sender = auth::authenticate(&self.shared, &mut seen, &self.headers, self.id).await;
-        let found = match sender {
-            Ok(Some(actor)) => {
-                let name = self.app.name.as_str();
-                find(&self.shared, &mut seen, &actor, name, Capability::LogRead).await
+        let needed = Capability::LogRead;
+        match lost_access(&self.shared, &self.headers, self.id, &self.app, needed).await {
+            None => true,
+            Some(LostAccess::AppDeleted) => {
+                self.shared.host.logs().remove(self.app.id);
+                false
             }
-            Ok(None) => return false,
-            Err(problem) => Err(problem),
-        };
-        match found {
-            Ok(app) if app.id == self.app.id => true,
-            Err(problem) if problem.is_server_error() => true,
-            Ok(_) => self.drop_log(),
-            Err(problem) if problem.is_app_not_found() => self.drop_log(),
-            Err(_) => false,
+            Some(LostAccess::Token | LostAccess::Scope) => false,
         }
-    }
-
-    /// The app was deleted, and its log with it.
-    fn drop_log(&self) -> bool {
-        self.shared.host.logs().remove(self.app.id);
-        false
     }
 }

@@ -1,8 +1,9 @@
 //! Changes of an app's entries, as server-sent events.
 
 use super::SharedServer;
+use super::access_again::{LostAccess, lost_access};
 use super::apps::find;
-use super::auth::{self, Authenticated};
+use super::auth::Authenticated;
 use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
 use super::request_ids::RequestIds;
@@ -15,9 +16,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_api::ServerSentEvent;
 use kvasm_core::{App, Capability, Collection, Key};
-use kvasm_service::{
-    ChangeFilter, ChangeWatcher, SeenGeneration, ServiceError, WatchError, WatchStep,
-};
+use kvasm_service::{ChangeFilter, ChangeWatcher, ServiceError, WatchError, WatchStep};
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -223,27 +222,15 @@ impl WatchStream {
         self.sent_position = position;
     }
 
-    /// Returns the reason if the app may not be watched any more. If the store is unavailable, it is
-    /// asked again later.
+    /// Returns the reason if the app may not be watched any more.
     async fn check(&mut self) -> Option<&'static str> {
         self.checked = Instant::now();
-        let mut seen = SeenGeneration::default();
-        let sender = auth::authenticate(&self.shared, &mut seen, &self.token, self.id).await;
-        let found = match sender {
-            Ok(Some(actor)) => {
-                let name = self.app.name.as_str();
-                find(&self.shared, &mut seen, &actor, name, Capability::AppKvRead).await
-            }
-            Ok(None) => return Some("token"),
-            Err(problem) if problem.is_server_error() => return None,
-            Err(_) => return Some("token"),
-        };
-        match found {
-            Ok(app) if app.id == self.app.id => None,
-            Ok(_) => Some("app-deleted"),
-            Err(problem) if problem.is_server_error() => None,
-            Err(problem) if problem.is_app_not_found() => Some("app-deleted"),
-            Err(_) => Some("scope"),
-        }
+        let needed = Capability::AppKvRead;
+        let lost = lost_access(&self.shared, &self.token, self.id, &self.app, needed).await?;
+        Some(match lost {
+            LostAccess::Token => "token",
+            LostAccess::Scope => "scope",
+            LostAccess::AppDeleted => "app-deleted",
+        })
     }
 }

@@ -10,6 +10,7 @@
 use super::PostgresStore;
 use super::classify::store_error;
 use super::entries;
+use super::log_segments::app_ids;
 use super::pool::{Pool, Statement};
 use super::sql::changes_sql;
 use async_trait::async_trait;
@@ -272,14 +273,6 @@ impl ChangeLog for PostgresStore {
         after: Option<AppId>,
         limit: u32,
     ) -> Result<Vec<AppId>, StoreError> {
-        let after = after.map_or(Uuid::nil(), |app| app.uuid());
-        let statement = || {
-            let statement = sqlx::query(changes_sql::APPS_WITH_CHANGES).bind(after);
-            statement.bind(i64::from(limit))
-        };
-        let rows = self.pool.read(statement).await?;
-        let ids = rows.iter().map(|row| row.try_get::<Uuid, _>(0));
-        let ids = ids.collect::<Result<Vec<_>, _>>().map_err(store_error)?;
-        Ok(ids.into_iter().map(AppId::from).collect())
+        app_ids(&self.pool, changes_sql::APPS_WITH_CHANGES, after, limit).await
     }
 }

@@ -43,6 +43,21 @@ async fn prune(
     Ok(rows.len() as u64)
 }
 
+/// Runs a statement that lists identities of apps, by identity, after one if given.
+pub(super) async fn app_ids(
+    pool: &Pool,
+    sql: &'static str,
+    after: Option<AppId>,
+    limit: u32,
+) -> Result<Vec<AppId>, StoreError> {
+    let after = after.map_or(Uuid::nil(), |app| app.uuid());
+    let statement = || sqlx::query(sql).bind(after).bind(i64::from(limit));
+    let rows = pool.read(statement).await?;
+    let ids = rows.iter().map(|row| row.try_get::<Uuid, _>(0));
+    let ids = ids.collect::<Result<Vec<_>, _>>().map_err(store_error)?;
+    Ok(ids.into_iter().map(AppId::from).collect())
+}
+
 #[async_trait]
 impl LogStore for PostgresStore {
     async fn append_log(&self, segment: &LogSegment) -> Result<(), StoreError> {
@@ -102,14 +117,6 @@ impl LogStore for PostgresStore {
         after: Option<AppId>,
         limit: u32,
     ) -> Result<Vec<AppId>, StoreError> {
-        let after = after.map_or(Uuid::nil(), |app| app.uuid());
-        let statement = || {
-            let statement = sqlx::query(logs_sql::APPS_WITH_LOG).bind(after);
-            statement.bind(i64::from(limit))
-        };
-        let rows = self.pool.read(statement).await?;
-        let ids = rows.iter().map(|row| row.try_get::<Uuid, _>(0));
-        let ids = ids.collect::<Result<Vec<_>, _>>().map_err(store_error)?;
-        Ok(ids.into_iter().map(AppId::from).collect())
+        app_ids(&self.pool, logs_sql::APPS_WITH_LOG, after, limit).await
     }
 }
