@@ -107,7 +107,6 @@ pub(super) async fn run(global: &Global, args: KvWatchArgs) -> Result<CommandOut
         connected = true;
         match received.end.take().as_deref() {
             Some("token") => return Err(ended("the token is revoked or has expired")),
-            Some("scope") => return Err(ended("the token no longer allows it")),
             Some("app-deleted") => return Err(ended("the app was deleted")),
             Some(_) | None => {}
         }

@@ -11,10 +11,8 @@ use uuid::Uuid;
 /// Why a response must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LostAccess {
-    /// The token is revoked or has expired.
+    /// The token is revoked or has expired. Its scopes never change.
     Token,
-    /// The token no longer grants the capability.
-    Scope,
     /// The app was deleted; another one may have its name now.
     AppDeleted,
 }
@@ -39,6 +37,6 @@ pub(super) async fn lost_access(
         Ok(_) => Some(LostAccess::AppDeleted),
         Err(problem) if problem.is_server_error() => None,
         Err(problem) if problem.is_app_not_found() => Some(LostAccess::AppDeleted),
-        Err(_) => Some(LostAccess::Scope),
+        Err(_) => Some(LostAccess::Token),
     }
 }

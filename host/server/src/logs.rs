@@ -274,7 +274,7 @@ impl Follower {
                 self.shared.host.logs().remove(self.app.id);
                 false
             }
-            Some(LostAccess::Token | LostAccess::Scope) => false,
+            Some(LostAccess::Token) => false,
         }
     }
 }

@@ -229,7 +229,6 @@ impl WatchStream {
         let lost = lost_access(&self.shared, &self.token, self.id, &self.app, needed).await?;
         Some(match lost {
             LostAccess::Token => "token",
-            LostAccess::Scope => "scope",
             LostAccess::AppDeleted => "app-deleted",
         })
     }

@@ -341,7 +341,7 @@ async fn put_on(server: &Server, key: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stream_ends_with_its_token_its_scope_or_its_app() {
+async fn stream_ends_with_its_token_or_its_app() {
     let server = Server::start().await;
     let app = server.app("shop", false).await;
     let soon = Timestamp::now().plus_ms(3_000);

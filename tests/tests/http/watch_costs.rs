@@ -2,12 +2,13 @@
 
 use crate::watch::{WATCH, json_value, postgres};
 use kvasm::model::{App, Collection, Key, Value as EntryValue};
+use kvasm::server::ServerOptions;
 use kvasm::service::{Caller, ChangeFilter, WatchStep};
 use kvasm::store::{SqliteOptions, SqliteStore, Store};
 use kvasm_tests::server::Server;
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -56,24 +57,74 @@ async fn watcher_that_does_not_read_is_ended() {
     }
 }
 
+/// A client that keeps its connection and reads nothing more delays no write, and is disconnected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_that_is_not_read_is_closed() {
+    let server = Server::with_options(ServerOptions {
+        write_timeout: Duration::from_secs(2),
+        ..ServerOptions::default()
+    })
+    .await;
+    let app = server.app("shop", false).await;
+    let mut stalled = connect(&server).await;
+    let caller = Caller::administrator(&app, &server.host.operator("test"));
+    let value = EntryValue::Bytes(vec![1; 256 * 1024]);
+    let is_watched = || server.host.metrics().encode().contains("kvasm_watchers 1");
+    assert!(is_watched());
+    let mut written = 0;
+    let start = Instant::now();
+    while is_watched() {
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "still connected"
+        );
+        let at = (
+            Collection::parse("c").unwrap(),
+            Key::parse((written % 8).to_string()).unwrap(),
+        );
+        let set = server.host.kv().set(&caller, at, value.clone(), None, None);
+        set.await.unwrap();
+        written += 1;
+    }
+    // The rest is what the sockets hold.
+    let mut bytes = vec![0; 64 * 1024];
+    let mut received = 0;
+    while let Ok(read) = stalled.read(&mut bytes).await
+        && read > 0
+    {
+        received += read;
+    }
+    assert!(
+        received < 32 * 1024 * 1024,
+        "{received} of {written} values"
+    );
+}
+
+/// Connects a watcher, which has read that it is ready.
+async fn connect(server: &Server) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let head = format!(
+        "GET {WATCH} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\n\r\n",
+        server.root.secret()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut bytes = vec![0; 4_096];
+    let mut text = Vec::new();
+    while !text.windows(13).any(|part| part == b"event: ready\n") {
+        let read = stream.read(&mut bytes).await.unwrap();
+        assert!(read > 0);
+        text.extend_from_slice(&bytes[..read]);
+    }
+    stream
+}
+
 /// Connects watchers that read and discard what they get.
 async fn connect_watchers(server: &Server, count: usize) -> Vec<tokio::task::JoinHandle<usize>> {
     let mut readers = Vec::new();
     for _ in 0..count {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let head = format!(
-            "GET {WATCH} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {}\r\n\r\n",
-            server.root.secret()
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut bytes = vec![0; 4_096];
-        let mut text = Vec::new();
-        while !text.windows(13).any(|part| part == b"event: ready\n") {
-            let read = stream.read(&mut bytes).await.unwrap();
-            assert!(read > 0);
-            text.extend_from_slice(&bytes[..read]);
-        }
+        let mut stream = connect(server).await;
         readers.push(tokio::spawn(async move {
+            let mut bytes = vec![0; 4_096];
             let mut all = 0;
             while let Ok(read) = stream.read(&mut bytes).await
                 && read > 0
