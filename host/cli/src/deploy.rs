@@ -7,8 +7,8 @@ use super::grant::{self, describe_changes};
 use super::{Global, input, output};
 use axum::body::Body;
 use clap::Args;
-use kvasm::api::Deployed;
-use kvasm::model::AppName;
+use kvasm::api::{Deployed, PluginPage};
+use kvasm::model::{AppName, Digest};
 use serde_json::json;
 
 #[derive(Args)]
@@ -47,8 +47,11 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<CommandO
         }
         false => match upload(&client, app, &module, activate).await {
             Err(refused) if refused.is_kind("needs-unmet") => {
-                let uploaded = upload(&client, app, &module, false).await?;
-                return Err(not_active(app, uploaded.version, refused));
+                let version = match uploaded_before(&client, app, &module).await {
+                    Some(version) => version,
+                    None => upload(&client, app, &module, false).await?.version,
+                };
+                return Err(not_active(app, version, refused));
             }
             deployed => deployed?,
         },
@@ -86,6 +89,15 @@ async fn upload(
     let answer = answer.map_err(|e| e.at(&module.place).of_plugin_if(&["body-too-large"]))?;
     let answer = bytes(answer).await?;
     serde_json::from_slice(&answer).map_err(|e| Failure::host(e.to_string()))
+}
+
+/// Returns the newest version if it is this module, so that trying again does not add a version
+/// each time. A token may deploy and not list versions; then there is none.
+async fn uploaded_before(client: &Client, app: &AppName, module: &ModuleFile) -> Option<u32> {
+    let path = RequestPath::app(app, &["plugins"]).with("limit", Some(1));
+    let page: PluginPage = client.get(&path).await.ok()?;
+    let newest = page.plugins.first()?;
+    (newest.digest == Digest::of(&module.wasm).to_string()).then_some(newest.version)
 }
 
 /// Grants all that an uploaded version needs, then activates it if wished.

@@ -1,6 +1,7 @@
 //! Versions of an app's plugin.
 
 use super::{DeclaredTrigger, Needs, Resource, Timestamp};
+use sha2::{Digest as _, Sha256};
 use std::fmt;
 
 /// The number of a plugin version within its app: 1, 2, 3, ... Numbers are never reused, not even
@@ -36,6 +37,13 @@ pub fn room_for_version(versions: u64, bytes: u64, added: u64) -> Result<(), (Re
 /// The SHA-256 of a module's bytes. Written as hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of a module.
+    pub fn of(module: &[u8]) -> Digest {
+        Digest(Sha256::digest(module).into())
+    }
+}
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

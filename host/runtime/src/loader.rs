@@ -14,7 +14,6 @@ use bytes::Bytes;
 use kvasm_core::{AppId, Digest, Invalid, Subject};
 use kvasm_metrics::ModuleSource;
 use parking_lot::Mutex;
-use sha2::{Digest as _, Sha256};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -89,7 +88,7 @@ impl Runtime {
         let bytes = wasm.clone();
         let checked = spawn_blocking(move || {
             precheck::check(&bytes, &limits)?;
-            Ok::<_, LoadError>(Digest(Sha256::digest(&bytes).into()))
+            Ok::<_, LoadError>(Digest::of(&bytes))
         });
         let digest = checked.await.map_err(LoadError::host)??;
         self.join(app, digest, Source::Given(wasm)).await
@@ -246,7 +245,7 @@ impl Runtime {
     async fn check_stored(&self, digest: Digest, wasm: Bytes) -> Result<Bytes, LoadError> {
         let limits = Arc::clone(&self.limits);
         let checked = spawn_blocking(move || {
-            if Sha256::digest(&wasm).as_slice() != digest.0 {
+            if Digest::of(&wasm) != digest {
                 return Err(LoadError::host(std::io::Error::other(
                     "a stored module does not match its digest",
                 )));

@@ -45,6 +45,8 @@ fn refused_deploy_uploads_the_version_and_says_what_to_do() {
     ] {
         assert!(refused.stderr.contains(expected), "{}", refused.stderr);
     }
+    // Trying again adds no further version.
+    user.fails(&["deploy", "demo", &needy], 2, "version 2 of demo is");
     assert_eq!(user.active(), 1);
     let needs = user.ok(&["plugin", "needs", "demo", "2"]);
     for expected in [
