@@ -73,15 +73,7 @@ pub fn flood(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for (app, plugin) in guests::APPS.iter().zip(PLUGINS) {
             let quiet = Load::post(kvasm.address, &format!("/v1/apps/{app}/call/get"));
-            // Calls during a computing flood take long, so fewer are made.
-            for (name, function, calls) in [
-                (
-                    "p99 of a quiet app while another is flooded, vs. alone",
-                    "get",
-                    400,
-                ),
-                ("the same, with a flood of 50 ms CPU per call", "burn", 40),
-            ] {
+            for (name, function, calls) in floods(app) {
                 let path = format!("/v1/apps/{app}-loud/call/{function}");
                 let loud = Load::post(kvasm.address, &path);
                 let mut pairs = Vec::new();
@@ -94,6 +86,23 @@ pub fn flood(runtime: &Runtime, effort: Effort) -> Result<Vec<Row>> {
         }
         Ok(rows)
     })
+}
+
+/// The name of each flood, its function, and the number of calls of the quiet app.
+fn floods(app: &str) -> Vec<(&'static str, &'static str, usize)> {
+    let alone = "p99 of a quiet app while another is flooded, vs. alone";
+    // Calls during a computing flood take long, so fewer are made.
+    let computing = "the same, with a flood of 50 ms CPU per call";
+    let mut floods = vec![(alone, "get", 400), (computing, "burn", 40)];
+    if app == "sdk" {
+        // 1,000 calls per second, as the limits of the loud app allow.
+        floods.push((
+            "the same, with a flood of 50,000 log lines/s",
+            "chatter",
+            400,
+        ));
+    }
+    floods
 }
 
 /// The p99 of the quiet app during the flood and, before it, alone, in ms.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use axum::extract::State;
 use axum::routing::post;
 use kvasm::Host;
+use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{AppLimits, AppName, Collection, Key, Op, Timestamp, Value};
 use kvasm::server::{ServerOptions, router};
 use kvasm::service::Caller;
@@ -51,6 +52,9 @@ pub fn serve() -> Result<()> {
         }
         if role == GUESTS {
             make_apps(&host).await?;
+            // As in a server, which also writes logs to the store.
+            let dispatcher = Dispatcher::new(host.clone(), DispatchOptions::default());
+            tokio::spawn(dispatcher.run(std::future::pending()));
         }
         let options = ServerOptions::default();
         println!("{}", listener.local_addr()?);

@@ -3,7 +3,7 @@
 mod typed;
 
 use kvasm_guest::http::{Request, Response};
-use kvasm_guest::{Error, Json, config, kv};
+use kvasm_guest::{Error, Json, config, kv, log};
 use std::hint::black_box;
 
 /// The number of entries that `set` writes.
@@ -101,6 +101,14 @@ fn burn() {
         x ^= x << 17;
     }
     black_box(x);
+}
+
+/// Logs 50 lines.
+#[kvasm_guest::function]
+fn chatter() {
+    for step in 0..50 {
+        log::info!("step {step} of a call that logs each of its steps, in a line of usual length");
+    }
 }
 
 /// Reads `reads` random entries out of `entries`.
