@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod batch;
+mod calls;
 mod cost;
 mod events;
 mod grants;
@@ -13,6 +14,7 @@ mod timers;
 pub use batch::present;
 pub use batch::{CommitDone, CommitRequest, EntryRef, GetManyRequest, Incremented, Operation};
 pub use batch::{Done, Precondition};
+pub use calls::{CallDeliveryView, CallView};
 pub use cost::CostView;
 pub use events::{DeadLetterPage, DeadLetterView, DeclaredView, DeliveriesDone};
 pub use events::{DeliveriesRequest, DeliveryPage, DeliveryView};

@@ -96,16 +96,42 @@ async fn print_pages(
     path: &RequestPath,
     limit: u32,
 ) -> Result<CommandOutcome, Failure> {
+    let found = read_pages(client, path, limit).await?;
+    for line in &found.lines {
+        print(global.json, line)?;
+    }
+    Ok(CommandOutcome::Done)
+}
+
+/// Lines of JSON that were read by pages.
+pub(super) struct PagedLines {
+    /// Oldest first.
+    pub(super) lines: Vec<Vec<u8>>,
+    /// The number of records that were left out when they were written.
+    pub(super) left_out: u64,
+}
+
+/// Reads the newest lines.
+pub(super) async fn read_pages(
+    client: &Client,
+    path: &RequestPath,
+    limit: u32,
+) -> Result<PagedLines, Failure> {
     let mut newest_first = Vec::new();
-    let (mut left, mut cursor) = (limit as usize, None::<String>);
+    let (mut left, mut cursor, mut left_out) = (limit as usize, None::<String>, 0_u64);
     while left > 0 {
         let page = path
             .clone()
             .with("limit", Some(left))
             .with("before", cursor);
         let response = client.send(page.request("GET", Body::empty())?).await?;
-        let next = response.headers().get("kvasm-next");
-        cursor = next.and_then(|next| next.to_str().ok()).map(str::to_owned);
+        let header = |name| {
+            let value = response.headers().get(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        cursor = header("kvasm-next");
+        let lost = header("kvasm-left-out").and_then(|number| number.parse::<u64>().ok());
+        left_out = left_out.saturating_add(lost.unwrap_or(0));
         let mut text = Vec::new();
         stream(response, |part| {
             text.extend_from_slice(part);
@@ -114,7 +140,8 @@ async fn print_pages(
         .await?;
         let lines = text.split(|byte| *byte == b'\n');
         let lines: Vec<_> = lines
-            .filter(|line| !line.trim_ascii().is_empty())
+            .map(<[u8]>::trim_ascii)
+            .filter(|line| !line.is_empty())
             .map(<[u8]>::to_vec)
             .collect();
         left = left.saturating_sub(lines.len());
@@ -123,10 +150,11 @@ async fn print_pages(
             break;
         }
     }
-    for line in newest_first.iter().rev() {
-        print(global.json, line.trim_ascii())?;
-    }
-    Ok(CommandOutcome::Done)
+    newest_first.reverse();
+    Ok(PagedLines {
+        lines: newest_first,
+        left_out,
+    })
 }
 
 fn print(json: bool, line: &[u8]) -> Result<(), Failure> {

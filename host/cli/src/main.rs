@@ -6,6 +6,7 @@ mod app;
 mod batch;
 mod build;
 mod call;
+mod calls;
 mod client;
 mod config;
 mod dead_letter;
@@ -146,6 +147,8 @@ enum Command {
     Usage(app::UsageArgs),
     /// Show the log of an app's plugin
     Logs(logs::LogsArgs),
+    /// Show the calls of an app's plugin, with their outcome, time and cost
+    Calls(calls::CallsArgs),
     /// Create, list and revoke tokens
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -265,6 +268,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::DeadLetter(command) => dead_letter::run(global, command).await,
         Command::Usage(usage) => app::usage(global, usage).await,
         Command::Logs(logs) => logs::run(global, logs).await,
+        Command::Calls(calls) => calls::run(global, calls).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Audit(audit) => token::audit(global, audit).await,
         Command::Migrate(migrate) => migrate::run(global, migrate).await,

@@ -306,9 +306,10 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     if let Err(error) = dispatching.await {
         tracing::error!(%error, "the dispatcher failed");
     }
-    // Calls may have logged after the dispatcher has ended.
-    if let Err(error) = host.log_keeper().flush(&config.dispatch.logs).await {
-        tracing::warn!(%error, "the last lines of apps' logs were not stored");
+    // Calls may have ended after the dispatcher.
+    let (logs, calls) = (&config.dispatch.logs, &config.dispatch.calls);
+    if let Err(error) = host.flush_logs(logs, calls).await {
+        tracing::warn!(%error, "the last lines of apps' logs, or records of calls, were not stored");
     }
     if !drained {
         tracing::warn!("requests still running after server.drain_timeout were aborted");

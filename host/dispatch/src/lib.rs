@@ -77,6 +77,9 @@ pub struct DispatchOptions {
     pub audit_of_app: u32,
     /// How long and how much of the logs of apps is kept. Default 14 days, and 16 MiB of an app.
     pub logs: LogRetention,
+    /// How long and how many records of the calls of apps are kept. Default 14 days, and 16 MiB of an
+    /// app. With 0 bytes no calls are recorded.
+    pub calls: LogRetention,
     /// Interval at which the store is sampled for gauges. Longer if sampling would take more
     /// than a 20th of the time. Default 15 s.
     pub sample: Duration,
@@ -102,6 +105,10 @@ impl Default for DispatchOptions {
             audit_age: Duration::from_secs(31_557_600),
             audit_of_app: 100_000,
             logs: LogRetention {
+                age: Duration::from_secs(14 * 24 * 60 * 60),
+                bytes_of_app: 16 * 1024 * 1024,
+            },
+            calls: LogRetention {
                 age: Duration::from_secs(14 * 24 * 60 * 60),
                 bytes_of_app: 16 * 1024 * 1024,
             },

@@ -1,4 +1,4 @@
-//! Writes the logs of apps to the store.
+//! Writes the logs of apps, and the records of their calls, to the store.
 
 use super::DispatchContext;
 use super::supervisor::{Stop, working};
@@ -20,11 +20,13 @@ pub(super) async fn run(
     task: TaskHandle,
     mut stop: Stop,
 ) -> Result<(), StoreError> {
-    let (keeper, retention) = (shared.host.log_keeper(), &shared.options.logs);
-    keeper.attach();
+    shared.host.log_keeper().attach();
+    if shared.options.calls.bytes_of_app > 0 {
+        shared.host.call_keeper().attach();
+    }
     let mut failed = PAUSE_FAILED;
     loop {
-        let pause = match working(&task, keeper.round(retention)).await {
+        let pause = match working(&task, round(&shared)).await {
             Ok(()) => {
                 failed = PAUSE_FAILED;
                 task.report_ok();
@@ -42,9 +44,18 @@ pub(super) async fn run(
             () = tokio::time::sleep(pause) => {}
         }
     }
-    // Lines of later calls are written by the code that stops the host.
-    if let Err(error) = keeper.flush(retention).await {
+    // Lines and records of later calls are written by the code that stops the host.
+    let (host, options) = (&shared.host, &shared.options);
+    if let Err(error) = host.flush_logs(&options.logs, &options.calls).await {
         task.report_skip(&"the last lines of logs", &error_chain(&error));
     }
     Ok(())
+}
+
+/// Writes what is due of both, even if one fails. First the calls, about which lines may be due then.
+async fn round(shared: &DispatchContext) -> Result<(), StoreError> {
+    let (host, options) = (&shared.host, &shared.options);
+    let calls = host.call_keeper().round(&options.calls).await;
+    let lines = host.log_keeper().round(&options.logs).await;
+    calls.and(lines)
 }

@@ -50,7 +50,9 @@ pub(super) async fn round(
     if let Some(unseen) = unseen {
         unseen.forget(&shared).await?;
     }
-    if let Err(error) = shared.host.log_keeper().remove_deleted().await {
+    let lines = shared.host.log_keeper().remove_deleted().await;
+    let calls = shared.host.call_keeper().remove_deleted().await;
+    if let Err(error) = lines.and(calls) {
         task.report_skip(&"the logs of deleted apps", &error_chain(&error));
     }
     prune_changes(&shared, &task).await;
@@ -67,17 +69,16 @@ async fn prune_changes(shared: &DispatchContext, task: &TaskHandle) {
     }
 }
 
-/// Removes what is too old of an app's log, unless the clock is in doubt. Logs that cannot be
-/// pruned do not make the host unready.
+/// Removes what is too old of an app's log and of the records of its calls, unless the clock is in
+/// doubt. Logs that cannot be pruned do not make the host unready.
 async fn prune_log(shared: &DispatchContext, task: &TaskHandle, app: &App) {
     if shared.clock.for_deletion().is_none() {
         return;
     }
-    let pruned = shared
-        .host
-        .log_keeper()
-        .prune_old(app.id, &shared.options.logs);
-    if let Err(error) = pruned.await {
+    let (host, options) = (&shared.host, &shared.options);
+    let lines = host.log_keeper().prune_old(app.id, &options.logs).await;
+    let calls = host.call_keeper().prune_old(app.id, &options.calls).await;
+    if let Err(error) = lines.and(calls) {
         let what = format_args!("the log of app {}", app.name);
         task.report_skip(&what, &error_chain(&error));
     }
@@ -110,7 +111,7 @@ impl Unseen {
         let store = shared.host.store();
         for app in self.logs {
             if store.app_by_id(app).await?.is_none() {
-                shared.host.logs().remove(app);
+                shared.host.forget_log(app);
             }
         }
         for label in self.labels {

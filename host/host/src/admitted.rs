@@ -1,5 +1,6 @@
 //! A call on its way: its turn among those of its key and of its app, and its run.
 
+use super::call_recording::CallRecording;
 use super::idempotency::KeyedCall;
 use super::{Call, Host, InvokeError};
 use kvasm_core::{App, Digest, Pieces, TraceContext};
@@ -68,7 +69,10 @@ impl AdmittedCall {
         let claim = match state {
             None => None,
             Some(KeyedCall::Unanswered(claim)) => Some(claim),
-            Some(KeyedCall::Answered(response)) => return Ok(response),
+            Some(KeyedCall::Answered(response)) => {
+                CallRecording::of_call(&host, &app, &call.target, &context).replayed();
+                return Ok(response);
+            }
         };
         if let Some(failure) = missing {
             return Err(failure.into());
@@ -81,15 +85,22 @@ impl AdmittedCall {
         let is_keyed = claim.is_some();
         let run = async move {
             let _pass = pass;
-            let plugin = host
-                .current_plugin(Arc::clone(&app), digest, &context.deadline)
-                .await?;
-            let name: Arc<str> = call.target.name(&plugin.compiled).into();
-            let trace_id = context.caller.trace().map(TraceContext::trace_id);
-            let result = host.run(&plugin, &plugin.app, call, context, claim.as_ref());
-            let result = result.await;
-            host.keep_log(app.id, name, trace_id, &result);
-            Ok(result?)
+            let mut recording = CallRecording::of_call(&host, &app, &call.target, &context);
+            let loaded = host.current_plugin(Arc::clone(&app), digest, &context.deadline);
+            let result = match loaded.await {
+                Err(error) => Err(error),
+                Ok(plugin) => {
+                    let name: Arc<str> = call.target.name(&plugin.compiled).into();
+                    recording.runs(&plugin, &name);
+                    let trace_id = context.caller.trace().map(TraceContext::trace_id);
+                    let result = host.run(&plugin, &plugin.app, call, context, claim.as_ref());
+                    let result = result.await;
+                    host.keep_log(app.id, name, trace_id, &result);
+                    result.map_err(InvokeError::from)
+                }
+            };
+            recording.end(&result);
+            result
         };
         match is_keyed {
             true => to_its_end(run).await,

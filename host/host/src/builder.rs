@@ -6,9 +6,9 @@ use kvasm_core::{AppLimits, Limits};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
-    Admin, Admission, AppTokenCache, ChangeFeeds, DispatchNotifier, Health, HealthLimits, KeyLocks,
-    Keyring, KvService, LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters,
-    WatchLimits, WriteRates,
+    Admin, Admission, AppTokenCache, CallKeeper, CallRecords, ChangeFeeds, DispatchNotifier,
+    Health, HealthLimits, KeyLocks, Keyring, KvService, LogKeeper, Logs, Outbound, Services,
+    SettingsCache, StoredDeadLetters, WatchLimits, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -267,6 +267,8 @@ impl HostBuilder {
         let runtime = Runtime::new(Arc::clone(&limits), self.engine, metrics.clone(), extend)?;
         let logs = Arc::new(Logs::default());
         let log_keeper = LogKeeper::new(Arc::clone(&logs), Arc::clone(&store), metrics.clone());
+        let calls = Arc::new(CallRecords::new(Arc::clone(&logs)));
+        let call_keeper = CallKeeper::new(Arc::clone(&calls), Arc::clone(&store), metrics.clone());
         let change_feeds = ChangeFeeds::new(Arc::clone(&store), metrics.clone(), self.watch);
         let access = Arc::new(AppTokenCache::new(Arc::clone(&store), metrics.clone()));
         Ok(Host(Arc::new(Parts {
@@ -278,6 +280,8 @@ impl HostBuilder {
             writes: WriteRates::default(),
             logs,
             log_keeper,
+            calls,
+            call_keeper,
             change_feeds,
             health: Arc::new(Health::new(
                 Arc::clone(&store),

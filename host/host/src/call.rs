@@ -401,9 +401,10 @@ impl Host {
     pub async fn delete_app(&self, actor: &Actor, app: &App) -> Result<(), ServiceError> {
         let modules = self.modules_of(app.id).await;
         self.admin().delete_app(actor, app).await?;
-        self.logs().remove(app.id);
+        self.forget_log(app.id);
         // If this fails, upkeep removes it later.
-        let _ = self.log_keeper().remove_log(app.id).await;
+        let _ = self.log_keeper().remove_of(app.id).await;
+        let _ = self.call_keeper().remove_of(app.id).await;
         self.metrics().forget_app(app.name.as_str());
         for digest in modules {
             self.forget_unless_stored(digest).await;

@@ -1,15 +1,16 @@
 //! One delivery: the handler's input, its run, and its commit.
 
+use super::call_recording::CallRecording;
 use super::transaction::Run;
 use super::{Host, InvokeError};
 use bytes::Bytes;
 use kvasm_abi::{FORMAT_BYTES, FORMAT_JSON};
 use kvasm_core::{
     App, Cost, Delivery, DeliveryTarget, Digest, EventKind, LeaseToken, Pieces, PluginVersion,
-    Value,
+    TraceContext, Value,
 };
 use kvasm_runtime::DeliveryContext;
-use kvasm_runtime::{Blame, CallError, CallFailure, InvocationTarget};
+use kvasm_runtime::{Blame, CallError, CallFailure, InvocationTarget, Response};
 use kvasm_service::{CallContext, Caller, Deadline, ServiceError, WebhookError};
 use serde_json::json;
 use std::sync::Arc;
@@ -179,16 +180,7 @@ impl Host {
         receipt: LeaseToken,
         name: Arc<str>,
     ) -> Result<Cost, DeliverError> {
-        let plugin = app.active.map(|active| (active.version, active.digest));
-        let failed = |error: InvokeError| DeliverError {
-            error: error.into(),
-            plugin,
-        };
-        let Some((_, digest)) = plugin else {
-            return Err(failed(ServiceError::NoActivePlugin.into()));
-        };
         let trace = delivery.event.handler_span();
-        let trace_id = trace.trace_id();
         let context = CallContext {
             caller: Caller::handler(app, &delivery.event).with_trace(trace),
             request_id: Uuid::now_v7(),
@@ -197,8 +189,30 @@ impl Host {
                 self.0.limits.wall_time.saturating_mul(WAIT_FACTOR),
             ),
         };
-        let loaded = self.plugin_of(Arc::new(app.clone()), digest, &context.deadline);
-        let plugin = loaded.await.map_err(failed)?;
+        let recording = CallRecording::of_delivery(self, app, delivery, &context);
+        let result = self
+            .load_and_run(app, delivery, receipt, name, context)
+            .await;
+        recording.end(&result);
+        let done = result.map_err(|error| DeliverError {
+            error: error.into(),
+            plugin: app.active.map(|active| (active.version, active.digest)),
+        })?;
+        Ok(done.cost)
+    }
+
+    async fn load_and_run(
+        &self,
+        app: &App,
+        delivery: &Arc<Delivery>,
+        receipt: LeaseToken,
+        name: Arc<str>,
+        context: CallContext,
+    ) -> Result<Response, InvokeError> {
+        let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
+        let trace_id = context.caller.trace().map(TraceContext::trace_id);
+        let loaded = self.plugin_of(Arc::new(app.clone()), active.digest, &context.deadline);
+        let plugin = loaded.await?;
         let input = input(delivery);
         let target = InvocationTarget::Handler(Arc::clone(&name));
         let delivered = DeliveryContext {
@@ -207,14 +221,12 @@ impl Host {
             attempt: delivery.attempts,
             depth: delivery.event.depth,
         };
-        let settings = self.settings(&plugin, app, &context).await;
-        let settings = settings.map_err(|error| failed(error.into()))?;
+        let settings = self.settings(&plugin, app, &context).await?;
         let run =
             Run::new(&plugin, context, settings, target, input).of_delivery(delivered, receipt);
         let result = self.run_transaction(run).await;
-        self.keep_log(app.id, name, Some(trace_id), &result);
-        let done = result.map_err(|error| failed(error.into()))?;
-        Ok(done.cost)
+        self.keep_log(app.id, name, trace_id, &result);
+        Ok(result?)
     }
 }
 

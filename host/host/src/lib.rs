@@ -4,6 +4,7 @@
 mod admitted;
 mod builder;
 mod call;
+mod call_recording;
 mod deliver;
 mod idempotency;
 mod request_hash;
@@ -12,16 +13,16 @@ mod webhook;
 
 use idempotency::{AnswerClaim, KeyTurns, KeyedCall, is_preceded};
 use kvasm_core::store::{Store, StoreError};
-use kvasm_core::{App, AppName, Digest, Limits, Needs, TraceContext};
+use kvasm_core::{App, AppId, AppName, Digest, Limits, Needs, TraceContext};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{
     CallError, CallFailure, CompiledPlugin, Inspection, InvocationRequest, LoadError, Response,
     Runtime,
 };
 use kvasm_service::{
-    Admin, Admission, AppTokenCache, CallContext, Caller, ChangeFeeds, Deadline, DispatchNotifier,
-    Health, KeyLocks, Kv, LogKeeper, Logs, SeenGeneration, ServiceError, Services, SettingsCache,
-    SettingsSnapshot, Stage, WriteRates,
+    Admin, Admission, AppTokenCache, CallContext, CallKeeper, CallRecords, Caller, ChangeFeeds,
+    Deadline, DispatchNotifier, Health, KeyLocks, Kv, LogKeeper, LogRetention, Logs,
+    SeenGeneration, ServiceError, Services, SettingsCache, SettingsSnapshot, Stage, WriteRates,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -48,6 +49,8 @@ struct Parts {
     writes: WriteRates,
     logs: Arc<Logs>,
     log_keeper: LogKeeper,
+    calls: Arc<CallRecords>,
+    call_keeper: CallKeeper,
     change_feeds: Arc<ChangeFeeds>,
     health: Arc<Health>,
     runtime: Arc<Runtime>,
@@ -92,9 +95,43 @@ impl Host {
     }
 
     /// Returns the logs of apps in the store. They are written there while a dispatcher runs; at the
-    /// end, [`LogKeeper::flush`] writes the last lines.
+    /// end, [`LogKeeper::flush`](kvasm_service::SegmentKeeper::flush) writes the last lines.
     pub fn log_keeper(&self) -> &LogKeeper {
         &self.0.log_keeper
+    }
+
+    /// Returns the records of calls on this host that are not in the store yet.
+    pub fn calls(&self) -> &Arc<CallRecords> {
+        &self.0.calls
+    }
+
+    /// Returns the records of calls in the store. Calls are recorded while a dispatcher runs; at the
+    /// end, [`CallKeeper::flush`](kvasm_service::SegmentKeeper::flush) writes the last records.
+    pub fn call_keeper(&self) -> &CallKeeper {
+        &self.0.call_keeper
+    }
+
+    /// Writes the records of calls and the lines of logs that are not in the store yet, for a host
+    /// that stops. Gives up after 10 s for each.
+    ///
+    /// # Errors
+    /// The last error of the store; what was not written is lost when the process ends.
+    pub async fn flush_logs(
+        &self,
+        logs: &LogRetention,
+        calls: &LogRetention,
+    ) -> Result<(), StoreError> {
+        // First the calls, about which lines may be due then.
+        let calls = self.0.call_keeper.flush(calls).await;
+        let lines = self.0.log_keeper.flush(logs).await;
+        calls.and(lines)
+    }
+
+    /// Forgets what this host has in memory about an app that was deleted: its log, and records of
+    /// its calls.
+    pub fn forget_log(&self, app: AppId) {
+        self.0.calls.remove(app);
+        self.0.logs.remove(app);
     }
 
     /// Returns the feeds of the apps whose changes are watched on this host.

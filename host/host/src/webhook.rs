@@ -1,8 +1,11 @@
 //! One delivery to a URL: the request, and the commit that acknowledges it.
 
 use super::Host;
-use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp};
-use kvasm_service::{Caller, LogRecord, LogSource, WebhookCall, WebhookError};
+use super::call_recording::CallRecording;
+use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp, TraceContext};
+use kvasm_service::{
+    CallContext, Caller, Deadline, LogRecord, LogSource, WebhookCall, WebhookError,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -20,11 +23,21 @@ impl Host {
         delivery: &Arc<Delivery>,
         receipt: LeaseToken,
     ) -> Result<(), WebhookError> {
-        let sent = self.send_and_acknowledge(app, delivery, receipt).await;
+        let trace = delivery.event.handler_span();
+        let context = CallContext {
+            caller: Caller::handler(app, &delivery.event).with_trace(trace.clone()),
+            request_id: Uuid::now_v7(),
+            deadline: Deadline::after(ATTEMPT_MAX),
+        };
+        let recording = CallRecording::of_delivery(self, app, delivery, &context);
+        let sent = self
+            .send_and_acknowledge(app, delivery, receipt, &context.caller, trace)
+            .await;
+        recording.end_webhook(&sent);
         if let Err(error) = &sent
             && error.deferral().is_none()
         {
-            self.log_failed_webhook(app, delivery, error);
+            self.log_failed_webhook(app, delivery, context.request_id, error);
         }
         sent
     }
@@ -34,6 +47,8 @@ impl Host {
         app: &App,
         delivery: &Delivery,
         receipt: LeaseToken,
+        caller: &Caller,
+        trace: TraceContext,
     ) -> Result<(), WebhookError> {
         let service = |error| WebhookError::Service(kvasm_service::ServiceError::from(error));
         let triggers = self.store().triggers(app.id).await.map_err(service)?;
@@ -43,7 +58,6 @@ impl Host {
         let webhook = trigger.and_then(|trigger| trigger.target.webhook());
         let webhook = webhook.ok_or(WebhookError::NoUrl)?;
         let secret = self.0.settings.secret(app, &webhook.secret).await?;
-        let trace = delivery.event.handler_span();
         let call = WebhookCall {
             app,
             delivery,
@@ -54,17 +68,22 @@ impl Host {
             deadline: Instant::now() + ATTEMPT_MAX,
         };
         call.send(&*self.0.services.outbound).await?;
-        let caller = Caller::handler(app, &delivery.event).with_trace(trace);
         let batch = Batch {
             acknowledge: Some(Box::new(receipt)),
             ..Batch::default()
         };
-        self.kv().commit(&caller, batch).await?;
+        self.kv().commit(caller, batch).await?;
         Ok(())
     }
 
     /// Writes the reason of a failed attempt to the app's log.
-    fn log_failed_webhook(&self, app: &App, delivery: &Delivery, error: &WebhookError) {
+    fn log_failed_webhook(
+        &self,
+        app: &App,
+        delivery: &Delivery,
+        request_id: Uuid,
+        error: &WebhookError,
+    ) {
         let trigger = &delivery.place.trigger;
         let record = LogRecord {
             seq: 0,
@@ -72,7 +91,7 @@ impl Host {
             level: Level::Error,
             source: LogSource::Host,
             function: trigger.as_str().into(),
-            request_id: Uuid::now_v7(),
+            request_id,
             trace_id: delivery.event.trace_id(),
             message: format!("webhook {trigger} of event {}: {error}", delivery.event.id),
             discarded: false,

@@ -1,4 +1,4 @@
-//! Lines that do not reach a log.
+//! Lines that do not reach a log, and calls that are not recorded.
 
 use super::{Metrics, NameLabel};
 
@@ -15,5 +15,14 @@ impl Metrics {
             .app_log_lines_lost
             .get_or_create(&NameLabel { name })
             .inc_by(lines);
+    }
+
+    /// Counts calls that are not recorded: `flood`, because an app makes too many, or `store`,
+    /// because the store did not take the records in time.
+    pub fn call_records_lost(&self, name: &'static str, calls: u64) {
+        self.0
+            .call_records_lost
+            .get_or_create(&NameLabel { name })
+            .inc_by(calls);
     }
 }

@@ -373,6 +373,12 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
         "Lines of apps' logs that are not stored, because the app writes too many (flood) or the store did not take them in time (store)",
         inner.app_log_lines_lost.clone(),
     );
+    table.counter(
+        "call_records_lost",
+        "name",
+        "Calls that are not recorded, because the app makes too many (flood) or the store did not take the records in time (store)",
+        inner.call_records_lost.clone(),
+    );
     of_watchers(inner, table);
     table.gauge(
         "postgres_oldest_snapshot_seconds",

@@ -5,6 +5,7 @@ import { html, link, useLoad, Definitions, Refusal, Text, Usage } from "./ui.js"
 import { count, size, time } from "./text.js";
 import { Versions } from "./versions.js";
 import { Call } from "./call.js";
+import { Calls } from "./calls.js";
 import { Logs } from "./logs.js";
 import { Entries } from "./entries.js";
 import { Deliveries, Timers, Triggers } from "./events.js";
@@ -17,6 +18,7 @@ const TABS = [
   ["overview", "Overview", Overview],
   ["versions", "Versions", Versions],
   ["call", "Call", Call],
+  ["calls", "Calls", Calls],
   ["logs", "Log", Logs],
   ["entries", "Entries", Entries],
   ["triggers", "Triggers", Triggers],

@@ -108,6 +108,7 @@ export function Logs({ app, query }) {
       ${!following && html`<button type="button" onClick=${() => setTurn(turn + 1)}>Reload</button>`}
     </form>
     <p class="dim">Lines in the memory of this host, the newest last; at most ${ROWS_MAX} are shown. <span role="status">${state}</span></p>
+    ${query.request && html`<p><a href=${link(["apps", app, "calls"], { request: query.request })}>The call of this request</a></p>`}
     <${Refusal} problem=${problem} />
     ${found.length > 0 ? html`<${LogTable} app=${app} rows=${found} />` : !problem && html`<p class="empty">No lines.</p>`}
   </div>`;

@@ -4,7 +4,7 @@
 use super::param_types::Parameter;
 use kvasm_api::ProblemView;
 use kvasm_core::{Level, Scope};
-use kvasm_service::OnTriggerDelete;
+use kvasm_service::{CALL_OUTCOMES, OnTriggerDelete};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -191,7 +191,7 @@ const REASONS: [&str; 4] = ["attempts", "age", "deterministic", "depth"];
 fn constraints_of(place: &str, name: &str) -> Option<Value> {
     Some(match place {
         "?limit /v1/apps/{app}/deliveries" | "?limit /v1/apps/{app}/timers" => number(1, 100),
-        "?limit /v1/apps/{app}/logs" => number(0, u32::MAX),
+        "?limit /v1/apps/{app}/logs" | "?limit /v1/apps/{app}/calls" => number(0, u32::MAX),
         "Last-Event-ID /v1/apps/{app}/kv/watch" => {
             json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX })
         }
@@ -232,9 +232,14 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
         "?deliveries /v1/apps/{app}/triggers/{name}" => {
             json!({ "enum": OnTriggerDelete::ALL.map(OnTriggerDelete::as_str) })
         }
-        "?request /v1/apps/{app}/logs" => json!({ "format": "uuid" }),
+        "?request /v1/apps/{app}/logs" | "?request /v1/apps/{app}/calls" => {
+            json!({ "format": "uuid" })
+        }
         "?trace /v1/apps/{app}/logs" => json!({ "pattern": TRACE_ID }),
-        "?before /v1/apps/{app}/logs" => json!({ "pattern": LOG_CURSOR }),
+        "?before /v1/apps/{app}/logs" | "?before /v1/apps/{app}/calls" => {
+            json!({ "pattern": LOG_CURSOR })
+        }
+        "?outcome /v1/apps/{app}/calls" => json!({ "enum": CALL_OUTCOMES }),
         "?level /v1/apps/{app}/logs" => json!({ "enum": Level::ALL.map(Level::as_str) }),
         "DeliveriesRequest.events" => json!({
             "minItems": 1,

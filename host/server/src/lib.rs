@@ -13,6 +13,7 @@ mod batch;
 mod body;
 mod budget;
 mod call_problem;
+mod call_records;
 mod calls;
 mod client_address;
 mod console;

@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use utoipa::IntoParams;
 use uuid::Uuid;
 
-/// The cursor of the next page of lines.
-const KVASM_NEXT: HeaderName = HeaderName::from_static("kvasm-next");
+/// The cursor of the next page of lines, or of calls.
+pub(super) const KVASM_NEXT: HeaderName = HeaderName::from_static("kvasm-next");
 /// Maximum number of lines of a response that does not follow.
 const PAGE_LINES_MAX: usize = 10_000;
 
@@ -120,7 +120,7 @@ pub(super) async fn show(
         let page = shared.host.log_keeper().page(app.id, &query).await;
         let page = page.map_err(ServiceError::from)?;
         older = page.older;
-        Body::from(lines(&shared, app.id, page.lines).await?)
+        Body::from(lines(&shared, app.id, page.records).await?)
     };
     let mut response = ([(CONTENT_TYPE, "application/jsonl")], body).into_response();
     if let Some(older) = older {
@@ -244,7 +244,7 @@ impl Follower {
             return match keeper.page_to_follow(app, &self.query).await {
                 Ok((page, tail)) => {
                     self.tail = Some(tail);
-                    (page.lines, true)
+                    (page.records, true)
                 }
                 Err(error) => {
                     tracing::debug!(%error, "cannot read the stored log");
@@ -271,7 +271,7 @@ impl Follower {
         match lost_access(&self.shared, &self.headers, self.id, &self.app, needed).await {
             None => true,
             Some(LostAccess::AppDeleted) => {
-                self.shared.host.logs().remove(self.app.id);
+                self.shared.host.forget_log(self.app.id);
                 false
             }
             Some(LostAccess::Token) => false,

@@ -1,9 +1,9 @@
 //! The routes.
 
 use super::{
-    SharedServer, apps, audit, batch, calls, console, dead_letters, deliveries, document, export,
-    grants, health, import, kv, layer, limits, logs, pages, plugins, settings, timers, tokens,
-    triggers, watch,
+    SharedServer, apps, audit, batch, call_records, calls, console, dead_letters, deliveries,
+    document, export, grants, health, import, kv, layer, limits, logs, pages, plugins, settings,
+    timers, tokens, triggers, watch,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -117,6 +117,7 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(tokens::show_own))
         .routes(routes!(tokens::revoke))
         .routes(routes!(logs::show))
+        .routes(routes!(call_records::list))
         .routes(routes!(audit::list_of_app))
         .routes(routes!(audit::list))
         .routes(routes!(describe))

@@ -59,6 +59,14 @@ impl Stage {
         matches!(self, Stage::Computing | Stage::Sleeping | Stage::Fetching)
     }
 
+    /// Whether the call waits for others, and neither for its own work nor for its own requests.
+    fn is_waiting(self) -> bool {
+        matches!(
+            self,
+            Stage::Queue | Stage::Instance | Stage::Loading | Stage::Cpu | Stage::Locks
+        )
+    }
+
     /// Whether the host is short of the resource: a [patient](Deadline::patient) call may wait
     /// for it longer.
     fn is_host_shortage(self) -> bool {
@@ -177,6 +185,17 @@ impl Deadline {
     /// Whether it has passed.
     pub fn has_passed(&self) -> bool {
         Instant::now() >= self.at()
+    }
+
+    /// Returns the time since the call began.
+    pub fn elapsed(&self) -> Duration {
+        self.0.start.elapsed()
+    }
+
+    /// Returns the time that the call waited for others: in queues, for its module, a CPU or locks.
+    pub fn waited(&self) -> Duration {
+        let waits = Stage::ALL.into_iter().filter(|stage| stage.is_waiting());
+        waits.map(|stage| self.spent(stage)).sum()
     }
 
     /// Whether half of its time has passed.
@@ -317,6 +336,7 @@ mod tests {
         deadline.spend(Stage::Cpu, Duration::from_millis(4_400));
         deadline.spend(Stage::Queue, Duration::from_millis(50));
         let timeout = deadline.timeout(Stage::Other);
+        assert_eq!(deadline.waited(), Duration::from_millis(4_450));
         assert_eq!(timeout.longest(), Stage::Cpu);
         assert!(!timeout.longest().is_guest_time());
         let text = timeout.to_string();

@@ -7,6 +7,7 @@ mod actor;
 mod admin;
 mod admission;
 mod caller;
+mod calls;
 mod coalesce;
 mod context;
 mod dead_letters;
@@ -42,6 +43,9 @@ pub use actor::Actor;
 pub use admin::Admin;
 pub use admission::{Admission, Pass, Refusal, Ticket};
 pub use caller::Caller;
+pub use calls::{
+    CALL_OUTCOMES, CallFilter, CallPage, CallQuery, CallRecord, CallRecords, DeliveredCall,
+};
 pub use context::CallContext;
 pub use dead_letters::{DEAD_LETTERS_MAX, RowPage};
 pub use deadline::{Deadline, Stage, Timed, Timeout};
@@ -58,8 +62,9 @@ pub use kv::{
     LockSet, LockSetGuard, PendingCommitGuard, Transaction, WriteSavepoint,
 };
 pub use logs::{
-    FOLLOWERS_OF_APP_MAX, Following, LogCursor, LogFilter, LogKeeper, LogPage, LogQuery, LogRecord,
-    LogRetention, LogSource, LogTail, Logs,
+    CallKeeper, FOLLOWERS_OF_APP_MAX, Following, LogCursor, LogFilter, LogKeeper, LogPage,
+    LogQuery, LogRecord, LogRetention, LogSource, LogTail, Logs, RecordPage, RecordQuery,
+    SegmentKeeper,
 };
 pub use notifier::DispatchNotifier;
 pub use outbound::{

@@ -1,21 +1,21 @@
-//! Logs of apps.
+//! Logs of apps and records of their calls.
 
 use super::MemoryStore;
 use async_trait::async_trait;
 use kvasm_core::AppId;
-use kvasm_core::store::{LogSegment, LogStore, SegmentQuery, StoreError};
+use kvasm_core::store::{LogSegment, LogStore, SegmentKind, SegmentQuery, StoreError};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use uuid::Uuid;
 
-/// The segments of each app, by last position and identity.
-pub(super) type SegmentRows = BTreeMap<AppId, BTreeMap<(u64, Uuid), LogSegment>>;
+/// The segments of each kind and app, by last position and identity.
+pub(super) type SegmentRows = BTreeMap<(SegmentKind, AppId), BTreeMap<(u64, Uuid), LogSegment>>;
 
 #[async_trait]
 impl LogStore for MemoryStore {
     async fn append_log(&self, segment: &LogSegment) -> Result<(), StoreError> {
         let mut logs = self.logs.lock();
-        let of_app = logs.entry(segment.app).or_default();
+        let of_app = logs.entry((segment.kind, segment.app)).or_default();
         let place = (segment.last, segment.id);
         of_app.entry(place).or_insert_with(|| segment.clone());
         Ok(())
@@ -27,7 +27,7 @@ impl LogStore for MemoryStore {
         query: &SegmentQuery,
     ) -> Result<Vec<LogSegment>, StoreError> {
         let logs = self.logs.lock();
-        let Some(of_app) = logs.get(&app) else {
+        let Some(of_app) = logs.get(&(query.kind, app)) else {
             return Ok(Vec::new());
         };
         let upper = match query.before {
@@ -46,12 +46,13 @@ impl LogStore for MemoryStore {
     async fn prune_log(
         &self,
         app: AppId,
+        kind: SegmentKind,
         before: u64,
         bytes_max: u64,
         limit: u32,
     ) -> Result<u64, StoreError> {
         let mut logs = self.logs.lock();
-        let Some(of_app) = logs.get_mut(&app) else {
+        let Some(of_app) = logs.get_mut(&(kind, app)) else {
             return Ok(0);
         };
         let mut bytes = 0_u64;
@@ -66,19 +67,22 @@ impl LogStore for MemoryStore {
             of_app.remove(place);
         }
         if of_app.is_empty() {
-            logs.remove(&app);
+            logs.remove(&(kind, app));
         }
         Ok(excess.len() as u64)
     }
 
     async fn apps_with_log(
         &self,
+        kind: SegmentKind,
         after: Option<AppId>,
         limit: u32,
     ) -> Result<Vec<AppId>, StoreError> {
-        let lower = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let lower = after.map_or(Bound::Unbounded, |app| Bound::Excluded((kind, app)));
         let logs = self.logs.lock();
-        let apps = logs.range((lower, Bound::Unbounded)).map(|(app, _)| *app);
+        let rest = logs.range((lower, Bound::Unbounded));
+        let of_kind = rest.filter(|((of, _), _)| *of == kind);
+        let apps = of_kind.map(|((_, app), _)| *app);
         Ok(apps.take(limit as usize).collect())
     }
 }

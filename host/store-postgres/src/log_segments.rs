@@ -1,11 +1,11 @@
-//! Logs of apps.
+//! Logs of apps and records of their calls.
 
 use super::classify::store_error;
-use super::sql::logs_sql;
+use super::sql::{calls_sql, logs_sql};
 use super::{PostgresStore, pool::Pool};
 use async_trait::async_trait;
 use kvasm_core::AppId;
-use kvasm_core::store::{LogSegment, LogStore, SegmentQuery, StoreError};
+use kvasm_core::store::{LogSegment, LogStore, SegmentKind, SegmentQuery, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use uuid::Uuid;
@@ -15,8 +15,9 @@ fn number(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
-fn segment(app: AppId, row: &PgRow) -> Result<LogSegment, Error> {
+fn segment(kind: SegmentKind, app: AppId, row: &PgRow) -> Result<LogSegment, Error> {
     Ok(LogSegment {
+        kind,
         app,
         last: row.try_get::<i64, _>(0)?.unsigned_abs(),
         id: row.try_get(1)?,
@@ -25,6 +26,34 @@ fn segment(app: AppId, row: &PgRow) -> Result<LogSegment, Error> {
         records: row.try_get::<i32, _>(4)?.unsigned_abs(),
         body: row.try_get::<Vec<u8>, _>(5)?.into(),
     })
+}
+
+/// The statements about the segments of one kind, which have a table of their own.
+struct SegmentStatements {
+    append: &'static str,
+    page: &'static str,
+    prune_old: &'static str,
+    prune_excess: &'static str,
+    apps: &'static str,
+}
+
+fn about(kind: SegmentKind) -> SegmentStatements {
+    match kind {
+        SegmentKind::Lines => SegmentStatements {
+            append: logs_sql::APPEND_LOG,
+            page: logs_sql::LOG_PAGE,
+            prune_old: logs_sql::PRUNE_OLD_LOG,
+            prune_excess: logs_sql::PRUNE_EXCESS_LOG,
+            apps: logs_sql::APPS_WITH_LOG,
+        },
+        SegmentKind::Calls => SegmentStatements {
+            append: calls_sql::APPEND_CALLS,
+            page: calls_sql::CALL_PAGE,
+            prune_old: calls_sql::PRUNE_OLD_CALLS,
+            prune_excess: calls_sql::PRUNE_EXCESS_CALLS,
+            apps: calls_sql::APPS_WITH_CALLS,
+        },
+    }
 }
 
 /// Runs one of the two removals. Returns the number of segments.
@@ -62,7 +91,7 @@ pub(super) async fn app_ids(
 impl LogStore for PostgresStore {
     async fn append_log(&self, segment: &LogSegment) -> Result<(), StoreError> {
         let statement = || {
-            sqlx::query(logs_sql::APPEND_LOG)
+            sqlx::query(about(segment.kind).append)
                 .bind(segment.app.uuid())
                 .bind(number(segment.last))
                 .bind(segment.id)
@@ -82,7 +111,7 @@ impl LogStore for PostgresStore {
     ) -> Result<Vec<LogSegment>, StoreError> {
         let (last, id) = query.before.unwrap_or((u64::MAX, Uuid::max()));
         let statement = || {
-            sqlx::query(logs_sql::LOG_PAGE)
+            sqlx::query(about(query.kind).page)
                 .bind(app.uuid())
                 .bind(number(query.from))
                 .bind(number(last))
@@ -92,31 +121,33 @@ impl LogStore for PostgresStore {
                 .bind(i64::from(query.limit))
         };
         let rows = self.pool.read(statement).await?;
-        let segments = rows.iter().map(|row| segment(app, row));
+        let segments = rows.iter().map(|row| segment(query.kind, app, row));
         segments.collect::<Result<_, _>>().map_err(store_error)
     }
 
     async fn prune_log(
         &self,
         app: AppId,
+        kind: SegmentKind,
         before: u64,
         bytes_max: u64,
         limit: u32,
     ) -> Result<u64, StoreError> {
-        let limit = u64::from(limit);
-        let old = prune(&self.pool, logs_sql::PRUNE_OLD_LOG, app, before, limit).await?;
+        let (about, limit) = (about(kind), u64::from(limit));
+        let old = prune(&self.pool, about.prune_old, app, before, limit).await?;
         if bytes_max == u64::MAX || old >= limit {
             return Ok(old);
         }
-        let (sql, limit) = (logs_sql::PRUNE_EXCESS_LOG, limit - old);
+        let (sql, limit) = (about.prune_excess, limit - old);
         Ok(old + prune(&self.pool, sql, app, bytes_max, limit).await?)
     }
 
     async fn apps_with_log(
         &self,
+        kind: SegmentKind,
         after: Option<AppId>,
         limit: u32,
     ) -> Result<Vec<AppId>, StoreError> {
-        app_ids(&self.pool, logs_sql::APPS_WITH_LOG, after, limit).await
+        app_ids(&self.pool, about(kind).apps, after, limit).await
     }
 }

@@ -49,10 +49,12 @@ macro_rules! app_exists {
 pub(super) mod usage_sql;
 #[macro_use]
 pub(super) mod outbox_sql;
+#[macro_use]
+pub(super) mod logs_sql;
 pub(super) mod answers_sql;
+pub(super) mod calls_sql;
 pub(super) mod changes_sql;
 pub(super) mod dead_letters_sql;
-pub(super) mod logs_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;
 pub(super) mod settings_sql;

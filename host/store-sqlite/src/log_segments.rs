@@ -1,25 +1,41 @@
-//! Logs of apps, in a database file of their own: their writes share neither a lock nor a sync of
+//! Logs of apps and records of their calls, in a database file of their own: their writes share neither a lock nor a sync of
 //! the disk with commits. The file is created by the first write.
 
 use super::{SqliteOptions, SqliteStore, create_file, error, set_cache};
 use async_trait::async_trait;
 use kvasm_core::AppId;
-use kvasm_core::store::{LogSegment, LogStore, SegmentQuery, StoreError};
+use kvasm_core::store::{LogSegment, LogStore, SegmentKind, SegmentQuery, StoreError};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, Row};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The version of the file's schema. A file of another version is not used.
-const SCHEMA: i64 = 1;
+/// The version of the file's schema. A file of an earlier version is brought to it; one of a later
+/// version is not used.
+const SCHEMA: i64 = 2;
 /// Page cache of a connection, in bytes.
 const CACHE: usize = 512 * 1024;
 /// Maximum number of free pages that are returned to the file system after a removal.
 const PAGES_RETURNED: i64 = 256;
 
-const CREATE: &str = "
-CREATE TABLE IF NOT EXISTS log_segments (
+/// The statements about the segments of one kind, which have a table of their own.
+struct SegmentSql {
+    create: &'static str,
+    append: &'static str,
+    page: &'static str,
+    prune_old: &'static str,
+    prune_excess: &'static str,
+    apps: &'static str,
+}
+
+macro_rules! statements_of {
+    ($table:literal) => {
+        SegmentSql {
+            create: concat!(
+                "CREATE TABLE IF NOT EXISTS ",
+                $table,
+                " (
     app_id  BLOB    NOT NULL,
     last    INTEGER NOT NULL,
     id      BLOB    NOT NULL,
@@ -29,26 +45,69 @@ CREATE TABLE IF NOT EXISTS log_segments (
     bytes   INTEGER NOT NULL,
     body    BLOB    NOT NULL,
     PRIMARY KEY (app_id, last, id)
-) STRICT;
-PRAGMA user_version = 1;
-";
-const APPEND: &str = "INSERT INTO log_segments
-    (app_id, last, id, first, host, records, bytes, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-    ON CONFLICT DO NOTHING";
-const PAGE: &str = "SELECT last, id, first, host, records, body FROM log_segments
-    WHERE app_id = ?1 AND last >= ?2 AND (last, id) < (?3, ?4) AND first <= ?5
-    AND host IS NOT ?6 ORDER BY last DESC, id DESC LIMIT ?7";
-const PRUNE_OLD: &str = "DELETE FROM log_segments WHERE rowid IN (SELECT rowid FROM log_segments
-    WHERE app_id = ?1 AND last < ?2 ORDER BY last, id LIMIT ?3)";
-const PRUNE_EXCESS: &str = "DELETE FROM log_segments WHERE rowid IN (SELECT rowid FROM
+) STRICT"
+            ),
+            append: concat!(
+                "INSERT INTO ",
+                $table,
+                " (app_id, last, id, first, host, records, bytes, body)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO NOTHING"
+            ),
+            page: concat!(
+                "SELECT last, id, first, host, records, body FROM ",
+                $table,
+                " WHERE app_id = ?1 AND last >= ?2 AND (last, id) < (?3, ?4) AND first <= ?5
+    AND host IS NOT ?6 ORDER BY last DESC, id DESC LIMIT ?7"
+            ),
+            prune_old: concat!(
+                "DELETE FROM ",
+                $table,
+                " WHERE rowid IN (SELECT rowid FROM ",
+                $table,
+                " WHERE app_id = ?1 AND last < ?2 ORDER BY last, id LIMIT ?3)"
+            ),
+            prune_excess: concat!(
+                "DELETE FROM ",
+                $table,
+                " WHERE rowid IN (SELECT rowid FROM
     (SELECT rowid, last, id, sum(bytes) OVER (ORDER BY last DESC, id DESC) AS total
-     FROM log_segments WHERE app_id = ?1) WHERE total > ?2 ORDER BY last, id LIMIT ?3)";
-const APPS: &str = "WITH RECURSIVE found (app_id) AS
-    (SELECT (SELECT app_id FROM log_segments WHERE app_id > ?1 ORDER BY app_id LIMIT 1)
+     FROM ",
+                $table,
+                " WHERE app_id = ?1) WHERE total > ?2 ORDER BY last, id LIMIT ?3)"
+            ),
+            apps: concat!(
+                "WITH RECURSIVE found (app_id) AS
+    (SELECT (SELECT app_id FROM ",
+                $table,
+                " WHERE app_id > ?1 ORDER BY app_id LIMIT 1)
      UNION ALL
-     SELECT (SELECT app_id FROM log_segments WHERE app_id > f.app_id ORDER BY app_id LIMIT 1)
+     SELECT (SELECT app_id FROM ",
+                $table,
+                " WHERE app_id > f.app_id ORDER BY app_id LIMIT 1)
      FROM found AS f WHERE f.app_id IS NOT NULL)
-    SELECT app_id FROM found WHERE app_id IS NOT NULL LIMIT ?2";
+    SELECT app_id FROM found WHERE app_id IS NOT NULL LIMIT ?2"
+            ),
+        }
+    };
+}
+
+const LINES: SegmentSql = statements_of!("log_segments");
+const CALLS: SegmentSql = statements_of!("call_segments");
+
+fn about(kind: SegmentKind) -> &'static SegmentSql {
+    match kind {
+        SegmentKind::Lines => &LINES,
+        SegmentKind::Calls => &CALLS,
+    }
+}
+
+/// Creates the tables that a file does not have yet, all or none. Another process may do the same.
+fn create(connection: &Connection) -> rusqlite::Result<()> {
+    let (lines, calls) = (LINES.create, CALLS.create);
+    connection.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {lines}; {calls}; PRAGMA user_version = {SCHEMA}; COMMIT;"
+    ))
+}
 
 /// The file, and a connection for each direction, so that reads and writes do not wait for each
 /// other.
@@ -88,8 +147,8 @@ impl LogFile {
             connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
         };
         match prepare().map_err(error::store)? {
-            0 => connection.execute_batch(CREATE).map_err(error::store)?,
             SCHEMA => {}
+            0..SCHEMA => create(&connection).map_err(error::store)?,
             other => {
                 let why = format!("the file of logs has the unknown schema {other}");
                 return Err(StoreError::Failed(why.into()));
@@ -145,8 +204,9 @@ fn number(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }
 
-fn segment(app: AppId, row: &Row<'_>) -> rusqlite::Result<LogSegment> {
+fn segment(kind: SegmentKind, app: AppId, row: &Row<'_>) -> rusqlite::Result<LogSegment> {
     Ok(LogSegment {
+        kind,
         app,
         last: row.get::<_, i64>(0)?.unsigned_abs(),
         id: super::entries::uuid_of(row, 1)?,
@@ -172,7 +232,8 @@ impl LogStore for SqliteStore {
                 new.body.len() as i64,
                 &new.body[..],
             );
-            connection.prepare_cached(APPEND)?.execute(row).map(drop)
+            let append = about(new.kind).append;
+            connection.prepare_cached(append)?.execute(row).map(drop)
         };
         self.logs.write(append).await
     }
@@ -185,7 +246,7 @@ impl LogStore for SqliteStore {
         let query = *query;
         let (last, id) = query.before.unwrap_or((u64::MAX, uuid::Uuid::max()));
         let read = move |connection: &Connection| {
-            let mut page = connection.prepare_cached(PAGE)?;
+            let mut page = connection.prepare_cached(about(query.kind).page)?;
             let key = (
                 app.uuid().into_bytes(),
                 number(query.from),
@@ -195,7 +256,7 @@ impl LogStore for SqliteStore {
                 query.not_of.map(uuid::Uuid::into_bytes),
                 query.limit,
             );
-            let rows = page.query_map(key, |row| segment(app, row))?;
+            let rows = page.query_map(key, |row| segment(query.kind, app, row))?;
             rows.collect()
         };
         Ok(self.logs.read(read).await?.unwrap_or_default())
@@ -204,6 +265,7 @@ impl LogStore for SqliteStore {
     async fn prune_log(
         &self,
         app: AppId,
+        kind: SegmentKind,
         before: u64,
         bytes_max: u64,
         limit: u32,
@@ -213,10 +275,10 @@ impl LogStore for SqliteStore {
         }
         let prune = move |connection: &Connection| {
             let app = app.uuid();
-            let mut old = connection.prepare_cached(PRUNE_OLD)?;
+            let mut old = connection.prepare_cached(about(kind).prune_old)?;
             let old = old.execute((app.as_bytes(), number(before), limit))?;
             let left = i64::from(limit) - old as i64;
-            let mut excess = connection.prepare_cached(PRUNE_EXCESS)?;
+            let mut excess = connection.prepare_cached(about(kind).prune_excess)?;
             let excess = match bytes_max {
                 u64::MAX => 0,
                 _ => excess.execute((app.as_bytes(), number(bytes_max), left.max(0)))?,
@@ -231,12 +293,13 @@ impl LogStore for SqliteStore {
 
     async fn apps_with_log(
         &self,
+        kind: SegmentKind,
         after: Option<AppId>,
         limit: u32,
     ) -> Result<Vec<AppId>, StoreError> {
         let after = after.map_or(Vec::new(), |app| app.uuid().as_bytes().to_vec());
         let read = move |connection: &Connection| {
-            let mut apps = connection.prepare_cached(APPS)?;
+            let mut apps = connection.prepare_cached(about(kind).apps)?;
             let rows = apps.query_map((after, limit), |row| {
                 super::entries::uuid_of(row, 0).map(AppId::from)
             })?;

@@ -40,6 +40,7 @@ fn operator_works(width: u32, dark: bool) {
     edit(&stage, &page);
     replay(&page);
     follow(&stage, &page);
+    calls(&page);
     manage(&stage, &page);
     stage.server.stop();
 }
@@ -202,6 +203,28 @@ fn follow(stage: &Stage, page: &Page) {
     page.see_no("td", "there is an order");
     page.see("td", "the plugin trapped");
     page.check("log", &[]);
+}
+
+fn calls(page: &Page) {
+    page.tab("Calls");
+    page.see("td", "place");
+    page.see("td", "set count");
+    is_inert(page);
+    page.click("select[name=outcome] option", "any failure");
+    page.click("button", "Filter");
+    page.see_no("td", "set count");
+    page.see("td", "trap");
+    page.see("td", "(plugin)");
+    is_inert(page);
+    page.check("calls", &[]);
+    // The log of a call, and back.
+    page.click("td a", "");
+    page.see("td", "place");
+    page.click("p a", "The call of this request");
+    page.see("p", "Only the request");
+    page.see("td", "place");
+    page.click("p a", "All calls");
+    page.see_no("p", "Only the request");
 }
 
 fn manage(stage: &Stage, page: &Page) {

@@ -99,6 +99,7 @@ fn rows() -> Vec<Row> {
         row("trigger delete shop hello").expect_output("Deleted"),
         row("delivery list shop").expect_output("TRIGGER"),
         row("delivery discard shop --all").expect_code(1),
+        row("calls shop"),
         row("timer list shop").expect_output("TIMER"),
         row("timer cancel shop t").expect_code(1),
         row("timer run shop t").expect_code(1),

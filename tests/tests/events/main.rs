@@ -3,6 +3,7 @@
 
 mod additions;
 mod bank;
+mod call_records;
 mod conformance;
 mod contention;
 mod cron;

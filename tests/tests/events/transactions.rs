@@ -138,7 +138,10 @@ async fn conflicting_run_is_retried_and_its_log_marked_discarded() {
     );
     // Those may have waited for each other. Here the first run must conflict.
     let stage = meanwhile(1).await;
+    stage.host.call_keeper().attach();
     stage.call("run", "").await;
+    let [call] = stage.recorded().await.try_into().unwrap();
+    assert_eq!((&*call.outcome, call.cost.unwrap().runs), ("ok", 2));
     let app = stage.app().await;
     let lines = stage.host.logs().read(app.id, 0, usize::MAX);
     assert!(lines.iter().any(|line| line.discarded), "no run conflicted");

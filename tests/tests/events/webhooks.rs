@@ -173,6 +173,7 @@ async fn refused_request_is_repeated_with_the_same_id() {
     })
     .await;
     let stage = stage().await;
+    stage.host.call_keeper().attach();
     stage.hook(&receiver.origin).await;
     stage.set("orders", "k", "1").await;
     let first = receiver.next().await;
@@ -191,8 +192,31 @@ async fn refused_request_is_repeated_with_the_same_id() {
     let log = stage.host.logs();
     let log = log.read(stage.app().await.id, 0, 100);
     let log: Vec<_> = log.iter().map(|line| line.message.as_str()).collect();
+    let calls = stage.recorded().await;
+    let attempts: Vec<_> = calls
+        .iter()
+        .map(|call| {
+            let delivery = call.delivery.as_ref().unwrap();
+            assert!(delivery.webhook && call.version.is_none() && call.cost.is_none());
+            (delivery.attempt, &*call.outcome, call.blame.as_deref())
+        })
+        .collect();
+    assert_eq!(
+        attempts,
+        [
+            (1, "failed", Some("receiver")),
+            (2, "failed", Some("receiver")),
+            (3, "ok", None),
+        ]
+    );
     for status in ["status 500", "status 302"] {
         assert!(log.iter().any(|line| line.contains(status)), "{log:?}");
+        let is_of = |call: &&kvasm::service::CallRecord| {
+            call.error
+                .as_ref()
+                .is_some_and(|error| error.contains(status))
+        };
+        assert_eq!(calls.iter().filter(is_of).count(), 1);
     }
 }
 

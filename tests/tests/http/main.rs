@@ -4,6 +4,7 @@
 mod access;
 mod batches;
 mod cache_coherence;
+mod call_records;
 mod calls;
 mod console;
 mod cost;

@@ -2,7 +2,7 @@
 
 use kvasm::model::{App, AppName, Level, Timestamp};
 use kvasm::service::{LogRecord, LogRetention, LogSource};
-use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SegmentQuery, Store};
+use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SegmentKind, SegmentQuery, Store};
 use kvasm_store_testing::faulty::{FaultyStore, Operation, unavailable};
 use kvasm_tests::guests::module;
 use kvasm_tests::postgres::fresh_database;
@@ -16,6 +16,8 @@ const RETENTION: LogRetention = LogRetention {
     age: Duration::from_secs(3_600),
     bytes_of_app: 1024 * 1024,
 };
+
+const LINES: SegmentKind = SegmentKind::Lines;
 
 /// Logs "hello".
 const SAY: &str = "(drop (call $log (i32.const 3) (i32.const 0) (i32.const 5))) (i32.const 0)";
@@ -194,6 +196,7 @@ async fn two_hosts_on_postgres_show_the_same_log() {
 
 async fn stored_bytes(store: &Arc<dyn Store>, app: &App) -> usize {
     let query = SegmentQuery {
+        kind: LINES,
         from: 0,
         to: u64::MAX,
         before: None,
@@ -206,7 +209,7 @@ async fn stored_bytes(store: &Arc<dyn Store>, app: &App) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flooding_app_is_sampled_and_leaves_its_neighbour_alone() {
-    const LINES: u32 = 500_000;
+    const COUNT: u32 = 500_000;
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
     let server = Server::over(Arc::clone(&store), None).await;
     let loud = server.app("loud", true).await;
@@ -214,7 +217,7 @@ async fn flooding_app_is_sampled_and_leaves_its_neighbour_alone() {
     let keeper = server.host.log_keeper();
     keeper.attach();
     let start = Instant::now();
-    for n in 0..LINES {
+    for n in 0..COUNT {
         log(&server, &loud, "x".repeat(100));
         if n % 1_000 == 0 {
             log(&server, &quiet, (n / 1_000).to_string());
@@ -229,7 +232,7 @@ async fn flooding_app_is_sampled_and_leaves_its_neighbour_alone() {
     let kept = all(&server, "loud", "limit=10000").await;
     assert!(kept.iter().any(|line| line.contains("lines were left out")));
     // The burst, the rate and the sample.
-    let most = 10_000 + 1_000 * seconds + u64::from(LINES) / 100 + 100;
+    let most = 10_000 + 1_000 * seconds + u64::from(COUNT) / 100 + 100;
     assert!((kept.len() as u64) < most, "{} of {most}", kept.len());
     let bytes = stored_bytes(&store, &loud).await;
     assert!(bytes <= 1024 * 1024 * 17 / 16 + 128 * 1024, "{bytes}");
@@ -317,7 +320,7 @@ async fn log_of_a_deleted_app_is_removed() {
         .send("DELETE", "/v1/apps/shop")
         .await
         .expect(204);
-    assert_eq!(store.apps_with_log(None, 9).await.unwrap(), []);
+    assert_eq!(store.apps_with_log(LINES, None, 9).await.unwrap(), []);
     // A handler that ends later.
     log(&server, &app, "secret");
     flush(&server).await;
@@ -326,5 +329,8 @@ async fn log_of_a_deleted_app_is_removed() {
     flush(&server).await;
     assert_eq!(all(&server, "shop", "limit=9").await, ["new"]);
     keeper.remove_deleted().await.unwrap();
-    assert_eq!(store.apps_with_log(None, 9).await.unwrap(), [again.id]);
+    assert_eq!(
+        store.apps_with_log(LINES, None, 9).await.unwrap(),
+        [again.id]
+    );
 }

@@ -414,6 +414,20 @@ const KEYS: &[Key] = &[
         dispatch.logs.bytes_of_app
     ),
     key!(
+        "calls.age",
+        "how long the record of a call is kept",
+        duration,
+        show_duration,
+        dispatch.calls.age
+    ),
+    key!(
+        "calls.bytes_of_app",
+        "size of the stored records of an app's calls; the oldest are removed; 0 records no calls",
+        size_u64,
+        show_size_u64,
+        dispatch.calls.bytes_of_app
+    ),
+    key!(
         "watch.watchers",
         "maximum number of watchers of changes on this host",
         at_least_1,

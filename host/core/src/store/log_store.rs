@@ -1,4 +1,4 @@
-//! Logs of apps, in segments.
+//! Logs of apps and records of their calls, in segments.
 
 use super::StoreError;
 use crate::AppId;
@@ -6,7 +6,21 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use uuid::Uuid;
 
-/// Consecutive records of one app's log, written by one host.
+/// What the records of a segment are. Each kind has its own segments, sizes and ages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SegmentKind {
+    /// Lines of the app's log.
+    Lines,
+    /// Calls of the app's plugin.
+    Calls,
+}
+
+impl SegmentKind {
+    /// All kinds.
+    pub const ALL: [SegmentKind; 2] = [SegmentKind::Lines, SegmentKind::Calls];
+}
+
+/// Consecutive records of one kind about one app, written by one host.
 ///
 /// Positions are microseconds since 1970. They increase strictly on each host, so they order the
 /// records of an app over all hosts by time.
@@ -14,6 +28,8 @@ use uuid::Uuid;
 pub struct LogSegment {
     /// Its identity. A segment whose identity is already stored is not written again.
     pub id: Uuid,
+    /// What its records are.
+    pub kind: SegmentKind,
     /// The app.
     pub app: AppId,
     /// The host process that wrote it.
@@ -31,6 +47,8 @@ pub struct LogSegment {
 /// A page of segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentQuery {
+    /// Only segments of this kind.
+    pub kind: SegmentKind,
     /// Only segments whose last record is at or after this position.
     pub from: u64,
     /// Only segments whose first record is at or before this position.
@@ -43,8 +61,8 @@ pub struct SegmentQuery {
     pub limit: u32,
 }
 
-/// The methods of a store for logs. They are independent of entries: a log may be lost in part when
-/// the machine crashes, and it never makes a commit wait.
+/// The methods of a store for segments of logs and calls. They are independent of entries: segments may be lost when the
+/// machine crashes, and they never make a commit wait.
 #[async_trait]
 pub trait LogStore: Send + Sync {
     /// Adds a segment. It survives the end of this process, but perhaps not a crash of the machine.
@@ -61,21 +79,23 @@ pub trait LogStore: Send + Sync {
         query: &SegmentQuery,
     ) -> Result<Vec<LogSegment>, StoreError>;
 
-    /// Removes up to `limit` segments of an app, the oldest first: those whose last record is before
-    /// a position, and those behind newer ones that have `bytes_max` bytes together with them.
-    /// Returns the number removed.
+    /// Removes up to `limit` segments of a kind of an app, the oldest first: those whose last record
+    /// is before a position, and those behind newer ones that have `bytes_max` bytes together with
+    /// them. Returns the number removed.
     async fn prune_log(
         &self,
         app: AppId,
+        kind: SegmentKind,
         before: u64,
         bytes_max: u64,
         limit: u32,
     ) -> Result<u64, StoreError>;
 
-    /// Returns up to `limit` apps that have segments, by identity, after one if given. They may have
-    /// been deleted.
+    /// Returns up to `limit` apps that have segments of a kind, by identity, after one if given. They
+    /// may have been deleted.
     async fn apps_with_log(
         &self,
+        kind: SegmentKind,
         after: Option<AppId>,
         limit: u32,
     ) -> Result<Vec<AppId>, StoreError>;

@@ -32,7 +32,7 @@ pub mod backend {
 pub use change_log::{
     ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LoggedChange,
 };
-pub use log_store::{LogSegment, LogStore, SegmentQuery};
+pub use log_store::{LogSegment, LogStore, SegmentKind, SegmentQuery};
 pub use outbox::Outbox;
 pub use registry::Registry;
 pub use schema::{Migrate, Schema, SchemaState};

@@ -52,6 +52,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "settings.js" JS,
         "versions.js" JS,
         "call.js" JS,
+        "calls.js" JS,
         "logs.js" JS,
         "entries.js" JS,
         "entry.js" JS,

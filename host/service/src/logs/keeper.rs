@@ -1,34 +1,35 @@
-//! Writes the logs of apps to the store.
+//! Writes records to the store: lines of logs, or calls.
 
-use super::unflushed::{Lost, Unflushed};
-use super::{LogRecord, Logs, now_us, segment};
+use super::segment_record::{RecordSource, SegmentRecord};
+use super::{Logs, now_us, segment};
+use crate::calls::CallRecords;
 use kvasm_core::AppId;
 use kvasm_core::store::{LogSegment, Store, StoreError};
 use kvasm_metrics::Metrics;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
 
-/// How long a line waits, so that a segment has many.
+/// How long a record waits, so that a segment has many.
 const AGE: Duration = Duration::from_secs(1);
-/// Size of a segment's lines in memory, in bytes. A queue with more is written without waiting.
+/// Size of a segment's records in memory, in bytes. A queue with more is written without waiting.
 const SEGMENT_BYTES: usize = 64 * 1024;
 /// Segments of one app that are written before the next app's.
 const SEGMENTS_OF_TURN: usize = 4;
 /// How long the store may take for a segment or a page.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a segment is tried before its lines are dropped.
+/// How often a segment is tried before its records are dropped.
 const ATTEMPTS_MAX: u32 = 8;
 /// Failures in a row after which a round is given up: the store is down.
 const FAILURES_MAX: u32 = 3;
 /// Segments removed per call.
 const PRUNED: u32 = 500;
-/// Concurrent reads of stored logs on this host, so that they do not use up the store's
+/// Concurrent reads of stored records of one kind on this host, so that they do not use up the store's
 /// connections.
 const READS_MAX: usize = 2;
 
-/// How long and how much of each app's log is kept in the store.
+/// How long and how many of each app's records are kept in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogRetention {
     /// Maximum age.
@@ -46,31 +47,37 @@ impl LogRetention {
     }
 }
 
-/// Writes the lines of a host's [`Logs`] to the store, and reads them back together with those that
-/// it has not written yet. A failure of the store affects no call.
-pub struct LogKeeper {
-    pub(super) logs: Arc<Logs>,
+/// Writes the records of a host to the store, and reads them back together with those that it has
+/// not written yet. A failure of the store affects no call.
+pub struct SegmentKeeper<S> {
+    pub(super) source: Arc<S>,
     pub(super) store: Arc<dyn Store>,
     pub(super) reads: Semaphore,
     metrics: Metrics,
     state: Mutex<KeeperState>,
 }
 
+/// Keeps the lines of a host's [`Logs`].
+pub type LogKeeper = SegmentKeeper<Logs>;
+
+/// Keeps a host's [`CallRecords`].
+pub type CallKeeper = SegmentKeeper<CallRecords>;
+
 #[derive(Default)]
 struct KeeperState {
     /// Segments that are not acknowledged, and the number of attempts. They are tried again
     /// unchanged.
     unwritten: HashMap<AppId, (LogSegment, u32)>,
-    /// The bytes that were written for an app since its log was last pruned by size; absent before
+    /// The bytes that were written for an app since its records were last pruned by size; absent before
     /// the first time.
     written: HashMap<AppId, u64>,
 }
 
-impl LogKeeper {
+impl<S: RecordSource> SegmentKeeper<S> {
     /// Creates a keeper, which does nothing until it is called.
-    pub fn new(logs: Arc<Logs>, store: Arc<dyn Store>, metrics: Metrics) -> LogKeeper {
-        LogKeeper {
-            logs,
+    pub fn new(source: Arc<S>, store: Arc<dyn Store>, metrics: Metrics) -> SegmentKeeper<S> {
+        SegmentKeeper {
+            source,
             store,
             reads: Semaphore::new(READS_MAX),
             metrics,
@@ -78,11 +85,10 @@ impl LogKeeper {
         }
     }
 
-    /// From now on lines are kept until a [`round`](LogKeeper::round) has written them. Without
-    /// this, logs are in memory only.
+    /// From now on records are kept until a [`round`](SegmentKeeper::round) has written them.
+    /// Without this, logs are in memory only, and calls are not recorded.
     pub fn attach(&self) {
-        let mut state = self.logs.state.lock();
-        state.unflushed.get_or_insert_with(Unflushed::default);
+        self.source.open_queue();
     }
 
     /// Writes what is due. Call it repeatedly, for example twice a second.
@@ -94,7 +100,7 @@ impl LogKeeper {
         self.write(AGE, retention).await
     }
 
-    /// Writes all lines, for a host that stops. Gives up after 10 s.
+    /// Writes all records, for a host that stops. Gives up after 10 s.
     ///
     /// # Errors
     /// The last error of the store.
@@ -105,9 +111,7 @@ impl LogKeeper {
     async fn write_all(&self, retention: &LogRetention) -> Result<(), StoreError> {
         loop {
             self.write(Duration::ZERO, retention).await?;
-            let mut state = self.logs.state.lock();
-            let due = state.due(Duration::ZERO);
-            if due.is_empty() {
+            if self.source.due(Duration::ZERO, SEGMENT_BYTES).is_empty() {
                 return Ok(());
             }
         }
@@ -115,8 +119,11 @@ impl LogKeeper {
 
     async fn write(&self, age: Duration, retention: &LogRetention) -> Result<(), StoreError> {
         let mut state = self.state.lock().await;
-        let due = self.logs.state.lock().due(age);
-        state.unwritten.retain(|app, _| self.logs.is_writing(*app));
+        let due = self.source.due(age, SEGMENT_BYTES);
+        state.unwritten.retain(|app, _| {
+            let is_writing = self.source.with_queue(|all| all.is_writing(*app));
+            is_writing.unwrap_or(false)
+        });
         let (mut in_a_row, mut last) = (0, Ok(()));
         for app in due {
             match self.write_app(&mut state, app, retention).await {
@@ -130,9 +137,9 @@ impl LogKeeper {
                 break;
             }
         }
-        let lost = self.logs.take_lost();
-        self.metrics.app_log_lines_lost("flood", lost.flood);
-        self.metrics.app_log_lines_lost("store", lost.store);
+        if let Some(lost) = self.source.with_queue(|all| all.take_lost()) {
+            S::count_lost(&self.metrics, lost);
+        }
         last
     }
 
@@ -146,10 +153,13 @@ impl LogKeeper {
         for _ in 0..SEGMENTS_OF_TURN {
             let (segment, attempts) = match state.unwritten.get(&app) {
                 Some(unwritten) => unwritten.clone(),
-                None => match segment::encode(app, self.logs.host, &self.logs.take(app)) {
-                    Some(segment) => (segment, 0),
-                    None => break,
-                },
+                None => {
+                    let records = self.source.take(app, SEGMENT_BYTES);
+                    match segment::encode(app, self.source.host(), &records) {
+                        Some(segment) => (segment, 0),
+                        None => break,
+                    }
+                }
             };
             let attempts = attempts + 1;
             // Before the attempt, which may be cancelled.
@@ -157,7 +167,8 @@ impl LogKeeper {
             let done = within(self.store.append_log(&segment)).await;
             if done.is_ok() || attempts >= ATTEMPTS_MAX {
                 state.unwritten.remove(&app);
-                self.logs.written(app, done.is_err());
+                let is_lost = done.is_err();
+                self.source.with_queue(|all| all.written(app, is_lost));
             }
             done?;
             // The first time, whatever an earlier process has left is pruned.
@@ -172,7 +183,7 @@ impl LogKeeper {
         Ok(())
     }
 
-    /// Removes what is too old of an app's stored log.
+    /// Removes what is too old of an app's stored records.
     ///
     /// # Errors
     /// Those of the store.
@@ -180,25 +191,28 @@ impl LogKeeper {
         self.prune(app, retention.oldest(), u64::MAX).await
     }
 
-    /// Removes the stored log of an app that was deleted.
+    /// Removes the stored records of an app that was deleted.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn remove_log(&self, app: AppId) -> Result<(), StoreError> {
+    pub async fn remove_of(&self, app: AppId) -> Result<(), StoreError> {
         self.prune(app, u64::MAX, u64::MAX).await
     }
 
-    /// Removes the stored logs of apps that do not exist.
+    /// Removes the stored records of apps that do not exist.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn remove_deleted(&self) -> Result<(), StoreError> {
         let mut after = None;
         loop {
-            let apps = self.store.apps_with_log(after, PRUNED).await?;
+            let apps = self
+                .store
+                .apps_with_log(S::Record::KIND, after, PRUNED)
+                .await?;
             for app in &apps {
                 if self.store.app_by_id(*app).await?.is_none() {
-                    self.remove_log(*app).await?;
+                    self.remove_of(*app).await?;
                     self.state.lock().await.written.remove(app);
                 }
             }
@@ -211,9 +225,11 @@ impl LogKeeper {
 
     async fn prune(&self, app: AppId, before: u64, bytes_max: u64) -> Result<(), StoreError> {
         loop {
-            let prune = self.store.prune_log(app, before, bytes_max, PRUNED);
+            let prune = self
+                .store
+                .prune_log(app, S::Record::KIND, before, bytes_max, PRUNED);
             let pruned = within(prune).await?;
-            self.metrics.upkeep("log_segments", pruned);
+            self.metrics.upkeep(S::PRUNED, pruned);
             if pruned < u64::from(PRUNED) {
                 return Ok(());
             }
@@ -228,51 +244,4 @@ pub(super) async fn within<T>(
     let slow = |_| Err(StoreError::Unavailable("it did not answer in time".into()));
     let done = tokio::time::timeout(STORE_TIMEOUT, read).await;
     done.unwrap_or_else(slow)
-}
-
-impl super::LogState {
-    fn due(&mut self, age: Duration) -> Vec<AppId> {
-        let unflushed = self.unflushed.as_mut();
-        unflushed.map_or_else(Vec::new, |all| all.due(age, SEGMENT_BYTES, Instant::now()))
-    }
-}
-
-impl Logs {
-    fn is_writing(&self, app: AppId) -> bool {
-        let state = self.state.lock();
-        state
-            .unflushed
-            .as_ref()
-            .is_some_and(|all| all.is_writing(app))
-    }
-
-    /// Takes the lines of an app's next segment, among them notes about lines that were left out.
-    fn take(&self, app: AppId) -> Vec<Arc<LogRecord>> {
-        let mut state = self.state.lock();
-        let notes = state.unflushed.as_mut().map(|all| all.notes(app));
-        let notes = notes.unwrap_or_default();
-        let has_notes = !notes.is_empty();
-        for note in notes {
-            state.note(app, note);
-        }
-        let unflushed = state.unflushed.as_mut();
-        let lines = unflushed.map_or_else(Vec::new, |all| all.take(app, SEGMENT_BYTES));
-        drop(state);
-        if has_notes {
-            self.notify(app);
-        }
-        lines
-    }
-
-    fn written(&self, app: AppId, is_lost: bool) {
-        if let Some(unflushed) = &mut self.state.lock().unflushed {
-            unflushed.written(app, is_lost);
-        }
-    }
-
-    fn take_lost(&self) -> Lost {
-        let mut state = self.state.lock();
-        let unflushed = state.unflushed.as_mut();
-        unflushed.map_or_else(Lost::default, Unflushed::take_lost)
-    }
 }

@@ -1,26 +1,32 @@
 //! The logs of apps: lines of their plugins, and of the host about them.
 //!
 //! Recent lines are in memory (`Logs`). While a keeper runs (`keeper`), it writes them to the store
-//! in segments (`segment`); lines that it has not written yet are in `unflushed`, behind a gate that
-//! lets only a sample of the calls of a flooding app through. `page` reads both.
+//! in segments (`segment`); lines that it has not written yet are in `unflushed`, behind a gate
+//! (`flood_gate`) that lets only a sample of the calls of a flooding app through. `page` reads both.
+//! All of that works for each `SegmentRecord`; the other kind is in the module `calls`.
 
+pub(crate) mod flood_gate;
 mod keeper;
 mod page;
 mod record;
 mod segment;
-mod unflushed;
+pub(crate) mod segment_record;
+mod stored_line;
+pub(crate) mod unflushed;
 
 use kvasm_core::{AppId, Level, Timestamp, truncate};
+use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
+use segment_record::RecordSource;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
-use unflushed::Unflushed;
+use unflushed::{Lost, Unflushed};
 use uuid::Uuid;
 
-pub use keeper::{LogKeeper, LogRetention};
-pub use page::{LogCursor, LogPage, LogQuery, LogTail};
+pub use keeper::{CallKeeper, LogKeeper, LogRetention, SegmentKeeper};
+pub use page::{LogCursor, LogPage, LogQuery, LogTail, RecordPage, RecordQuery};
 pub use record::{LogFilter, LogRecord, LogSource};
 
 /// Maximum number of lines kept per app.
@@ -95,7 +101,7 @@ struct LogState {
     bytes: usize,
     seq: u64,
     /// The lines that are not in the store yet; `None` if no keeper writes them.
-    unflushed: Option<Unflushed>,
+    unflushed: Option<Unflushed<LogRecord>>,
 }
 
 #[derive(Default)]
@@ -148,7 +154,7 @@ impl Logs {
         }
         let mut state = self.state.lock();
         let admitted = match &mut state.unflushed {
-            Some(unflushed) => unflushed.admits(app, lines.len(), Instant::now()),
+            Some(unflushed) => unflushed.admits(app, lines.len(), false, Instant::now()),
             None => true,
         };
         if !admitted {
@@ -215,19 +221,87 @@ impl Logs {
         self.notify(app);
     }
 
-    /// Returns the lines of an app that are in memory, and at least those that are not in the store,
-    /// by position.
+    /// Adds a line of the host about the app's log.
+    pub(crate) fn note(&self, app: AppId, message: String) {
+        self.state.lock().note(app, message);
+        self.notify(app);
+    }
+}
+
+impl RecordSource for Logs {
+    type Record = LogRecord;
+
+    const PRUNED: &'static str = "log_segments";
+
+    fn host(&self) -> Uuid {
+        self.host
+    }
+
+    fn open_queue(&self) {
+        let mut state = self.state.lock();
+        state.unflushed.get_or_insert_with(Unflushed::default);
+    }
+
+    fn with_queue<T>(&self, act: impl FnOnce(&mut Unflushed<LogRecord>) -> T) -> Option<T> {
+        self.state.lock().unflushed.as_mut().map(act)
+    }
+
+    fn due(&self, age: Duration, bytes: usize) -> Vec<AppId> {
+        let due = self.with_queue(|all| all.due(age, bytes, Instant::now()));
+        due.unwrap_or_default()
+    }
+
+    fn take(&self, app: AppId, bytes: usize) -> Vec<Arc<LogRecord>> {
+        let mut state = self.state.lock();
+        let unflushed = state.unflushed.as_mut();
+        let lost = unflushed.map_or_else(Lost::default, |all| all.take_lost_of(app));
+        let notes = notes(lost);
+        let has_notes = !notes.is_empty();
+        for note in notes {
+            state.note(app, note);
+        }
+        let unflushed = state.unflushed.as_mut();
+        let lines = unflushed.map_or_else(Vec::new, |all| all.take(app, bytes));
+        drop(state);
+        if has_notes {
+            self.notify(app);
+        }
+        lines
+    }
+
+    fn count_lost(metrics: &Metrics, lost: Lost) {
+        metrics.app_log_lines_lost("flood", lost.flood);
+        metrics.app_log_lines_lost("store", lost.store);
+    }
+
     fn in_memory(&self, app: AppId) -> Vec<Arc<LogRecord>> {
         let state = self.state.lock();
         let ring = state.rings.get(&app);
         let recent = ring.iter().flat_map(|ring| &ring.lines);
-        let unflushed = state.unflushed.iter().flat_map(|all| all.lines(app));
+        let unflushed = state.unflushed.iter().flat_map(|all| all.records(app));
         let mut lines: Vec<_> = recent.chain(unflushed).map(Arc::clone).collect();
         drop(state);
         lines.sort_unstable_by_key(|line| line.seq);
         lines.dedup_by_key(|line| line.seq);
         lines
     }
+}
+
+/// Returns the text of lines about lines that were lost.
+fn notes(lost: Lost) -> Vec<String> {
+    use segment_record::SegmentRecord;
+    let rates = LogRecord::RATES;
+    let (left_out, dropped) = (lost.flood, lost.store);
+    let flood = (left_out > 0).then(|| {
+        format!(
+            "{left_out} lines were left out: the app writes more than {} lines per second, so the \
+             lines of one call in {} are kept",
+            rates.per_second, rates.sample
+        )
+    });
+    let dropped = (dropped > 0)
+        .then(|| format!("{dropped} lines were dropped: the store did not take them in time"));
+    flood.into_iter().chain(dropped).collect()
 }
 
 impl LogState {
@@ -280,7 +354,7 @@ impl LogState {
 }
 
 /// Microseconds since 1970.
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let since = since.unwrap_or(Duration::ZERO).as_micros();
     u64::try_from(since).unwrap_or(u64::MAX)

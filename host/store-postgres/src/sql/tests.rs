@@ -1,7 +1,7 @@
 //! Invariants of every statement, including those within functions.
 
 use super::{
-    ALL, answers_sql, changes_sql, dead_letters_sql, logs_sql, outbox_sql, registry_sql,
+    ALL, answers_sql, calls_sql, changes_sql, dead_letters_sql, logs_sql, outbox_sql, registry_sql,
     server_sql, settings_sql, timers_sql, triggers_sql, usage_sql,
 };
 use std::sync::LazyLock;
@@ -37,6 +37,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         timers_sql::ALL,
         settings_sql::ALL,
         logs_sql::ALL,
+        calls_sql::ALL,
         changes_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
@@ -51,7 +52,13 @@ fn after<'a>(sql: &'a str, needle: &str) -> Vec<&'a str> {
 }
 
 /// The statements that find work, of any app.
-const FINDERS: [&str; 4] = ["DUE", "NEXT_TIMER", "SCHEDULES", "APPS_WITH_LOG"];
+const FINDERS: [&str; 5] = [
+    "DUE",
+    "NEXT_TIMER",
+    "SCHEDULES",
+    "APPS_WITH_LOG",
+    "APPS_WITH_CALLS",
+];
 
 /// Checks every use of a table, and returns their number.
 fn led_by_the_app(table: &str, alias: &str) -> usize {
@@ -120,8 +127,10 @@ fn every_settings_statement_filters_by_app_first() {
 
 #[test]
 fn every_log_statement_filters_by_app_first() {
-    let uses = led_by_the_app("log_segments", "g");
-    assert!(uses >= 4, "only {uses} uses were found");
+    for table in ["log_segments", "call_segments"] {
+        let uses = led_by_the_app(table, "g");
+        assert!(uses >= 4, "only {uses} uses of {table} were found");
+    }
 }
 
 #[test]
@@ -150,7 +159,7 @@ fn sql_constants_match_the_model() {
 
 /// Tables that a distributed engine keeps whole on each machine, and those that it shards by app.
 const WHOLE: [&str; 6] = ["apps", "modules", "tokens", "audit", "health", "registry"];
-const CUT: [&str; 9] = [
+const CUT: [&str; 10] = [
     "app_settings",
     "kv_entries",
     "app_usage",
@@ -160,6 +169,7 @@ const CUT: [&str; 9] = [
     "dead_letters",
     "kept_answers",
     "log_segments",
+    "call_segments",
 ];
 
 /// The tables that follow one of these words.

@@ -416,6 +416,7 @@ macro_rules! conformance {
                 log_segment_is_stored_once,
                 log_is_pruned_by_age_and_size,
                 apps_with_a_log_are_listed_in_pages,
+                kinds_of_segments_are_separate,
             }
             expiry_sweep {
                 expired_entries_are_swept_in_steps,

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{
     AppSurvey, ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LogSegment,
-    LogStore, Outbox, Registry, SegmentQuery, SettingsStore, Store, StoreClock, StoreError,
-    StoreSize, Survey, Upkeep,
+    LogStore, Outbox, Registry, SegmentKind, SegmentQuery, SettingsStore, Store, StoreClock,
+    StoreError, StoreSize, Survey, Upkeep,
 };
 use kvasm_core::{
     AnswerId, App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed,
@@ -185,9 +185,11 @@ operations! {
         AppendLog: append_log(segment: &LogSegment) -> (), of Some(segment.app);
         LogSegments: log_segments(app: AppId, query: &SegmentQuery)
             -> Vec<LogSegment>, of Some(app);
-        PruneLog: prune_log(app: AppId, before: u64, bytes_max: u64, limit: u32)
-            -> u64, of Some(app);
-        AppsWithLog: apps_with_log(after: Option<AppId>, limit: u32) -> Vec<AppId>, of None;
+        PruneLog: prune_log(
+            app: AppId, kind: SegmentKind, before: u64, bytes_max: u64, limit: u32
+        ) -> u64, of Some(app);
+        AppsWithLog: apps_with_log(kind: SegmentKind, after: Option<AppId>, limit: u32)
+            -> Vec<AppId>, of None;
     }
 
     ChangeLog {
