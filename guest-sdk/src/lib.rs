@@ -1,6 +1,6 @@
 //! Write Kvasm plugins in Rust.
 //!
-//! A plugin is a `cdylib` for `wasm32-unknown-unknown` whose functions carry
+//! A plugin is a `cdylib` for `wasm32-wasip1` or `wasm32-unknown-unknown` whose functions carry
 //! [`#[function]`](macro@function). It stores its data in the app's [key-value store](kv) and
 //! logs through the [`log`] crate. One function can serve [HTTP requests](mod@http). The app's
 //! administrators give it [configuration values](config) and [secrets](secret()).
@@ -41,7 +41,7 @@ extern crate self as kvasm_guest;
 
 #[cfg(all(target_os = "wasi", not(target_env = "p1")))]
 compile_error!(
-    "kvasm-guest does not build for this target, which makes components: build for wasm32-unknown-unknown or wasm32-wasip1"
+    "kvasm-guest does not build for this target, which makes components: build for wasm32-wasip1 or wasm32-unknown-unknown"
 );
 
 #[cfg(all(

@@ -1,11 +1,12 @@
 //! The expansion of the attributes: an export, a line of the manifest, and the function. It is
 //! unchanged, unless it is a transaction.
 
+use crate::item::{Argument, Function, TypedArgument};
 use crate::{args, harness, manifest};
 use kvasm_abi::{MANIFEST_SECTION, TIMER_HANDLER};
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{Attribute, FnArg, ItemFn, ReturnType, Safety, Signature, Type};
+use syn::{Attribute, ReturnType, Type};
 
 /// The kind of export that an attribute creates.
 #[derive(Clone, Copy, PartialEq)]
@@ -49,7 +50,7 @@ impl Kind {
 /// Returns the function and its export; on an error, the function and the error, so that the
 /// compiler does not also report that the function is missing.
 pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
-    let function: ItemFn = match syn::parse2(item.clone()) {
+    let function: Function = match syn::parse2(item.clone()) {
         Ok(function) => function,
         Err(e) => {
             let message = format!("`#[{}]` can only be applied to a function", kind.name());
@@ -59,58 +60,71 @@ pub fn expand(kind: Kind, args: TokenStream, item: TokenStream) -> TokenStream {
     };
     let is_transaction = args::parse(kind, args.clone()).is_ok_and(|args| args.transaction);
     match export(kind, args, &function) {
-        Ok(export) if is_transaction => {
-            let function = in_transaction(kind, function);
-            quote!(#function #export)
-        }
-        Ok(export) => quote!(#function #export),
-        Err(error) => {
-            let error = error.to_compile_error();
-            quote!(#function #error)
-        }
+        Ok(export) if is_transaction => match in_transaction(kind, &function) {
+            Ok(function) => quote!(#function #export),
+            Err(error) => with_error(&item, &error),
+        },
+        Ok(export) => quote!(#item #export),
+        Err(error) => with_error(&item, &error),
     }
 }
 
+fn with_error(item: &TokenStream, error: &syn::Error) -> TokenStream {
+    let error = error.to_compile_error();
+    quote!(#item #error)
+}
+
 /// Makes the function a transaction wherever it is called.
-fn in_transaction(kind: Kind, mut function: ItemFn) -> ItemFn {
-    let body = &function.block;
-    let output = function_output(&function.sig.output);
+fn in_transaction(kind: Kind, function: &Function) -> syn::Result<TokenStream> {
+    let (inner, body) = function.split_body()?;
+    let output = function_output(&function.output);
     let result = match kind {
         Kind::Http => quote!(::kvasm_guest::http::IntoResponse),
         _ => quote!(::kvasm_guest::IntoOutput),
     };
-    let (pattern, ty, input) = match function.sig.inputs.first_mut() {
-        Some(FnArg::Typed(argument)) => {
-            let input = quote!(__kvasm_input);
-            let pattern = std::mem::replace(&mut *argument.pat, syn::parse_quote!(__kvasm_input));
+    let (argument, pattern, ty, input) = match function.inputs.first() {
+        Some(Argument::Typed(argument)) => {
+            let TypedArgument { attrs, pattern, ty } = argument;
             (
-                pattern.to_token_stream(),
-                argument.ty.to_token_stream(),
-                input,
+                quote!(#(#attrs)* __kvasm_input: #ty),
+                pattern.clone(),
+                ty.to_token_stream(),
+                quote!(__kvasm_input),
             )
         }
-        _ => (quote!(()), quote!(()), quote!(())),
+        _ => (quote!(), quote!(()), quote!(()), quote!(())),
     };
-    *function.block = syn::parse_quote!({
-        #[allow(unused_imports)]
-        use ::kvasm_guest::__private::{CloneInput as _, KeepInput as _};
-        ::kvasm_guest::__private::in_transaction(
-            #input,
-            |input: &#ty| (&::kvasm_guest::__private::Repeat(input)).again(),
-            <#output as #result>::is_failure,
-            |#pattern: #ty| -> #output #body,
-        )
-    });
-    function
+    let Function {
+        attrs,
+        vis,
+        constness,
+        ident,
+        output: returned,
+        ..
+    } = function;
+    Ok(quote! {
+        #(#attrs)*
+        #vis #constness fn #ident(#argument) #returned {
+            #(#inner)*
+            #[allow(unused_imports)]
+            use ::kvasm_guest::__private::{CloneInput as _, KeepInput as _};
+            ::kvasm_guest::__private::in_transaction(
+                #input,
+                |input: &#ty| (&::kvasm_guest::__private::Repeat(input)).again(),
+                <#output as #result>::is_failure,
+                |#pattern: #ty| -> #output { #body },
+            )
+        }
+    })
 }
 
-fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<TokenStream> {
+fn export(kind: Kind, args: TokenStream, function: &Function) -> syn::Result<TokenStream> {
     let args = args::parse(kind, args)?;
     let name = match kind {
         Kind::Timer => TIMER_HANDLER.to_owned(),
-        _ => args::export_name(&args, &function.sig.ident)?,
+        _ => args::export_name(&args, &function.ident)?,
     };
-    let mut invoke = invoke(kind, &function.sig)?;
+    let mut invoke = invoke(kind, function)?;
     // The response of a failed HTTP handler is an output all the same. So the handler is a part of the
     // host's transaction, which it can undo.
     if args.transaction && kind != Kind::Http {
@@ -120,7 +134,7 @@ fn export(kind: Kind, args: TokenStream, function: &ItemFn) -> syn::Result<Token
     let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
     let line = manifest::line(kind, &name, &args);
     let section = section(&line);
-    let registration = harness::register(&line, Some(&function.sig.ident));
+    let registration = harness::register(&line, Some(&function.ident));
     Ok(quote! {
         #(#cfgs)*
         const _: () = {
@@ -146,14 +160,17 @@ fn is_cfg(attribute: &Attribute) -> bool {
 }
 
 /// The call that reads the input, runs the function and writes the output.
-fn invoke(kind: Kind, signature: &Signature) -> syn::Result<TokenStream> {
+fn invoke(kind: Kind, signature: &Function) -> syn::Result<TokenStream> {
     let subject = kind.subject();
     refuse_qualifiers(subject, signature)?;
     let ident = &signature.ident;
     let mut inputs = signature.inputs.iter();
     let (first, second) = (inputs.next(), inputs.next());
     if let Some(second) = second {
-        return Err(syn::Error::new_spanned(second, too_many_arguments(kind)));
+        return Err(syn::Error::new_spanned(
+            second.tokens(),
+            too_many_arguments(kind),
+        ));
     }
     let input = first.map(|first| argument(subject, first)).transpose()?;
     // Both types are spelt out, so that an unsuitable one is reported where it is written.
@@ -221,13 +238,13 @@ fn too_many_arguments(kind: Kind) -> &'static str {
 }
 
 /// Returns the type of the argument.
-fn argument<'a>(subject: &str, argument: &'a FnArg) -> syn::Result<&'a Type> {
+fn argument<'a>(subject: &str, argument: &'a Argument) -> syn::Result<&'a Type> {
     match argument {
-        FnArg::Receiver(receiver) => Err(syn::Error::new_spanned(
+        Argument::Receiver(receiver) => Err(syn::Error::new_spanned(
             receiver,
             format!("{subject} cannot be a method"),
         )),
-        FnArg::Typed(argument) => match &*argument.ty {
+        Argument::Typed(argument) => match &argument.ty {
             Type::ImplTrait(ty) => Err(generic(subject, ty)),
             ty => Ok(ty),
         },
@@ -235,22 +252,15 @@ fn argument<'a>(subject: &str, argument: &'a FnArg) -> syn::Result<&'a Type> {
 }
 
 /// Rejects functions that cannot be exported.
-fn refuse_qualifiers(subject: &str, signature: &Signature) -> syn::Result<()> {
+fn refuse_qualifiers(subject: &str, signature: &Function) -> syn::Result<()> {
     reject(&signature.asyncness, || {
         format!("{subject} cannot be `async`: the host calls it synchronously")
     })?;
-    let unsafety = match &signature.safety {
-        Safety::Unsafe(token) => Some(token),
-        Safety::Safe(_) | Safety::Default => None,
-    };
-    reject(&unsafety, || {
+    reject(&signature.unsafety, || {
         format!("{subject} cannot be `unsafe`: the host calls it")
     })?;
     reject(&signature.abi, || {
         format!("{subject} must have the Rust ABI; the macro creates the export")
-    })?;
-    reject(&signature.variadic, || {
-        format!("{subject} cannot be variadic")
     })?;
     if signature.generics.params.is_empty() {
         Ok(())

@@ -1,12 +1,13 @@
 //! `#[test]`: a native test with a harness; and the registration of exports that it finds.
 
+use crate::item::{Argument, Function};
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{FnArg, ItemFn, Type};
+use syn::Type;
 
 /// Returns a test without arguments that calls the function with a new harness.
 pub fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
-    let function: ItemFn = match syn::parse2(item.clone()) {
+    let function: Function = match syn::parse2(item.clone()) {
         Ok(function) => function,
         Err(e) => {
             let message = "`#[kvasm_guest::test]` can only be applied to a function";
@@ -16,36 +17,34 @@ pub fn expand(args: TokenStream, item: TokenStream) -> TokenStream {
     };
     if let Err(error) = check(&args, &function) {
         let error = error.to_compile_error();
-        return quote!(#function #error);
+        return quote!(#item #error);
     }
-    let ItemFn {
+    let Function {
         attrs,
         vis,
-        mut sig,
-        block,
-        modifiers: _,
-    } = function;
-    let ident = sig.ident.clone();
-    let output = sig.output.clone();
-    let inner = sig.clone();
-    sig.inputs.clear();
+        ident,
+        output,
+        body,
+        ..
+    } = &function;
+    let arguments = function.inputs.iter().map(Argument::tokens);
     quote! {
         #[cfg(not(target_arch = "wasm32"))]
         #[::core::prelude::v1::test]
         #(#attrs)*
         #vis fn #ident() #output {
-            #inner #block
+            fn #ident(#(#arguments),*) #output #body
             #ident(&mut ::kvasm_guest::testing::Harness::new())
         }
     }
 }
 
-fn check(args: &TokenStream, function: &ItemFn) -> syn::Result<()> {
+fn check(args: &TokenStream, function: &Function) -> syn::Result<()> {
     let refuse = |part: &dyn ToTokens, message: &str| Err(syn::Error::new_spanned(part, message));
     if !args.is_empty() {
         return refuse(args, "`#[kvasm_guest::test]` takes no arguments");
     }
-    let signature = &function.sig;
+    let signature = function;
     if let Some(part) = &signature.asyncness {
         return refuse(part, "a test of the harness cannot be `async`");
     }
@@ -54,7 +53,7 @@ fn check(args: &TokenStream, function: &ItemFn) -> syn::Result<()> {
     }
     let mut inputs = signature.inputs.iter();
     match (inputs.next(), inputs.next()) {
-        (Some(FnArg::Typed(argument)), None) if is_mutable_reference(&argument.ty) => Ok(()),
+        (Some(Argument::Typed(argument)), None) if is_mutable_reference(&argument.ty) => Ok(()),
         _ => refuse(
             &signature.ident,
             "a test of the harness takes one argument, `&mut kvasm_guest::testing::Harness`",

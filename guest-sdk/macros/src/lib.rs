@@ -3,6 +3,7 @@
 mod args;
 mod export;
 mod harness;
+mod item;
 mod manifest;
 mod name;
 mod needs;

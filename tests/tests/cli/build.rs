@@ -1,7 +1,8 @@
 //! `kvasm build`, with the real cargo.
 
 use super::{CommandOutput, User};
-use serde_json::{Value, json};
+use serde_json::json;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,6 +50,14 @@ impl User {
             }
         }
         command.env("CARGO_TARGET_DIR", checkout().join("target/new-plugins"));
+        // A test program that is not run by `cargo test` has no chosen toolchain. Rustup's `rustc` would then
+        // read the `rust-toolchain.toml` of each dependency, install what it names, and update the user's
+        // toolchain to do so.
+        if std::env::var_os("RUSTUP_TOOLCHAIN").is_none() {
+            let toolchain = Path::new(env!("CARGO")).ancestors().nth(2);
+            command.env("RUSTUP_TOOLCHAIN", toolchain.unwrap());
+        }
+        command.env("RUSTUP_AUTO_INSTALL", "0");
         command
     }
 
@@ -99,7 +108,10 @@ fn plugin_from_a_template_is_built_and_deployed() {
     assert!(has("serde_json") && has("data"), "{largest:?}");
     let inspected = user.json(&["inspect", path]);
     let sections = inspected["custom_sections"].as_array().unwrap();
-    let names: Vec<&Value> = sections.iter().map(|section| &section["name"]).collect();
+    let names = sections.iter().map(|section| section["name"].to_string());
+    // The order of Kvasm's is the linker's.
+    let names = names.collect::<BTreeSet<_>>();
+    let names: Vec<&str> = names.iter().map(|name| name.trim_matches('"')).collect();
     assert_eq!(names, ["kvasm.plugin.v1", "name"]);
     user.ok(&["plugin", "deploy", "demo", path]);
     let input = r#"{"name":"ada","tag":"kind"}"#;
@@ -128,7 +140,7 @@ fn declarations_beside_the_source_are_added() {
     std::fs::write(folder.join("kvasm.json"), declaration).unwrap();
     for more in [
         &[][..],
-        &["--target", "wasm32-wasip1"],
+        &["--target", "wasm32-unknown-unknown"],
         &["--strip-names"],
         &["--debug"],
     ] {
@@ -250,6 +262,100 @@ fn backtrace_has_names_and_source_lines() {
             assert_eq!(shown, (has_names, has_lines), "{}", trapped.stderr);
             assert!(has("unreachable"), "{}", trapped.stderr);
         }
+    }
+}
+
+impl User {
+    /// Runs `kvasm build` with a compiler that has no library for a target, and without rustup.
+    fn build_lacking(&self, lacking: &[&str], arguments: &[&str]) -> CommandOutput {
+        use std::os::unix::fs::PermissionsExt;
+        let tools = self.home.path().join("tools");
+        std::fs::create_dir_all(tools.join("empty")).unwrap();
+        let script = |name: &str, text: String| {
+            let path = tools.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        script("rustup", "exit 1".to_owned());
+        let empty = tools.join("empty");
+        let path = std::env::var_os("PATH").unwrap();
+        // By its path: the script is not to call itself.
+        let real = std::env::split_paths(&path).map(|folder| folder.join("rustc"));
+        let real = { real }.find(|path| path.is_file()).unwrap();
+        let lacks = |target: &&str| format!("*target-libdir*{target}) echo {} ;;", empty.display());
+        let cases: Vec<String> = lacking.iter().map(lacks).collect();
+        let cases = cases.join(" ");
+        let text = format!(
+            "case \"$*\" in {cases} *) exec {} \"$@\" ;; esac",
+            real.display()
+        );
+        let rustc = script("rustc", text);
+        let mut command = self.command_with_cargo(&[&["build"], arguments].concat());
+        let paths = std::iter::once(tools.clone()).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(paths).unwrap());
+        let output = command.env("RUSTC", &rustc).output().unwrap();
+        CommandOutput {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// The default is wasm32-wasip1, unless the project says otherwise; without its library, and without
+/// a network to fetch it, it is the other, and says so.
+#[test]
+fn target_is_what_the_project_says_or_what_is_there() {
+    const WASIP1: &str = "wasm32-wasip1";
+    const UNKNOWN: &str = "wasm32-unknown-unknown";
+    let user = User::new();
+    let folder = user.tiny_named("targets");
+    let at = folder.to_str().unwrap();
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let says = |target: &str| {
+        let more = format!("[package.metadata.kvasm]\ntarget = {target}\n");
+        std::fs::write(folder.join("Cargo.toml"), format!("{manifest}{more}")).unwrap();
+    };
+    let built = |lacking: &[&str], arguments: &[&str]| {
+        let module = checkout().join("target/new-plugins");
+        let module = |target: &str| module.join(target).join("release/targets.wasm");
+        for target in [WASIP1, UNKNOWN] {
+            let _ = std::fs::remove_file(module(target));
+        }
+        let built = user.build_lacking(lacking, &[&[at], arguments].concat());
+        let made = [WASIP1, UNKNOWN].map(|target| module(target).exists());
+        (built, made)
+    };
+    let (plain, made) = built(&[], &[]);
+    assert_eq!((plain.code, made), (0, [true, false]), "{}", plain.stderr);
+    let (fallback, made) = built(&[WASIP1], &[]);
+    assert_eq!(
+        (fallback.code, made),
+        (0, [false, true]),
+        "{}",
+        fallback.stderr
+    );
+    let note = "Add it with `rustup target add wasm32-wasip1`.";
+    assert!(fallback.stderr.contains(note), "{}", fallback.stderr);
+    let (asked, _) = built(&[WASIP1], &["--target", WASIP1]);
+    assert_eq!(asked.code, 2, "{}", asked.stderr);
+    let why = "has no standard library for wasm32-wasip1: run `rustup target add wasm32-wasip1`\n";
+    assert!(asked.stderr.contains(why), "{}", asked.stderr);
+    says("\"wasm32-unknown-unknown\"");
+    let (said, made) = built(&[], &[]);
+    assert_eq!((said.code, made), (0, [false, true]), "{}", said.stderr);
+    let (asked, made) = built(&[], &["--target", WASIP1]);
+    assert_eq!((asked.code, made), (0, [true, false]), "{}", asked.stderr);
+    says("\"wasm32-wasip1\"");
+    let (said, _) = built(&[WASIP1], &[]);
+    assert_eq!(said.code, 2, "{}", said.stderr);
+    for target in ["\"wasm64\"", "1", "[]"] {
+        says(target);
+        let (said, _) = built(&[], &[]);
+        assert_eq!(said.code, 2, "{}", said.stderr);
+        let why = "it can be wasm32-wasip1 or wasm32-unknown-unknown";
+        assert!(said.stderr.contains(why), "{}", said.stderr);
     }
 }
 

@@ -38,23 +38,31 @@ pub(super) struct BuildArgs {
     /// Remove the names of functions too, which backtraces show
     #[arg(long, conflicts_with = "debug")]
     strip_names: bool,
-    /// The target, for plugins in Rust
-    #[arg(long, value_enum, default_value_t = WasmTarget::Unknown)]
-    target: WasmTarget,
+    #[command(flatten)]
+    target: TargetOption,
     /// Where to write the module [default: build/FOLDER.wasm; for Rust target/kvasm/NAME.wasm]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 /// What a plugin in Rust is compiled for.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum WasmTarget {
-    /// The smallest modules
-    #[value(name = "wasm32-unknown-unknown")]
-    Unknown,
     /// With standard output, clocks and random numbers of WASI preview 1
     #[value(name = "wasm32-wasip1")]
     Wasip1,
+    /// The smallest modules
+    #[value(name = "wasm32-unknown-unknown")]
+    Unknown,
+}
+
+/// The option of the commands that build.
+#[derive(Args)]
+pub(crate) struct TargetOption {
+    /// The target, for sources in Rust [default: `target` in `[package.metadata.kvasm]` of
+    /// Cargo.toml, else wasm32-wasip1]
+    #[arg(long, value_enum)]
+    pub(crate) target: Option<WasmTarget>,
 }
 
 impl WasmTarget {
@@ -72,7 +80,8 @@ pub(crate) struct BuildOptions {
     pub(crate) debug: bool,
     /// What is left of custom sections.
     pub(crate) kept: KeptSections,
-    pub(crate) target: WasmTarget,
+    /// For plugins in Rust; `None` is what the project says, or the default.
+    pub(crate) target: Option<WasmTarget>,
     /// Where to write the module, if not to the language's place.
     pub(crate) output: Option<PathBuf>,
     /// The compiler while it runs.
@@ -81,7 +90,11 @@ pub(crate) struct BuildOptions {
 
 impl BuildOptions {
     /// For a module that is run at once: what a host does not read is left out.
-    pub(crate) fn to_run(release: bool, target: WasmTarget, child: BuildProcess) -> BuildOptions {
+    pub(crate) fn to_run(
+        release: bool,
+        target: Option<WasmTarget>,
+        child: BuildProcess,
+    ) -> BuildOptions {
         BuildOptions {
             debug: !release,
             // The rest is large, and only debuggers read it.
@@ -187,7 +200,7 @@ pub(super) async fn run(global: &Global, args: BuildArgs) -> Result<CommandOutco
     let options = BuildOptions {
         debug: args.debug,
         kept,
-        target: args.target,
+        target: args.target.target,
         output: args.output,
         child: BuildProcess::default(),
     };

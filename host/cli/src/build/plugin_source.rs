@@ -1,6 +1,6 @@
 //! The argument PLUGIN of commands: a module, or the sources that it is built from.
 
-use super::{BuildOptions, BuildProcess, WasmTarget, build, shown};
+use super::{BuildOptions, BuildProcess, TargetOption, build, shown};
 use crate::failure::Failure;
 use crate::{Global, input, output};
 use clap::Args;
@@ -11,7 +11,7 @@ pub(crate) struct PluginSource {
     /// The plugin: a wasm module, or the folder of its sources, which is built first
     plugin: PathBuf,
     #[command(flatten)]
-    target: SourceTarget,
+    target: TargetOption,
 }
 
 /// The same for a command whose last argument it is.
@@ -21,14 +21,7 @@ pub(crate) struct PluginSourceOrHere {
     #[arg(default_value = ".")]
     plugin: PathBuf,
     #[command(flatten)]
-    target: SourceTarget,
-}
-
-#[derive(Args)]
-struct SourceTarget {
-    /// The target, for sources in Rust [default: wasm32-unknown-unknown]
-    #[arg(long, value_enum)]
-    target: Option<WasmTarget>,
+    target: TargetOption,
 }
 
 /// A module, and where it is.
@@ -65,7 +58,6 @@ impl PluginSource {
                 wasm: input::file_up_to(&self.plugin, bytes_max)?,
             });
         }
-        let target = target.unwrap_or(WasmTarget::Unknown);
         let options = BuildOptions::to_run(true, target, BuildProcess::default());
         let built = build(&self.plugin, &options)?;
         let place = shown(&built.path);

@@ -3,6 +3,8 @@
 use super::{BuildOptions, BuildProcess, Compiled, WasmTarget};
 use crate::failure::Failure;
 use crate::{input, output};
+use clap::ValueEnum;
+use parking_lot::Mutex;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::io::BufRead;
@@ -18,10 +20,10 @@ const DEBIAN_STD: &str = "/usr/lib/rustlib/src/rust/library/std/Cargo.toml";
 /// A user error: it makes no module, it does not compile, or the target is not installed.
 pub(crate) fn compile(folder: &Path, options: &BuildOptions) -> Result<Compiled, Failure> {
     let plugin = PluginPackage::find(folder)?;
-    let toolchain = Toolchain::find(folder, options.target)?;
-    let mut cargo = toolchain.cargo(folder, options.target);
+    let (target, toolchain) = Toolchain::choose(folder, options.target.or(plugin.target))?;
+    let mut cargo = toolchain.cargo(folder, target);
     cargo
-        .args(["build", "--lib", "--target", options.target.name()])
+        .args(["build", "--lib", "--target", target.name()])
         .args(["--message-format", "json-render-diagnostics"]);
     if !options.debug {
         // Names tell what makes the module large; they are stripped afterwards.
@@ -80,6 +82,8 @@ struct PluginPackage {
     id: String,
     /// The name of its library, which is that of the module.
     library: String,
+    /// What its manifest says.
+    target: Option<WasmTarget>,
     target_folder: PathBuf,
 }
 
@@ -133,9 +137,29 @@ fn find_plugin(metadata: &Value, folder: &Path) -> Result<PluginPackage, Failure
         id: text(package, "id").unwrap_or_default(),
         // The file has the name of the crate.
         library: library.replace('-', "_"),
+        target: target_of(package)?,
         target_folder: text(metadata, "target_directory")
             .unwrap_or_default()
             .into(),
+    })
+}
+
+/// Returns the target in a package's `[package.metadata.kvasm]`.
+fn target_of(package: &Value) -> Result<Option<WasmTarget>, Failure> {
+    let Some(target) = package.pointer("/metadata/kvasm/target") else {
+        return Ok(None);
+    };
+    let known = target.as_str().and_then(|name| {
+        let mut all = WasmTarget::value_variants().iter();
+        all.find(|target| target.name() == name)
+    });
+    known.copied().map(Some).ok_or_else(|| {
+        let names = WasmTarget::value_variants().iter();
+        let names: Vec<&str> = names.map(|target| target.name()).collect();
+        Failure::user(format!(
+            "the target in [package.metadata.kvasm] of Cargo.toml is {target}; it can be {}",
+            names.join(" or ")
+        ))
     })
 }
 
@@ -239,27 +263,54 @@ enum Toolchain {
 }
 
 impl Toolchain {
-    /// Finds the standard library, or adds it with rustup.
-    fn find(folder: &Path, target: WasmTarget) -> Result<Toolchain, Failure> {
-        if has_std(folder, target) || add_with_rustup(folder, target) {
-            return Ok(Toolchain::Active);
+    /// Finds the standard library of the target that is asked for. Without one it is that of the
+    /// default, or else of the other, if it is there: a new author on a machine without network is
+    /// to have a module.
+    fn choose(
+        folder: &Path,
+        asked: Option<WasmTarget>,
+    ) -> Result<(WasmTarget, Toolchain), Failure> {
+        if let Some(target) = asked {
+            let found = Toolchain::added(folder, target);
+            let found = found.or_else(|| Toolchain::installed(folder, target));
+            let found = found.ok_or_else(|| missing(target, target == WasmTarget::Unknown))?;
+            return Ok((target, found));
         }
-        if let Some(linker) = debian_linker(folder)
-            && target == WasmTarget::Unknown
-        {
-            output::note("The standard library is built from Debian's rust-web-src.");
-            return Ok(Toolchain::Debian { linker });
+        let (default, other) = (WasmTarget::Wasip1, WasmTarget::Unknown);
+        let may_ask = !NOT_ADDED.lock().contains(&default);
+        if let Some(found) = Toolchain::added(folder, default) {
+            return Ok((default, found));
         }
-        let debian = match target {
-            WasmTarget::Unknown => {
-                ", or, on Debian, `sudo apt-get install rustc-web rust-web-src` and try again"
-            }
-            WasmTarget::Wasip1 => "",
-        };
-        Err(Failure::user(format!(
-            "the Rust toolchain has no standard library for {name}: run `rustup target add {name}`{debian}",
-            name = target.name()
-        )))
+        let found = Toolchain::installed(folder, other).ok_or_else(|| missing(default, true))?;
+        if may_ask {
+            output::note(&format!(
+                "The Rust toolchain has no {}, so the plugin is built for {}, where the standard library \
+                 has no output and no clock. Add it with `rustup target add {}`.",
+                default.name(),
+                other.name(),
+                default.name()
+            ));
+        }
+        Ok((other, found))
+    }
+
+    /// Finds the standard library in the active toolchain, to which it is added if rustup can.
+    fn added(folder: &Path, target: WasmTarget) -> Option<Toolchain> {
+        let found = has_std(folder, target) || add_with_rustup(folder, target);
+        found.then_some(Toolchain::Active)
+    }
+
+    /// Finds the standard library where it is: in the active toolchain, or Debian's source.
+    fn installed(folder: &Path, target: WasmTarget) -> Option<Toolchain> {
+        if has_std(folder, target) {
+            return Some(Toolchain::Active);
+        }
+        if target != WasmTarget::Unknown {
+            return None;
+        }
+        let linker = debian_linker(folder)?;
+        output::note("The standard library is built from Debian's rust-web-src.");
+        Some(Toolchain::Debian { linker })
     }
 
     fn cargo(&self, folder: &Path, target: WasmTarget) -> Command {
@@ -278,6 +329,21 @@ impl Toolchain {
     }
 }
 
+/// The failure that says what to install; also from Debian, where that helps.
+fn missing(target: WasmTarget, or_debian: bool) -> Failure {
+    let debian = match or_debian {
+        true => ", or, on Debian, `sudo apt-get install rustc-web rust-web-src` and try again",
+        false => "",
+    };
+    Failure::user(format!(
+        "the Rust toolchain has no standard library for {name}: run `rustup target add {name}`{debian}",
+        name = target.name()
+    ))
+}
+
+/// Targets that rustup could not add, so that `kvasm dev` tries it once.
+static NOT_ADDED: Mutex<Vec<WasmTarget>> = Mutex::new(Vec::new());
+
 /// Whether the active toolchain has the standard library.
 fn has_std(folder: &Path, target: WasmTarget) -> bool {
     let arguments = ["--print", "target-libdir", "--target", target.name()];
@@ -290,6 +356,10 @@ fn has_std(folder: &Path, target: WasmTarget) -> bool {
 }
 
 fn add_with_rustup(folder: &Path, target: WasmTarget) -> bool {
+    let mut not_added = NOT_ADDED.lock();
+    if not_added.contains(&target) {
+        return false;
+    }
     let mut rustup = Command::new("rustup");
     rustup
         .current_dir(folder)
@@ -297,11 +367,14 @@ fn add_with_rustup(folder: &Path, target: WasmTarget) -> bool {
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     // Nothing is printed where there is no rustup.
-    let Ok(mut child) = rustup.spawn() else {
-        return false;
-    };
-    output::note(&format!("Running rustup target add {}.", target.name()));
-    child.wait().is_ok_and(|status| status.success()) && has_std(folder, target)
+    let is_added = rustup.spawn().is_ok_and(|mut child| {
+        output::note(&format!("Running rustup target add {}.", target.name()));
+        child.wait().is_ok_and(|status| status.success()) && has_std(folder, target)
+    });
+    if !is_added {
+        not_added.push(target);
+    }
+    is_added
 }
 
 /// Returns a linker for Debian's compiler, if that and its sources are installed.
@@ -374,6 +447,7 @@ mod tests {
         let plugin = PluginPackage {
             id: "path+a".to_owned(),
             library: "a".to_owned(),
+            target: None,
             target_folder: folder.to_owned(),
         };
         let line = |id: &str| {

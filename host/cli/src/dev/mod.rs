@@ -7,7 +7,7 @@ use super::failure::{CommandOutcome, Failure};
 use super::open::{CacheDir, StoreSpec};
 use super::serve::{self, Signals};
 use super::{Global, input, open};
-use crate::build::{BuildOptions, BuildProcess, WasmTarget, check_folder};
+use crate::build::{BuildOptions, BuildProcess, TargetOption, check_folder};
 use clap::Args;
 use kvasm::Compiler;
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
@@ -47,9 +47,8 @@ pub(super) struct DevArgs {
     /// Optimise; without it a build is faster, and backtraces have names and source lines
     #[arg(long)]
     release: bool,
-    /// The target, for plugins in Rust
-    #[arg(long, value_enum, default_value_t = WasmTarget::Unknown)]
-    target: WasmTarget,
+    #[command(flatten)]
+    target: TargetOption,
 }
 
 pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome, Failure> {
@@ -76,7 +75,7 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     let address = listener.local_addr()?;
     let app = app_name(&args.folder)?;
     let child = BuildProcess::default();
-    let options = BuildOptions::to_run(args.release, args.target, child.clone());
+    let options = BuildOptions::to_run(args.release, args.target.target, child.clone());
 
     let session = Session::start(
         host.clone(),

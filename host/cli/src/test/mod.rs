@@ -40,9 +40,9 @@ pub(super) struct TestArgs {
     /// Optimise the module, as `kvasm build` does; without it backtraces have source lines
     #[arg(long, requires = "wasm")]
     release: bool,
-    /// The target of the module
-    #[arg(long, value_enum, default_value_t = WasmTarget::Unknown, requires = "wasm")]
-    target: WasmTarget,
+    /// The target of the module [default: as for `kvasm build`]
+    #[arg(long, value_enum, requires = "wasm")]
+    target: Option<WasmTarget>,
     /// Arguments of the tests' program, such as a part of their names
     #[arg(last = true, value_name = "ARGUMENTS")]
     arguments: Vec<String>,

@@ -15,6 +15,12 @@ fn since_1970() -> String {
 }
 
 #[kvasm_guest::function]
+fn thread() -> String {
+    let thread = std::thread::Builder::new().spawn(|| "joined".to_owned());
+    thread.unwrap().join().unwrap()
+}
+
+#[kvasm_guest::function]
 fn crash() -> String {
     #[cfg(target_arch = "wasm32")]
     core::arch::wasm32::unreachable();
@@ -47,8 +53,13 @@ mod tests {
     }
 
     #[kvasm_guest::test]
-    fn there_is_no_clock(h: &mut Harness) {
+    fn there_is_a_clock(h: &mut Harness) {
         h.call(since_1970, ()).unwrap();
+    }
+
+    #[kvasm_guest::test]
+    fn there_are_no_threads(h: &mut Harness) {
+        h.call(thread, ()).unwrap();
     }
 
     #[kvasm_guest::test]
