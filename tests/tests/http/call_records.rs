@@ -217,7 +217,7 @@ async fn call_whose_caller_leaves_is_recorded_as_cancelled() {
 async fn hostile_names_and_errors_are_only_text() {
     let server = Server::start().await;
     attach(&server);
-    const NAME: &str = "</script><b>\u{202e}{}'";
+    const NAME: &str = "</script><b>{}'";
     let escaped: String = NAME.bytes().map(|byte| format!("\\{byte:02x}")).collect();
     let line = json!({ "kind": "function", "name": NAME }).to_string();
     let message = "x\\0a{\\22seq\\22:1}\\0d\\1b[2J";
