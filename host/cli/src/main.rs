@@ -28,6 +28,7 @@ mod migrate;
 mod new;
 mod open;
 mod output;
+mod overview;
 mod plugin;
 mod profile;
 mod run;
@@ -144,6 +145,8 @@ enum Command {
     DeadLetter(dead_letter::DeadLetterCommand),
     /// Show the usage of an app
     Usage(app::UsageArgs),
+    /// Show what needs a person, the hosts, and what they did
+    Overview(overview::OverviewArgs),
     /// Show the log of an app's plugin
     Logs(logs::LogsArgs),
     /// Create, list and revoke tokens
@@ -264,6 +267,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Timer(command) => timer::run(global, command).await,
         Command::DeadLetter(command) => dead_letter::run(global, command).await,
         Command::Usage(usage) => app::usage(global, usage).await,
+        Command::Overview(overview) => overview::run(global, overview).await,
         Command::Logs(logs) => logs::run(global, logs).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Audit(audit) => token::audit(global, audit).await,

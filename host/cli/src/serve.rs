@@ -310,6 +310,13 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     if let Err(error) = host.log_keeper().flush(&config.dispatch.logs).await {
         tracing::warn!(%error, "the last lines of apps' logs were not stored");
     }
+    if let Err(error) = host
+        .history()
+        .beat(&config.dispatch.shown_host_name(), true)
+        .await
+    {
+        tracing::warn!(%error, "the last heartbeat was not stored: this host will be reported as gone");
+    }
     if !drained {
         tracing::warn!("requests still running after server.drain_timeout were aborted");
     }

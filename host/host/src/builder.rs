@@ -6,9 +6,9 @@ use kvasm_core::{AppLimits, Limits};
 use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
-    Admin, Admission, AppTokenCache, ChangeFeeds, DispatchNotifier, Health, HealthLimits, KeyLocks,
-    Keyring, KvService, LogKeeper, Logs, Outbound, Services, SettingsCache, StoredDeadLetters,
-    WatchLimits, WriteRates,
+    Admin, Admission, AppTokenCache, ChangeFeeds, DispatchNotifier, Health, HealthLimits,
+    HostHistory, KeyLocks, Keyring, KvService, LogKeeper, Logs, Outbound, Services, SettingsCache,
+    StoredDeadLetters, WatchLimits, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -276,6 +276,7 @@ impl HostBuilder {
             access,
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
+            history: HostHistory::new(logs.host(), Arc::clone(&store), metrics.clone()),
             logs,
             log_keeper,
             change_feeds,

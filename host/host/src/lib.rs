@@ -20,8 +20,8 @@ use kvasm_runtime::{
 };
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, Caller, ChangeFeeds, Deadline, DispatchNotifier,
-    Health, KeyLocks, Kv, LogKeeper, Logs, SeenGeneration, ServiceError, Services, SettingsCache,
-    SettingsSnapshot, Stage, WriteRates,
+    Health, HostHistory, KeyLocks, Kv, LogKeeper, Logs, SeenGeneration, ServiceError, Services,
+    SettingsCache, SettingsSnapshot, Stage, WriteRates,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -48,6 +48,7 @@ struct Parts {
     writes: WriteRates,
     logs: Arc<Logs>,
     log_keeper: LogKeeper,
+    history: HostHistory,
     change_feeds: Arc<ChangeFeeds>,
     health: Arc<Health>,
     runtime: Arc<Runtime>,
@@ -95,6 +96,12 @@ impl Host {
     /// end, [`LogKeeper::flush`] writes the last lines.
     pub fn log_keeper(&self) -> &LogKeeper {
         &self.0.log_keeper
+    }
+
+    /// Returns the history of all hosts. This one's is written while a dispatcher runs; at the end,
+    /// [`HostHistory::beat`] says goodbye.
+    pub fn history(&self) -> &HostHistory {
+        &self.0.history
     }
 
     /// Returns the feeds of the apps whose changes are watched on this host.

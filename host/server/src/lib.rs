@@ -34,6 +34,7 @@ mod layer;
 mod limits;
 mod logs;
 mod offload;
+mod overview;
 mod pages;
 mod param_types;
 mod params;

@@ -2,8 +2,8 @@
 
 use super::{
     SharedServer, apps, audit, batch, calls, console, dead_letters, deliveries, document, export,
-    grants, health, import, kv, layer, limits, logs, pages, plugins, settings, timers, tokens,
-    triggers, watch,
+    grants, health, import, kv, layer, limits, logs, overview, pages, plugins, settings, timers,
+    tokens, triggers, watch,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -119,6 +119,7 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(logs::show))
         .routes(routes!(audit::list_of_app))
         .routes(routes!(audit::list))
+        .routes(routes!(overview::show))
         .routes(routes!(describe))
 }
 

@@ -52,6 +52,7 @@ pub(super) mod outbox_sql;
 pub(super) mod answers_sql;
 pub(super) mod changes_sql;
 pub(super) mod dead_letters_sql;
+pub(super) mod hosts_sql;
 pub(super) mod logs_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;

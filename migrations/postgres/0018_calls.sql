@@ -1,0 +1,2 @@
+-- A placeholder, so that numbers are contiguous.
+SELECT 1;
