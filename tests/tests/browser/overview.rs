@@ -41,7 +41,7 @@ fn overview_shows(width: u32, dark: bool) {
     page.see(".attention li", "with paused triggers");
     page.see(".attention a", "shop");
     page.see("section[aria-label=Hosts] td", "alive");
-    page.see("dd", "µs");
+    page.see("dd", " ms");
     let script = |text: &str| page.browser.script(text, &[]);
     let drawn = script(
         "return [...document.querySelectorAll('.chart canvas')].map((canvas) => {
