@@ -8,6 +8,7 @@ use kvasm_core::{App, AppId, DELIVERIES_MAX, Timestamp};
 use kvasm_metrics::{FULLEST_APPS, QuotaUse, Sample};
 use kvasm_service::{Attention, StoreSample, TaskHandle, error_chain};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -88,7 +89,14 @@ async fn sample(
         fullest: Vec::new(),
     };
     let (mut after, mut fullest, mut failed) = (None, Fullest::default(), 0);
-    let mut attention = late_schedules(shared, task).await?;
+    let mut attention = match late_schedules(shared, task).await {
+        Ok(attention) => attention,
+        // The gauges do not need them.
+        Err(error) => {
+            task.report_skip(&"the late schedules", &error_chain(&error));
+            Attention::default()
+        }
+    };
     loop {
         let apps = store.apps(after.as_ref(), APPS).await?;
         for app in &apps {
@@ -195,10 +203,11 @@ async fn late_schedules(
                 continue;
             };
             let id = due.place.queue.app;
-            if !names.contains_key(&id) {
-                names.insert(id, store.app_by_id(id).await?);
-            }
-            if let Some(Some(app)) = names.get(&id) {
+            let app = match names.entry(id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(place) => place.insert(store.app_by_id(id).await?),
+            };
+            if let Some(app) = app {
                 let name = due.place.queue.trigger.as_str();
                 let late = now.0.saturating_sub(at.0).unsigned_abs();
                 attention.late_schedules.add(&app.name, Some(name), late);

@@ -4,7 +4,9 @@ import uPlot from "./vendor/uplot.js";
 import { html, useEffect, useRef, useState } from "./ui.js";
 
 const HEIGHT = 170;
-const TICK = 55;
+const TICK = 70;
+// All values are integers.
+const STEPS = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 
 /** Counts the changes of the colours, so that charts are drawn again: a canvas knows no variables. */
 export function useColours() {
@@ -38,10 +40,10 @@ function options(figure, series, format, width) {
     axes: [
       { ...axis, values: [[3600, "{HH}:{mm}"], [60, "{HH}:{mm}"], [1, "{HH}:{mm}:{ss}"]].map(([step, text]) => (
         [step, text, null, null, null, null, null, null, 1])) },
-      { ...axis, size: TICK, space: 40, values: (_, ticks) => ticks.map(format) },
+      { ...axis, size: TICK, space: 40, incrs: STEPS, values: (_, ticks) => ticks.map(format) },
     ],
     series: [{}, ...series.map((one, place) => ({
-      label: one.label, stroke: colour(marks[place]), width: 2, dash: place > 0 ? [6, 3] : undefined, points: { show: false },
+      label: one.label, stroke: colour(marks[place]), width: 2, dash: place > 0 ? [6, 3] : undefined, points: { show: true, size: 4 },
     }))],
   };
 }

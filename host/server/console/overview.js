@@ -34,16 +34,16 @@ function duration(ms) {
 const micro = (us) => (us === null || us === undefined ? "–" : us < 1000 ? `${us} µs` : `${Number((us / 1000).toPrecision(3))} ms`);
 
 const KINDS = [
-  ["paused_triggers", "with paused triggers", "triggers", (one) => plural(one.amount, "trigger")],
-  ["late_schedules", "with late schedules", "triggers", (one) => html`<${Text} value=${one.name} />, late by ${duration(one.amount)}`],
-  ["overdue", "with overdue deliveries", "deliveries", (one) => `for ${duration(one.amount)}`],
-  ["quotas", "near a quota", "overview", (one) => html`<${Text} value=${one.name} />, ${count(one.amount)} %`],
-  ["dead_letters", "with dead letters", "letters", (one) => plural(one.amount, "dead letter")],
+  ["paused_triggers", ["app with paused triggers", "apps with paused triggers"], "triggers", (one) => plural(one.amount, "trigger")],
+  ["late_schedules", ["late schedule", "late schedules"], "triggers", (one) => html`<${Text} value=${one.name} />, late by ${duration(one.amount)}`],
+  ["overdue", ["app with overdue deliveries", "apps with overdue deliveries"], "deliveries", (one) => `for ${duration(one.amount)}`],
+  ["quotas", ["quota used for 90 % or more", "quotas used for 90 % or more"], "overview", (one) => html`<${Text} value=${one.name} />, ${count(one.amount)} %`],
+  ["dead_letters", ["app with dead letters", "apps with dead letters"], "letters", (one) => plural(one.amount, "dead letter")],
 ];
 
 function Concern({ list, title, tab, detail }) {
   const left = list.total - list.worst.length;
-  return html`<li><strong>${count(list.total)} ${title}</strong>
+  return html`<li><strong>${plural(list.total, ...title)}</strong>
     <ul class="inline">${list.worst.map((one) => html`<li key=${`${one.app}/${one.name ?? ""}`}>
       <a href=${link(["apps", one.app, tab])}><${Text} value=${one.app} /></a> <span>${detail(one)}</span></li>`)}
       ${left > 0 && html`<li>and ${count(left)} more</li>`}</ul></li>`;
@@ -61,7 +61,7 @@ function Attention({ data }) {
     <ul>
       ${hosts.gone > 0 && html`<li><strong>${plural(hosts.gone, "host")} gone</strong> without a goodbye; see below.</li>`}
       ${tasks.length > 0 && html`<li><strong>Background tasks failing</strong> on the host that answered: <${Text} value=${tasks.join(", ")} /></li>`}
-      ${kinds.map(([name, title, tab, detail]) => html`<${Concern} key=${name} list=${attention[name]} title=${`${attention[name].total === 1 ? "app" : "times an app"} ${title}`} tab=${tab} detail=${detail} />`)}
+      ${kinds.map(([name, title, tab, detail]) => html`<${Concern} key=${name} list=${attention[name]} title=${title} tab=${tab} detail=${detail} />`)}
     </ul>
     <p class="dim">${as}</p>
   </section>`;

@@ -136,7 +136,7 @@ fn app(number: usize) -> App {
     let mut app = kit::app(&format!("app-{number:05}"));
     app.limits = AppLimits {
         quota: Quota {
-            entries: Some(u64::from(number % 100 != 0) * 1_000_000 + 1),
+            entries: Some(u64::from(!number.is_multiple_of(100)) * 1_000_000 + 1),
             ..Quota::default()
         },
         ..AppLimits::default()
