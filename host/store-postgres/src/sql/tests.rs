@@ -1,7 +1,7 @@
 //! Invariants of every statement, including those within functions.
 
 use super::{
-    ALL, answers_sql, changes_sql, dead_letters_sql, logs_sql, outbox_sql, registry_sql,
+    ALL, answers_sql, changes_sql, dead_letters_sql, hosts_sql, logs_sql, outbox_sql, registry_sql,
     server_sql, settings_sql, timers_sql, triggers_sql, usage_sql,
 };
 use std::sync::LazyLock;
