@@ -38,7 +38,7 @@ CREATE TABLE host_minutes (
     lag_ms bigint NOT NULL,
     apps bigint,
     pending bigint,
-    dead_letters bigint,
+    letters bigint,
     paused bigint,
     store_bytes bigint,
     PRIMARY KEY (minute, host)

@@ -38,7 +38,7 @@ CREATE TABLE host_minutes (
     lag_ms       INTEGER NOT NULL,
     apps         INTEGER,
     pending      INTEGER,
-    dead_letters INTEGER,
+    letters      INTEGER,
     paused       INTEGER,
     store_bytes  INTEGER,
     PRIMARY KEY (minute, host)

@@ -25,7 +25,7 @@ const RECORD_MINUTE: &str = "INSERT OR REPLACE INTO host_minutes VALUES
 const HISTORY: &str = "SELECT (minute / ?3) * ?3 AS first,
      sum(d00), sum(d01), sum(d02), sum(d03), sum(d04), sum(d05), sum(d06), sum(d07), sum(d08),
      sum(d09), sum(d10), sum(d11), sum(d12), sum(d13), sum(d14), sum(d15), sum(failed),
-     sum(delivered), sum(undelivered), max(lag_ms), max(apps), max(pending), max(dead_letters),
+     sum(delivered), sum(undelivered), max(lag_ms), max(apps), max(pending), max(letters),
      max(paused), max(store_bytes)
      FROM host_minutes WHERE minute >= ?1 AND minute < ?2 GROUP BY first ORDER BY first";
 

@@ -15,7 +15,7 @@ statements! {
     /// The columns: replaces a minute of a host. Its commit does not wait for the disk.
     RECORD_MINUTE = "INSERT INTO host_minutes AS m \
          (minute, host, d00, d01, d02, d03, d04, d05, d06, d07, d08, d09, d10, d11, d12, d13, \
-         d14, d15, failed, delivered, undelivered, lag_ms, apps, pending, dead_letters, paused, \
+         d14, d15, failed, delivered, undelivered, lag_ms, apps, pending, letters, paused, \
          store_bytes) \
          SELECT  $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, \
          $18, $19, $20, $21, $22, $23, $24, $25, $26, $27 \
@@ -27,7 +27,7 @@ statements! {
          d14 = excluded.d14, d15 = excluded.d15, failed = excluded.failed, \
          delivered = excluded.delivered, undelivered = excluded.undelivered, \
          lag_ms = excluded.lag_ms, apps = excluded.apps, pending = excluded.pending, \
-         dead_letters = excluded.dead_letters, paused = excluded.paused, \
+         letters = excluded.letters, paused = excluded.paused, \
          store_bytes = excluded.store_bytes";
     /// From, to, width: the minutes from one to before another, summed up.
     HISTORY = "SELECT (m.minute / $3) * $3 AS first, \
@@ -36,7 +36,7 @@ statements! {
          sum(m.d08)::bigint, sum(m.d09)::bigint, sum(m.d10)::bigint, sum(m.d11)::bigint, \
          sum(m.d12)::bigint, sum(m.d13)::bigint, sum(m.d14)::bigint, sum(m.d15)::bigint, \
          sum(m.failed)::bigint, sum(m.delivered)::bigint, sum(m.undelivered)::bigint, \
-         max(m.lag_ms), max(m.apps), max(m.pending), max(m.dead_letters), max(m.paused), \
+         max(m.lag_ms), max(m.apps), max(m.pending), max(m.letters), max(m.paused), \
          max(m.store_bytes) \
          FROM host_minutes AS m WHERE m.minute >= $1 AND m.minute < $2 GROUP BY 1 ORDER BY 1";
     /// From, to, rows, limit: removes minutes outside of a range, and the oldest beyond a number of
