@@ -19,7 +19,7 @@ struct Library {
     files: &'static [(&'static str, &'static str)],
 }
 
-const LIBRARIES: [Library; 2] = [
+const LIBRARIES: [Library; 3] = [
     Library {
         name: "preact",
         version: "11.2.0",
@@ -33,6 +33,16 @@ const LIBRARIES: [Library; 2] = [
         name: "htm",
         version: "3.1.1",
         files: &[("dist/htm.mjs", "htm.js"), ("LICENSE", "htm.LICENSE.txt")],
+    },
+    Library {
+        name: "uplot",
+        version: "1.6.32",
+        files: &[
+            // Its module is not minified, and has three times the size.
+            ("dist/uPlot.iife.min.js", "uplot.js"),
+            ("dist/uPlot.min.css", "uplot.css"),
+            ("LICENSE", "uplot.LICENSE.txt"),
+        ],
     },
 ];
 
@@ -66,29 +76,37 @@ impl Library {
         for (from, to) in self.files {
             let text =
                 fs::read_to_string(package.join(from)).with_context(|| (*from).to_owned())?;
-            let text = match to.ends_with(".js") {
-                true => self.adapt(&text),
-                false => text,
+            let text = match to.rsplit('.').next() {
+                Some("js") => self.adapt(&text),
+                Some("css") => format!("/* {} */\n{}\n", self.origin(), text.trim_end()),
+                _ => text,
             };
             fs::write(vendor.join(to), text).with_context(|| (*to).to_owned())?;
         }
         Ok(())
     }
 
-    /// Adds the origin and the licence, and makes imports relative: a page with a strict policy
-    /// has no import map.
-    fn adapt(&self, text: &str) -> String {
+    fn origin(&self) -> String {
         let Library { name, version, .. } = self;
+        format!(
+            "{name} {version}, unchanged but for this line, imports and exports; licence: \
+             {name}.LICENSE.txt"
+        )
+    }
+
+    /// Adds the origin and the licence, and makes imports relative: a page with a strict policy
+    /// has no import map. A script that defines a variable becomes a module.
+    fn adapt(&self, text: &str) -> String {
         let code = text.lines().filter(|line| !line.starts_with("//# source"));
         let code: Vec<&str> = code.collect();
         let code = code
             .join("\n")
             .replace(r#"from"preact""#, r#"from"./preact.js""#);
-        format!(
-            "// {name} {version}, unchanged but for this line and the imports; licence: \
-             {name}.LICENSE.txt\n{}\n",
-            code.trim_end()
-        )
+        let export = match self.name {
+            "uplot" => "export default uPlot;\n",
+            _ => "",
+        };
+        format!("// {}\n{}\n{export}", self.origin(), code.trim_end())
     }
 }
 
@@ -103,7 +121,10 @@ mod tests {
         for library in &LIBRARIES {
             for (_, to) in library.files {
                 let text = fs::read_to_string(vendor.join(to)).unwrap();
-                if to.ends_with(".js") {
+                if to.ends_with(".css") {
+                    let head = format!("/* {} {}, ", library.name, library.version);
+                    assert!(text.starts_with(&head), "{to}: run `cargo xtask console`");
+                } else if to.ends_with(".js") {
                     let head = format!("// {} {}, ", library.name, library.version);
                     assert!(text.starts_with(&head), "{to}: run `cargo xtask console`");
                     assert!(!text.contains(r#"from"preact""#), "{to}");

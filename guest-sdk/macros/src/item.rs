@@ -27,6 +27,10 @@ pub struct Function {
 }
 
 /// An argument of a function.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all have a type, and few exist at once"
+)]
 pub enum Argument {
     /// `self` in any form.
     Receiver(TokenStream),

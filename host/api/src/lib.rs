@@ -7,6 +7,7 @@ mod cost;
 mod events;
 mod grants;
 mod limits;
+mod overview;
 mod problem;
 mod settings;
 mod timers;
@@ -23,6 +24,8 @@ pub use grants::{ConfigNeedView, NeedChangesView, NeedsView, SecretNeedView, Unm
 pub use grants::{GrantList, GrantPage, GrantView, GrantedView, GrantsChanged};
 use limits::given;
 pub use limits::{LimitsChange, LimitsView};
+pub use overview::{AttentionView, ConcernList, ConcernView, OverviewHostView, OverviewHosts};
+pub use overview::{OverviewNumbers, OverviewPart, OverviewView};
 pub use problem::ProblemView;
 pub use settings::{ConfigPage, ConfigView, SecretPage, SecretView};
 pub use timers::{TimerDone, TimerPage, TimerRequest, TimerView};
@@ -50,6 +53,9 @@ pub struct AppView {
     /// The paused triggers. Only in the response for a single app.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_triggers: Option<Vec<PausedView>>,
+    /// The usage. Only in a list that was asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageView>,
 }
 
 /// A paused trigger.
@@ -96,6 +102,7 @@ impl From<&App> for AppView {
                 digest: active.digest.to_string(),
             }),
             paused_triggers: None,
+            usage: None,
         }
     }
 }

@@ -29,6 +29,7 @@ mod migrate;
 mod new;
 mod open;
 mod output;
+mod overview;
 mod plugin;
 mod profile;
 mod run;
@@ -145,6 +146,8 @@ enum Command {
     DeadLetter(dead_letter::DeadLetterCommand),
     /// Show the usage of an app
     Usage(app::UsageArgs),
+    /// Show what needs a person, the hosts, and what they did
+    Overview(overview::OverviewArgs),
     /// Show the log of an app's plugin
     Logs(logs::LogsArgs),
     /// Show the calls of an app's plugin, with their outcome, time and cost
@@ -267,6 +270,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Timer(command) => timer::run(global, command).await,
         Command::DeadLetter(command) => dead_letter::run(global, command).await,
         Command::Usage(usage) => app::usage(global, usage).await,
+        Command::Overview(overview) => overview::run(global, overview).await,
         Command::Logs(logs) => logs::run(global, logs).await,
         Command::Calls(calls) => calls::run(global, calls).await,
         Command::Token(command) => token::run(global, command).await,

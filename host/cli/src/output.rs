@@ -23,6 +23,12 @@ pub(super) fn object(
     Ok(())
 }
 
+/// Prints a line for people.
+pub(super) fn text(line: &str) -> Result<(), Failure> {
+    writeln!(std::io::stdout(), "{}", escape_line(line))?;
+    Ok(())
+}
+
 /// Prints a line for people to standard error; errors are ignored.
 pub(super) fn note(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", escape_line(line));

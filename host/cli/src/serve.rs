@@ -311,6 +311,13 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     if let Err(error) = host.flush_logs(logs, calls).await {
         tracing::warn!(%error, "the last lines of apps' logs, or records of calls, were not stored");
     }
+    if let Err(error) = host
+        .history()
+        .beat(&config.dispatch.shown_host_name(), true)
+        .await
+    {
+        tracing::warn!(%error, "the last heartbeat was not stored: this host will be reported as gone");
+    }
     if !drained {
         tracing::warn!("requests still running after server.drain_timeout were aborted");
     }

@@ -5,8 +5,8 @@
 //! round-robin through the queues with due deliveries, and claims a few of each, so that no
 //! app's backlog delays another app's events.
 //!
-//! Claiming (`claims`), schedules (`cron`), the wake-up for `timers`, samples (`gauges`), writing the `logs` of
-//! apps to the store, `upkeep` of the apps,
+//! Claiming (`claims`), schedules (`cron`), the wake-up for `timers`, samples (`gauges`), `heartbeats` of
+//! this host, writing the `logs` of apps to the store, `upkeep` of the apps,
 //! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and `clock_repair`
 //! of what a wrong one has postponed are separate tasks, which `supervisor` restarts after a
 //! failure. None of them waits for another. An error with one app does not stop a task for the
@@ -19,6 +19,7 @@ mod clock;
 mod clock_repair;
 mod cron;
 mod gauges;
+mod heartbeats;
 mod housekeeping;
 mod leases;
 mod logs;
@@ -37,7 +38,7 @@ pub use clock::TimeSource;
 use kvasm_core::store::StoreError;
 use kvasm_core::{AppId, AppName, PROBE_AFTER, Queue};
 use kvasm_host::Host;
-use kvasm_service::{LogRetention, TaskHandle};
+use kvasm_service::{HistoryRetention, LogRetention, TaskHandle};
 use leases::Leases;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -80,7 +81,12 @@ pub struct DispatchOptions {
     /// How long and how many records of the calls of apps are kept. Default 14 days, and 16 MiB of an
     /// app. With 0 bytes no calls are recorded.
     pub calls: LogRetention,
-    /// Interval at which the store is sampled for gauges. Longer if sampling would take more
+    /// How long and how much of the history of hosts is kept. Default 8 days, and 100,000 rows: one
+    /// for each host and minute.
+    pub history: HistoryRetention,
+    /// The name of this host in the overview of hosts. Default: that of the machine.
+    pub host_name: Option<String>,
+    /// Interval at which the store is sampled for gauges and the overview. Longer if sampling would take more
     /// than a 20th of the time. Default 15 s.
     pub sample: Duration,
     /// How long running handlers may continue after the dispatcher was asked to stop. Default 10
@@ -112,10 +118,25 @@ impl Default for DispatchOptions {
                 age: Duration::from_secs(14 * 24 * 60 * 60),
                 bytes_of_app: 16 * 1024 * 1024,
             },
+            history: HistoryRetention {
+                age: Duration::from_secs(8 * 24 * 60 * 60),
+                rows: 100_000,
+            },
+            host_name: None,
             sample: Duration::from_secs(15),
             drain: Duration::from_secs(10),
             probe_after: PROBE_AFTER,
             time: TimeSource::default(),
+        }
+    }
+}
+
+impl DispatchOptions {
+    /// Returns the name of this host in the overview of hosts.
+    pub fn shown_host_name(&self) -> String {
+        match &self.host_name {
+            Some(name) => name.clone(),
+            None => heartbeats::system_name(),
         }
     }
 }
@@ -171,7 +192,7 @@ impl Dispatcher {
     /// longer than [`DispatchOptions::drain`] are aborted, and their deliveries released: they
     /// are due immediately, and the attempt does not count.
     ///
-    /// Claiming, schedules, samples, logs, upkeep, housekeeping, the removal of deleted apps and the
+    /// Claiming, schedules, samples, heartbeats, logs, upkeep, housekeeping, the removal of deleted apps and the
     /// comparison of the clock are separate tasks. One that fails or panics is restarted, and
     /// shows in the host's [`Health`](kvasm_service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
@@ -190,6 +211,7 @@ impl Dispatcher {
         self.start(&mut loops, &told, "timers", timers::run);
         self.start(&mut loops, &told, "samples", gauges::run);
         self.start(&mut loops, &told, "logs", logs::run);
+        self.start(&mut loops, &told, "heartbeats", heartbeats::run);
         self.start_rounds(&mut loops, &told, "upkeep", upkeep::round);
         self.start_rounds(&mut loops, &told, "housekeeping", housekeeping::round);
         self.start_rounds(&mut loops, &told, "reaper", reaper::round);
@@ -268,11 +290,12 @@ impl Dispatcher {
 }
 
 /// The tasks in the host's health while a dispatcher runs.
-const TASKS: [&str; 12] = [
+const TASKS: [&str; 13] = [
     "claims",
     "clock",
     "deliveries",
     "dispatcher",
+    "heartbeats",
     "housekeeping",
     "logs",
     "reaper",

@@ -7,8 +7,8 @@ use kvasm_metrics::Metrics;
 use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, RuntimeError};
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallKeeper, CallRecords, ChangeFeeds, DispatchNotifier,
-    Health, HealthLimits, KeyLocks, Keyring, KvService, LogKeeper, Logs, Outbound, Services,
-    SettingsCache, StoredDeadLetters, WatchLimits, WriteRates,
+    Health, HealthLimits, HostHistory, KeyLocks, Keyring, KvService, LogKeeper, Logs, Outbound,
+    Services, SettingsCache, StoredDeadLetters, WatchLimits, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -278,6 +278,7 @@ impl HostBuilder {
             access,
             admission: Admission::new(self.queue, metrics.clone()),
             writes: WriteRates::default(),
+            history: HostHistory::new(logs.host(), Arc::clone(&store), metrics.clone()),
             logs,
             log_keeper,
             calls,

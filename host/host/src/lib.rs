@@ -21,7 +21,7 @@ use kvasm_runtime::{
 };
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, CallKeeper, CallRecords, Caller, ChangeFeeds,
-    Deadline, DispatchNotifier, Health, KeyLocks, Kv, LogKeeper, LogRetention, Logs,
+    Deadline, DispatchNotifier, Health, HostHistory, KeyLocks, Kv, LogKeeper, LogRetention, Logs,
     SeenGeneration, ServiceError, Services, SettingsCache, SettingsSnapshot, Stage, WriteRates,
 };
 use std::sync::Arc;
@@ -51,6 +51,7 @@ struct Parts {
     log_keeper: LogKeeper,
     calls: Arc<CallRecords>,
     call_keeper: CallKeeper,
+    history: HostHistory,
     change_feeds: Arc<ChangeFeeds>,
     health: Arc<Health>,
     runtime: Arc<Runtime>,
@@ -132,6 +133,12 @@ impl Host {
     pub fn forget_log(&self, app: AppId) {
         self.0.calls.remove(app);
         self.0.logs.remove(app);
+    }
+
+    /// Returns the history of all hosts. This one's is written while a dispatcher runs; at the end,
+    /// [`HostHistory::beat`] says goodbye.
+    pub fn history(&self) -> &HostHistory {
+        &self.0.history
     }
 
     /// Returns the feeds of the apps whose changes are watched on this host.

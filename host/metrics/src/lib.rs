@@ -14,6 +14,7 @@ mod process;
 mod sample;
 mod table;
 mod tasks;
+mod totals;
 mod watchers;
 
 pub use in_use::InUse;
@@ -29,6 +30,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 pub use table::MetricRow;
+pub use totals::{CallTotals, DURATION_BOUNDS_US};
 
 /// The maximum number of apps that have their own series at once.
 pub const APPS_MAX: usize = 1_000;
@@ -118,6 +120,7 @@ struct MetricsInner {
     registry: Registry,
     rows: Vec<MetricRow>,
     sample: sample::Sampled,
+    totals: totals::LiveTotals,
     /// The apps that have their own series, with those series.
     apps: Mutex<HashMap<Arc<str>, Vec<Series>>>,
     invocations: Family<InvocationLabels, Counter>,
@@ -165,6 +168,7 @@ impl Default for Metrics {
         let inner = MetricsInner {
             rows: Vec::new(),
             sample: sample::Sampled::default(),
+            totals: totals::LiveTotals::default(),
             apps: Mutex::default(),
             invocations: Family::default(),
             invocation_seconds: Histogram::new(SECONDS),
@@ -309,6 +313,7 @@ impl Metrics {
     pub fn invocation(&self, app: &str, outcome: &'static str, took: Duration) {
         self.count_of_app(OfApp::Invocations, app, outcome);
         self.0.invocation_seconds.observe(took.as_secs_f64());
+        self.0.totals.call(outcome, took);
     }
 
     /// Counts calls of a host function.
@@ -356,6 +361,7 @@ impl Metrics {
     /// Counts the outcome of an attempt at a delivery.
     pub fn delivery(&self, app: &str, outcome: &'static str) {
         self.count_of_app(OfApp::Deliveries, app, outcome);
+        self.0.totals.delivery(outcome);
     }
 
     /// Counts a pause of a trigger by failures, or the outcome of a probe.
@@ -371,6 +377,7 @@ impl Metrics {
     /// Observes how long after it was due a delivery began.
     pub fn delivery_lag(&self, lag: Duration) {
         self.0.delivery_lag.observe(lag.as_secs_f64());
+        self.0.totals.lag(lag);
     }
 
     /// Counts rows that the host has removed automatically.

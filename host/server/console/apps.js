@@ -2,7 +2,7 @@
 
 import { get, json, path } from "./api.js";
 import { isOfOneApp, may } from "./access.js";
-import { html, link, useEffect, useLoad, usePages, useState, useAction } from "./ui.js";
+import { html, link, useEffect, usePages, useState, useAction } from "./ui.js";
 import { Dialog, Field, Listing, Refusal, Usage } from "./ui.js";
 import { count, size } from "./text.js";
 
@@ -22,13 +22,12 @@ export function before(prefix) {
 async function load(prefix, cursor, signal) {
   if (prefix !== "" && !/^[a-z0-9_-]{1,64}$/.test(prefix)) return { rows: [] };
   const after = cursor ?? (prefix === "" ? undefined : before(prefix));
-  const page = await get(path(["apps"], { after, limit: PAGE }), signal);
+  const page = await get(path(["apps"], { after, limit: PAGE, usage: true }), signal);
   const rows = page.apps.filter((app) => app.name.startsWith(prefix));
   return { rows, next: rows.length === page.apps.length ? page.next : undefined };
 }
 
-function UsageCells({ app }) {
-  const { data } = useLoad((signal) => get(path(["apps", app.name, "usage"]), signal), [app.id]);
+function UsageCells({ usage: data }) {
   if (!data) return html`<span class="dim">–</span>`;
   return html`<span class="usages">
     <${Usage} used=${data.entries} limit=${data.limits.entries} format=${count} label="Entries" /> entries,${" "}
@@ -41,7 +40,7 @@ const COLUMNS = [
   ["App", (app) => html`<a href=${link(["apps", app.name])}>${app.name}</a>`],
   ["Version", (app) => (app.plugin ? app.plugin.version : html`<span class="dim">none</span>`)],
   ["Calls without a token", (app) => (app.public ? "allowed" : "refused")],
-  ["Usage", (app) => html`<${UsageCells} app=${app} />`],
+  ["Usage", (app) => html`<${UsageCells} usage=${app.usage} />`],
 ];
 
 function Create({ onClose }) {

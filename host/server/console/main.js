@@ -1,8 +1,9 @@
 // Log-in, navigation and the frame of all views.
 
 import { session, send, path } from "./api.js";
-import { isOfOneApp, loadAccess } from "./access.js";
+import { isOfOneApp, loadAccess, may } from "./access.js";
 import { html, render, link, useEffect, useLoad, useRef, useState, Field, Refusal, Text, useAction } from "./ui.js";
+import { Overview } from "./overview.js";
 import { Apps } from "./apps.js";
 import { App } from "./app.js";
 import { Tokens } from "./tokens.js";
@@ -65,8 +66,8 @@ function LogIn({ why, onDone }) {
   </main>`;
 }
 
-const VIEWS = { apps: Apps, tokens: Tokens, audit: Audit };
-const SECTIONS = [["apps", "Apps"], ["tokens", "Tokens"], ["audit", "Audit"]];
+const VIEWS = { overview: Overview, apps: Apps, tokens: Tokens, audit: Audit };
+const SECTIONS = [["overview", "Overview"], ["apps", "Apps"], ["tokens", "Tokens"], ["audit", "Audit"]];
 
 function Console() {
   const [isIn, setIn] = useState(() => session.token() !== null);
@@ -79,7 +80,8 @@ function Console() {
     setIn(false);
   };
   useEffect(() => session.whenRefused(() => end("The token is no longer valid.")), []);
-  const section = Object.hasOwn(VIEWS, segments[0] ?? "") ? segments[0] : "apps";
+  const first = may("app:read") && !isOfOneApp() ? "overview" : "apps";
+  const section = Object.hasOwn(VIEWS, segments[0] ?? "") ? segments[0] : first;
   const app = section === "apps" ? segments[1] : undefined;
   useEffect(() => {
     document.title = `${app && /^[a-z0-9_-]{1,64}$/.test(app) ? `${app} – ` : ""}Kvasm console`;

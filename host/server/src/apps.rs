@@ -5,14 +5,14 @@ use super::access_log::note_app;
 use super::auth::Authenticated;
 use super::body::{self, JsonBody};
 use super::param_types;
-use super::params::{Params, Segments, page_limit};
+use super::params::{Params, Segments, page_limit, refused};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use kvasm_api::{AppPage, AppPatch, AppView, NewApp, PausedView, TriggerView, UsageView};
 use kvasm_core::{App, AppId, AppName, Capability};
-use kvasm_service::{Actor, SeenGeneration};
+use kvasm_service::{Actor, SeenGeneration, ServiceError};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -36,9 +36,15 @@ pub(super) async fn find(
 pub(super) struct AppListParams {
     /// Cursor of the page.
     after: Option<String>,
-    /// Maximum number of apps, 1 to 1,000; 100 by default.
+    /// Maximum number of apps, 1 to 1,000; 100 by default. With `usage`, at most 100.
     limit: Option<u32>,
+    /// Whether the answer has the usage of each app.
+    #[serde(default)]
+    usage: bool,
 }
+
+/// Maximum number of apps in a page with their usage.
+const USAGES_MAX: u32 = 100;
 
 /// Lists apps. A token of one app lists only that app.
 #[utoipa::path(get, path = "/v1/apps", tag = "apps", params(AppListParams),
@@ -49,6 +55,10 @@ pub(super) async fn list(
     Params(params): Params<AppListParams>,
 ) -> Result<JsonBody<AppPage>, Problem> {
     let limit = page_limit(params.limit)?;
+    if params.usage && limit > USAGES_MAX {
+        let why = format!("the limit is {limit}; with `usage` it is at most {USAGES_MAX}");
+        return Err(refused(why));
+    }
     let after = params.after.as_deref();
     let after = after.map(|name| {
         let refuse =
@@ -64,8 +74,31 @@ pub(super) async fn list(
     let full = apps.len() == limit as usize;
     Ok(JsonBody(AppPage {
         next: apps.last().filter(|_| full).map(|app| app.name.to_string()),
-        apps: apps.iter().map(AppView::from).collect(),
+        apps: views(&shared, &actor, &apps, params.usage).await?,
     }))
+}
+
+/// The views of apps, with their usage if asked for.
+async fn views(
+    shared: &SharedServer,
+    actor: &Actor,
+    apps: &[App],
+    usage: bool,
+) -> Result<Vec<AppView>, Problem> {
+    let mut views = Vec::with_capacity(apps.len());
+    for app in apps {
+        let mut view = AppView::from(app);
+        if usage {
+            view.usage = match shared.host.admin().usage(actor, app).await {
+                Ok(usage) => Some(UsageView::new(usage, app)),
+                // Deleted since.
+                Err(ServiceError::AppNotFound) => None,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        views.push(view);
+    }
+    Ok(views)
 }
 
 /// Creates an app. Requires a token that is not bound to an app.

@@ -196,6 +196,7 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
             json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX })
         }
         "?after /v1/apps" => text(1, 64, APP),
+        "?window /v1/overview" => json!({ "enum": ["1h", "1d"] }),
         "?after /v1/tokens" | "?after /v1/apps/{app}/tokens" => text(32, 32, TOKEN),
         "?after /v1/apps/{app}/kv/collections" => text(1, 128, NO_NUL),
         "?before /v1/audit"

@@ -1,16 +1,17 @@
 //! What the administration address refuses from browsers: requests that reach it by the name of
-//! another site, and changes that a page of another site requests.
+//! another site, changes that a page of another site requests, and responses for its pages.
 
 use super::SharedServer;
 use super::client_address::ClientView;
 use super::problem::{Kind, Problem};
-use axum::http::header::{HOST, HeaderName, ORIGIN};
+use axum::http::header::{HOST, HeaderName, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const CORP: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// An address that the server listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,15 @@ pub(super) fn check(shared: &SharedServer, parts: &Parts) -> Result<(), Problem>
         return Err(Problem::new(Kind::ForeignOrigin, detail));
     }
     Ok(())
+}
+
+/// Makes browsers keep a response of the administration address from pages of other origins, which can
+/// request it as a script or an image without CORS, and from being taken for another type.
+pub(super) fn protect(shared: &SharedServer, headers: &mut HeaderMap) {
+    if matches!(shared.door, Door::Admin { .. }) {
+        headers.insert(CORP, HeaderValue::from_static("same-origin"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
 }
 
 /// Whether the request names a loopback address, or no host at all, which no browser does.

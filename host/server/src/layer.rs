@@ -85,6 +85,7 @@ pub(super) async fn handle(
     if let Ok(value) = HeaderValue::from_str(id.hyphenated().encode_lower(&mut text)) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    door::protect(&shared, response.headers_mut());
     let (status, metrics) = (response.status(), shared.host.metrics());
     metrics.http_request(
         route,

@@ -35,6 +35,7 @@ mod layer;
 mod limits;
 mod logs;
 mod offload;
+mod overview;
 mod pages;
 mod param_types;
 mod params;

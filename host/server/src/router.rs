@@ -2,8 +2,8 @@
 
 use super::{
     SharedServer, apps, audit, batch, call_records, calls, console, dead_letters, deliveries,
-    document, export, grants, health, import, kv, layer, limits, logs, pages, plugins, settings,
-    timers, tokens, triggers, watch,
+    document, export, grants, health, import, kv, layer, limits, logs, overview, pages, plugins,
+    settings, timers, tokens, triggers, watch,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -120,6 +120,7 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(call_records::list))
         .routes(routes!(audit::list_of_app))
         .routes(routes!(audit::list))
+        .routes(routes!(overview::show))
         .routes(routes!(describe))
 }
 

@@ -90,6 +90,9 @@ pub struct TaskHealth {
     pub skips: u64,
 }
 
+/// Tasks whose failures are shown, and do not make a host unready: calls do not need them.
+const ADVISORY: [&str; 1] = ["heartbeats"];
+
 /// The readiness of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
@@ -100,9 +103,10 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Whether the store accepts writes and all tasks work.
+    /// Whether the store accepts writes, and all tasks work without which requests suffer.
     pub fn is_ready(&self) -> bool {
-        self.store.is_ok() && self.tasks.iter().all(|task| task.failing.is_none())
+        let is_fine = |task: &TaskHealth| task.failing.is_none() || ADVISORY.contains(&task.name);
+        self.store.is_ok() && self.tasks.iter().all(is_fine)
     }
 }
 
@@ -417,6 +421,10 @@ mod tests {
         let health = &health;
         health.task("upkeep");
         assert!(health.check().await.is_ready(), "a new task replaced it");
+        let advisory = health.task("heartbeats");
+        advisory.report_failure("four".to_owned());
+        assert!(health.check().await.is_ready(), "calls do not need it");
+        health.remove_task("heartbeats");
         health.remove_task("upkeep");
         assert_eq!(health.tasks(), []);
     }

@@ -19,6 +19,7 @@ mod fair;
 mod grants;
 mod health;
 mod health_limits;
+mod history;
 mod kv;
 mod logs;
 mod noop;
@@ -57,6 +58,11 @@ pub use fair::{FairPermit, FairSemaphore, Share};
 pub use health::{Health, Readiness, StoreFailure, TaskHealth};
 pub use health::{TaskHandle, Working, error_chain};
 pub use health_limits::HealthLimits;
+pub use history::{
+    AppConcern, Attention, CONCERNS_MAX, Concerns, HOST_NAME_CHARS_MAX, HOSTS_SHOWN_MAX,
+    HistoryRetention, HostHistory, HostState, Overview, OverviewHost, OverviewSum, OverviewWindow,
+    StoreSample, quantile_us,
+};
 pub use kv::{
     Address, BATCH_BYTES_MAX, BATCH_MAX, KeyLocks, Kv, KvService, List, Listing, LockPolicy,
     LockSet, LockSetGuard, PendingCommitGuard, Transaction, WriteSavepoint,

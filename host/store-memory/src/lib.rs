@@ -5,6 +5,7 @@ mod answers;
 mod change_log;
 mod commit;
 mod entries;
+mod hosts;
 mod log_segments;
 mod outbox;
 mod registry;
@@ -36,6 +37,7 @@ use uuid::Uuid;
 pub struct MemoryStore {
     state: RwLock<MemoryState>,
     logs: Mutex<log_segments::SegmentRows>,
+    hosts: Mutex<hosts::HostRows>,
 }
 
 #[derive(Debug, Default)]

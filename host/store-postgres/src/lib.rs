@@ -30,6 +30,7 @@ mod entries;
 mod fire;
 mod grants;
 mod handling;
+mod hosts;
 mod increments;
 mod lease;
 mod log_segments;

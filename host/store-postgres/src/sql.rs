@@ -55,6 +55,7 @@ pub(super) mod answers_sql;
 pub(super) mod calls_sql;
 pub(super) mod changes_sql;
 pub(super) mod dead_letters_sql;
+pub(super) mod hosts_sql;
 pub(super) mod registry_sql;
 pub(super) mod server_sql;
 pub(super) mod settings_sql;

@@ -13,6 +13,7 @@ mod entries;
 mod error;
 mod fair_queue;
 mod grants;
+mod hosts;
 mod links;
 #[allow(unsafe_code)]
 mod log_head;

@@ -330,6 +330,9 @@ fn token_that_may_only_read_is_offered_no_changes() {
     let page = Page::open(&stage.url(), 360, false);
     page.log_in(&secret);
     page.see("header", "one app");
+    page.click("nav a", "Overview");
+    page.see("[role=note]", "app:read for all apps");
+    page.click("nav a", "Apps");
     page.see_no("button", "New app");
     page.click("td a", "shop");
     page.see("h1", "shop");

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod console;
+mod hostile_page;
+mod overview;
 mod page;
 mod screen;
 mod stage;

@@ -128,6 +128,7 @@ impl Page {
     pub fn log_in(&self, token: &str) {
         self.fill("input[name=token]", token);
         self.click("button", "Log in");
+        self.click("nav a", "Apps");
         self.see("h1", "Apps");
     }
 

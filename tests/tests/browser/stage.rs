@@ -25,12 +25,31 @@ pub struct Stage {
 
 impl Stage {
     pub fn start() -> Stage {
-        Stage::start_at(Home::new(), 0)
+        Stage::with(&[])
     }
 
-    fn start_at(home: Home, port: u16) -> Stage {
+    /// Starts it with these settings, such as `pages.sandbox=off`.
+    pub fn with(settings: &[&str]) -> Stage {
+        Stage::start_at(Home::new(), 0, settings)
+    }
+
+    /// Starts a server that serves everything at one address, and so no console.
+    pub fn one_address(settings: &[&str]) -> Stage {
+        let home = Home::new();
+        let arguments: Vec<&str> = settings.iter().flat_map(|each| ["--set", *each]).collect();
+        let server = home.start(&arguments);
+        Stage {
+            admin: server.address,
+            server,
+            home,
+        }
+    }
+
+    fn start_at(home: Home, port: u16, settings: &[&str]) -> Stage {
         let listen = format!("admin.listen=127.0.0.1:{port}");
-        let server = home.start(&["--set", &listen]);
+        let settings = settings.iter().copied().chain([listen.as_str()]);
+        let arguments: Vec<&str> = settings.flat_map(|each| ["--set", each]).collect();
+        let server = home.start(&arguments);
         let stdout = server.stdout();
         let (_, rest) = stdout.split_once("Administration on http://").unwrap();
         let (address, _) = rest.split_once('\n').unwrap();
@@ -44,7 +63,7 @@ impl Stage {
     /// Stops the server, and starts it again at the same address.
     pub fn restart(self) -> Stage {
         self.server.stop();
-        Stage::start_at(self.home, self.admin.port())
+        Stage::start_at(self.home, self.admin.port(), &[])
     }
 
     pub fn url(&self) -> String {

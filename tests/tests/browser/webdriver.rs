@@ -152,6 +152,39 @@ impl WebDriver {
         self.post("/url", json!({"url": url})).unwrap();
     }
 
+    fn get(&self, path: &str) -> Value {
+        let request = self.http.get(format!("{}{path}", self.session));
+        self.answer(request).unwrap()
+    }
+
+    /// Loads the page again.
+    pub fn refresh(&self) {
+        self.post("/refresh", json!({})).unwrap();
+    }
+
+    /// The title of the document.
+    pub fn title(&self) -> String {
+        self.get("/title").as_str().unwrap().to_owned()
+    }
+
+    /// The handle of the current tab.
+    pub fn tab(&self) -> String {
+        self.get("/window").as_str().unwrap().to_owned()
+    }
+
+    /// Opens a tab, makes it the current one, and returns its handle.
+    pub fn open_tab(&self) -> String {
+        let made = self.post("/window/new", json!({"type": "tab"})).unwrap();
+        let tab = made["handle"].as_str().unwrap().to_owned();
+        self.switch(&tab);
+        tab
+    }
+
+    /// Makes a tab the current one.
+    pub fn switch(&self, tab: &str) {
+        self.post("/window", json!({"handle": tab})).unwrap();
+    }
+
     /// Runs a script in the page and returns its result.
     pub fn script(&self, script: &str, arguments: &[Value]) -> Value {
         self.try_script(script, arguments).unwrap()

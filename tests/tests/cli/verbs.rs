@@ -52,6 +52,8 @@ fn rows() -> Vec<Row> {
         row("app public shop false").expect_output("no"),
         row("app limits shop --entries 100").expect_output("100"),
         row("usage shop").expect_output("100"),
+        row("overview").expect_output("HOST"),
+        row("overview --day").expect_output("runs of functions in the last day"),
         row("deploy shop MODULE").expect_output("Version 1"),
         row("plugin deploy shop MODULE").expect_output("Version 2"),
         row("plugin versions shop").expect_output("active"),

@@ -60,7 +60,9 @@ impl Outcome {
 
 /// Out of reach for a caller bound to an app, whatever its scopes.
 fn requires_instance_access(operation: &Operation, scope: &str) -> bool {
-    scope == "instance:admin" || operation.names("/v1/apps", "POST")
+    scope == "instance:admin"
+        || operation.names("/v1/apps", "POST")
+        || operation.path == "/v1/overview"
 }
 
 /// The documented outcome of an operation for a caller, on an app that is public or not.

@@ -18,6 +18,7 @@ mod limits;
 mod logs;
 mod openapi;
 mod outstanding_deliveries;
+mod overview;
 mod pages;
 mod plugins;
 mod problems;

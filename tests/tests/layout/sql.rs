@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 const TABLE: &str = "kv_entries";
 /// Tables that belong to no app, or to both apps and the instance.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 9] = [
     "apps",
     "kv_version",
     "modules",
@@ -17,6 +17,8 @@ const SHARED: [&str; 7] = [
     "audit",
     "health",
     "registry",
+    "hosts",
+    "host_minutes",
 ];
 /// Indexes that find whether a shared module is still used by any app, and which app's schedule
 /// is due or changes are new.

@@ -108,7 +108,11 @@ fn pages_of_other_sites_reach_nothing_at_the_admin_address() {
         send(&absolute).expect(421, "misdirected-request");
     }
     for host in [format!("LocalHost:{port}"), "[::1]".to_owned()] {
-        send(&format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n")).ok();
+        let answer = send(&format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n")).ok();
+        // A page of another origin cannot load it as a script.
+        let policy = answer.header("cross-origin-resource-policy");
+        assert_eq!(policy, Some("same-origin"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
     }
     let change = |origin: &str| {
         let head = format!("POST /v1/apps HTTP/1.1\r\nHost: localhost:{port}\r\n{origin}");

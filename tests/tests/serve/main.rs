@@ -9,6 +9,7 @@ mod clients;
 mod clocks;
 mod deploy;
 mod file_system;
+mod hosts;
 mod logs;
 mod metrics;
 mod secrets;

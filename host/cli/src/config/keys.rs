@@ -428,6 +428,27 @@ const KEYS: &[Key] = &[
         dispatch.calls.bytes_of_app
     ),
     key!(
+        "history.age",
+        "how long what the hosts did in each minute is kept",
+        duration,
+        show_duration,
+        dispatch.history.age
+    ),
+    key!(
+        "history.rows",
+        "maximum number of minutes that are kept, of all hosts together",
+        from_str,
+        to_string,
+        dispatch.history.rows
+    ),
+    key!(
+        "host_name",
+        "name of this host in the overview of hosts; auto: that of the machine",
+        host_name,
+        show_host_name,
+        dispatch.host_name
+    ),
+    key!(
         "watch.watchers",
         "maximum number of watchers of changes on this host",
         at_least_1,

@@ -4,6 +4,7 @@ use super::LogFormat;
 use crate::open::{CacheDir, StoreSpec};
 use humantime::{format_duration, parse_duration};
 use kvasm::server::Network;
+use kvasm::service::HOST_NAME_CHARS_MAX;
 use kvasm::store::Migrate;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,6 +109,23 @@ pub(super) fn show_auto(number: &Option<usize>) -> String {
     number
         .as_ref()
         .map_or_else(|| "auto".to_owned(), usize::to_string)
+}
+
+pub(super) fn host_name(text: &str) -> Result<Option<String>, String> {
+    let length = text.chars().count();
+    match text {
+        "auto" => Ok(None),
+        _ if length == 0 || length > HOST_NAME_CHARS_MAX || text.contains(char::is_control) => {
+            Err(format!(
+                "expected auto, or 1 to {HOST_NAME_CHARS_MAX} characters without control characters"
+            ))
+        }
+        name => Ok(Some(name.to_owned())),
+    }
+}
+
+pub(super) fn show_host_name(name: &Option<String>) -> String {
+    name.clone().unwrap_or_else(|| "auto".to_owned())
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {

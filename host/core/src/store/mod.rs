@@ -4,6 +4,7 @@
 //! every statement of a backend names it first.
 
 mod change_log;
+mod host_store;
 mod log_store;
 mod outbox;
 mod registry;
@@ -32,6 +33,10 @@ pub mod backend {
 pub use change_log::{
     ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LoggedChange,
 };
+pub use host_store::{
+    DURATION_BUCKETS, HostBeat, HostMinute, HostRecord, HostStore, KeptMinutes, MinuteCounts,
+    MinuteRange, StoreGauges,
+};
 pub use log_store::{LogSegment, LogStore, SegmentKind, SegmentQuery};
 pub use outbox::Outbox;
 pub use registry::Registry;
@@ -49,7 +54,17 @@ pub use upkeep::Upkeep;
 /// - Keys compare bytewise.
 #[async_trait]
 pub trait Store:
-    Registry + SettingsStore + Outbox + LogStore + ChangeLog + Upkeep + Survey + Send + Sync + 'static
+    Registry
+    + SettingsStore
+    + Outbox
+    + LogStore
+    + ChangeLog
+    + HostStore
+    + Upkeep
+    + Survey
+    + Send
+    + Sync
+    + 'static
 {
     /// Returns the app with this name, if it exists.
     async fn app(&self, name: &AppName) -> Result<Option<App>, StoreError>;

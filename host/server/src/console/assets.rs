@@ -47,6 +47,8 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "text.js" JS,
         "ui.js" JS,
         "values.js" JS,
+        "overview.js" JS,
+        "chart.js" JS,
         "apps.js" JS,
         "app.js" JS,
         "settings.js" JS,
@@ -63,8 +65,11 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "vendor/preact.js" JS,
         "vendor/hooks.js" JS,
         "vendor/htm.js" JS,
+        "vendor/uplot.js" JS,
+        "vendor/uplot.css" CSS,
         "vendor/preact.LICENSE.txt" TEXT,
         "vendor/htm.LICENSE.txt" TEXT,
+        "vendor/uplot.LICENSE.txt" TEXT,
     ]
 });
 

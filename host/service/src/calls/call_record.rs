@@ -164,6 +164,7 @@ impl From<RecordPage<CallEntry>> for CallPage {
 
 /// What segments of calls consist of.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are calls")]
 pub enum CallEntry {
     /// A call.
     Call(CallRecord),

@@ -95,6 +95,13 @@ impl Default for Logs {
     }
 }
 
+impl Logs {
+    /// Returns the identity of this host process, which is also that of its segments.
+    pub fn host(&self) -> Uuid {
+        self.host
+    }
+}
+
 #[derive(Default)]
 struct LogState {
     rings: HashMap<AppId, Ring>,

@@ -1,8 +1,8 @@
 //! Invariants of every statement, including those within functions.
 
 use super::{
-    ALL, answers_sql, calls_sql, changes_sql, dead_letters_sql, logs_sql, outbox_sql, registry_sql,
-    server_sql, settings_sql, timers_sql, triggers_sql, usage_sql,
+    ALL, answers_sql, calls_sql, changes_sql, dead_letters_sql, hosts_sql, logs_sql, outbox_sql,
+    registry_sql, server_sql, settings_sql, timers_sql, triggers_sql, usage_sql,
 };
 use std::sync::LazyLock;
 
@@ -39,6 +39,7 @@ fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
         logs_sql::ALL,
         calls_sql::ALL,
         changes_sql::ALL,
+        hosts_sql::ALL,
     ];
     let functions = FUNCTIONS.iter().map(|(name, sql)| (*name, sql.as_str()));
     lists.into_iter().flatten().copied().chain(functions)
@@ -313,7 +314,7 @@ fn commit_function_matches_the_transaction() {
 fn statements_use_the_host_clock() {
     // The duration of a session's state is a matter of the server's clock, and hosts compare their
     // clocks with it.
-    let about_the_server = ["LOCK_HOLDERS", "OLDEST_SNAPSHOT", "CLOCK"];
+    let about_the_server = ["LOCK_HOLDERS", "OLDEST_SNAPSHOT", "CLOCK", "BEAT"];
     for (name, sql) in all().filter(|(name, _)| !about_the_server.contains(name)) {
         for clock in [
             "now()",
@@ -338,6 +339,7 @@ fn sql_is_only_in_the_sql_modules() {
         ("compact.rs", include_str!("../compact.rs")),
         ("connector.rs", include_str!("../connector.rs")),
         ("handling.rs", include_str!("../handling.rs")),
+        ("hosts.rs", include_str!("../hosts.rs")),
         ("migrate.rs", include_str!("../migrate.rs")),
         ("shortage.rs", include_str!("../shortage.rs")),
         ("sessions.rs", include_str!("../sessions.rs")),

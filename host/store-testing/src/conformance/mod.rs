@@ -29,6 +29,7 @@ pub mod expiry_sweep;
 pub mod generations;
 pub mod get_many;
 pub mod grants;
+pub mod hosts;
 pub mod increments;
 pub mod json;
 pub mod kit;

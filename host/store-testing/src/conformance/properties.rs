@@ -411,6 +411,12 @@ macro_rules! conformance {
                 log_of_a_deleted_app_is_removed,
                 pages_of_changes_are_bounded,
             }
+            hosts {
+                host_is_seen_by_the_clock_of_the_store,
+                minutes_of_hosts_add_up,
+                history_is_pruned_by_age_and_number,
+                hosts_are_pruned_by_age_and_number,
+            }
             log_segments {
                 log_segments_are_read_by_position,
                 log_segment_is_stored_once,

@@ -4,9 +4,10 @@ use super::FaultyStore;
 use async_trait::async_trait;
 use bytes::Bytes;
 use kvasm_core::store::{
-    AppSurvey, ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LogSegment,
-    LogStore, Outbox, Registry, SegmentKind, SegmentQuery, SettingsStore, Store, StoreClock,
-    StoreError, StoreSize, Survey, Upkeep,
+    AppSurvey, ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, HostBeat,
+    HostMinute, HostRecord, HostStore, KeptMinutes, LogSegment, LogStore, MinuteRange, Outbox,
+    Registry, SegmentKind, SegmentQuery, SettingsStore, Store, StoreClock, StoreError, StoreSize,
+    Survey, Upkeep,
 };
 use kvasm_core::{
     AnswerId, App, AppId, AppLimits, AppName, Audit, Claim, Collection, Commit, Committed,
@@ -202,6 +203,14 @@ operations! {
             -> Vec<AppId>, of None;
     }
 
+    HostStore {
+        Beat: beat(host: &HostBeat, minutes: &[HostMinute], now: Timestamp) -> Timestamp, of None;
+        Hosts: hosts(limit: u32) -> Vec<HostRecord>, of None;
+        History: history(range: MinuteRange) -> Vec<HostMinute>, of None;
+        PruneHistory: prune_history(kept: KeptMinutes, limit: u32) -> u64, of None;
+        PruneHosts: prune_hosts(before: Timestamp, after: Timestamp, keep: u32) -> u64, of None;
+    }
+
     Upkeep {
         PruneAudit: prune_audit(before: Timestamp, limit: u32) -> u64, of None;
         PruneAuditOf: prune_audit_of(app: AppId, keep: u32, limit: u32) -> u64, of Some(app);
@@ -224,9 +233,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// The sources of the traits.
-    const TRAITS: [&str; 8] = [
+    const TRAITS: [&str; 9] = [
         include_str!("../../../core/src/store/mod.rs"),
         include_str!("../../../core/src/store/change_log.rs"),
+        include_str!("../../../core/src/store/host_store.rs"),
         include_str!("../../../core/src/store/log_store.rs"),
         include_str!("../../../core/src/store/outbox.rs"),
         include_str!("../../../core/src/store/registry.rs"),

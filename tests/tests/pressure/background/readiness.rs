@@ -6,10 +6,11 @@ use kvasm::dispatch::DispatchOptions;
 use kvasm::model::{Batch, Collection, Commit, Key, Op, Timestamp, Value as Entry};
 use kvasm::service::HealthLimits;
 use kvasm::store::{PostgresOptions, PostgresStore};
-use kvasm_store_testing::faulty::Operation;
+use kvasm_store_testing::faulty::{Operation, failed};
+use kvasm_tests::guests::wasm;
 use kvasm_tests::postgres::{Cluster, Options};
 use kvasm_tests::server::{ApiResponse, Server, eventually};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
@@ -162,6 +163,37 @@ async fn shows_as(task: &str, table: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failing_housekeeping_makes_the_host_unready() {
     shows_as("housekeeping", "audit").await;
+}
+
+/// The input of a call.
+const ADD: &str = r#"{"name": "n", "by": 1}"#;
+
+/// Calls do not need the history of hosts, and it loses none of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failing_heartbeats_are_shown_and_affect_nothing() {
+    let mut stage = BackgroundHost::sqlite().await;
+    stage.faults.on(Operation::Beat).fail(failed);
+    stage.start();
+    eventually("it shows in the metrics", async || {
+        stage.has_metric("kvasm_task_failing{name=\"heartbeats\"} 1")
+    })
+    .await;
+    becomes_ready(&stage.server).await;
+    stage.server.deployed("shop", wasm("counter")).await;
+    for _ in 0..3 {
+        stage.server.root.call("shop", "add", ADD).await.expect(200);
+    }
+    let overview = stage.server.root.get("/v1/overview").await.expect(200);
+    assert_eq!(overview.json()["failing_tasks"], json!(["heartbeats"]));
+    stage.faults.clear();
+    // The next heartbeat has what the failed ones had to write.
+    eventually("the history is complete", async || {
+        let overview = stage.server.root.get("/v1/overview").await.expect(200);
+        let overview = overview.json();
+        overview["total"]["calls"] == 3 && overview["failing_tasks"] == json!([])
+    })
+    .await;
+    stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
