@@ -15,7 +15,7 @@ pub struct Function {
     pub vis: Visibility,
     pub constness: Option<Token![const]>,
     pub asyncness: Option<Token![async]>,
-    pub unsafety: Option<Token![unsafe]>,
+    pub unsafety: Option<syn::token::Unsafe>,
     pub abi: Option<Abi>,
     pub ident: Ident,
     /// With the `where` clause.

@@ -4,6 +4,7 @@ mod args;
 mod export;
 mod harness;
 mod item;
+mod kind;
 mod manifest;
 mod name;
 mod needs;

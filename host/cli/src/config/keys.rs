@@ -57,6 +57,13 @@ const KEYS: &[Key] = &[
         migrate
     ),
     key!(
+        "host_name",
+        "name of this host in the overview of hosts; auto: that of the machine",
+        host_name,
+        show_host_name,
+        dispatch.host_name
+    ),
+    key!(
         "cache_dir",
         "folder for compiled plugins, or none; in the cache directory by default",
         cache_dir,
@@ -423,7 +430,7 @@ const KEYS: &[Key] = &[
     key!(
         "calls.bytes_of_app",
         "size of the stored records of an app's calls; the oldest are removed; 0 records no calls",
-        size_u64,
+        size_or_zero,
         show_size_u64,
         dispatch.calls.bytes_of_app
     ),
@@ -440,13 +447,6 @@ const KEYS: &[Key] = &[
         from_str,
         to_string,
         dispatch.history.rows
-    ),
-    key!(
-        "host_name",
-        "name of this host in the overview of hosts; auto: that of the machine",
-        host_name,
-        show_host_name,
-        dispatch.host_name
     ),
     key!(
         "watch.watchers",

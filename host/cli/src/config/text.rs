@@ -243,6 +243,13 @@ pub(super) fn size_u64(text: &str) -> Result<u64, String> {
     parse_size(text)
 }
 
+pub(super) fn size_or_zero(text: &str) -> Result<u64, String> {
+    match text.trim() {
+        "0" => Ok(0),
+        text => parse_size(text),
+    }
+}
+
 pub(super) fn show_size_u64(size: &u64) -> String {
     show_bytes(*size)
 }
