@@ -5,7 +5,7 @@ use super::access_log::note_app;
 use super::auth::Authenticated;
 use super::body::{self, JsonBody};
 use super::param_types;
-use super::params::{Params, Segments, page_limit, refused};
+use super::params::{Params, Segments, page_limit};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
@@ -36,7 +36,8 @@ pub(super) async fn find(
 pub(super) struct AppListParams {
     /// Cursor of the page.
     after: Option<String>,
-    /// Maximum number of apps, 1 to 1,000; 100 by default. With `usage`, at most 100.
+    /// Maximum number of apps, 1 to 1,000; 100 by default. With `usage`, a page has at most
+    /// 100.
     limit: Option<u32>,
     /// Whether the answer has the usage of each app.
     #[serde(default)]
@@ -55,10 +56,10 @@ pub(super) async fn list(
     Params(params): Params<AppListParams>,
 ) -> Result<JsonBody<AppPage>, Problem> {
     let limit = page_limit(params.limit)?;
-    if params.usage && limit > USAGES_MAX {
-        let why = format!("the limit is {limit}; with `usage` it is at most {USAGES_MAX}");
-        return Err(refused(why));
-    }
+    let limit = match params.usage {
+        true => limit.min(USAGES_MAX),
+        false => limit,
+    };
     let after = params.after.as_deref();
     let after = after.map(|name| {
         let refuse =

@@ -13,7 +13,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use kvasm_api::CallView;
-use kvasm_core::{AppId, Capability, Timestamp};
+use kvasm_core::{AppId, Capability, Timestamp, TriggerName};
 use kvasm_service::{
     CALL_OUTCOMES, CallFilter, CallPage, CallQuery, CallRecord, LogCursor, ServiceError,
 };
@@ -100,6 +100,9 @@ fn filter(params: CallParams) -> Result<CallFilter, Problem> {
         let words = CALL_OUTCOMES.join(", ");
         return Err(refused(format!("`outcome` must be one of {words}")));
     }
+    let trigger = (params.trigger.as_deref())
+        .map(TriggerName::parse)
+        .transpose()?;
     Ok(CallFilter {
         since: params.since.map(Timestamp),
         until: params.until.map(Timestamp),
@@ -107,7 +110,7 @@ fn filter(params: CallParams) -> Result<CallFilter, Problem> {
             .transpose()
             .map_err(|_| refused("`request` must be the UUID of a request"))?,
         function: params.function,
-        trigger: params.trigger,
+        trigger: trigger.map(|name| name.as_str().to_owned()),
         outcome: params.outcome,
         failed: params.failed,
         slower: Duration::from_micros(params.slower_us.unwrap_or(0)),

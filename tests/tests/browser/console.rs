@@ -212,7 +212,7 @@ fn calls(page: &Page) {
     is_inert(page);
     page.click("select[name=outcome] option", "any failure");
     page.click("button", "Filter");
-    page.see_no("td", "set count");
+    page.see_no("td", "ok");
     page.see("td", "trap");
     page.see("td", "(plugin)");
     is_inert(page);

@@ -97,7 +97,7 @@ fn failure_of_the_module_alone_is_shown() {
         &line_of("count * 1_000_000"),
         "test tests::there_is_a_clock ... ok",
         "test tests::there_are_no_threads ... FAILED",
-        "operation not supported on this platform",
+        "Unsupported",
         "test tests::trap_names_its_line ... FAILED",
         &line_of("unreachable()"),
         "test tests::endless_loop_ends ... FAILED",
