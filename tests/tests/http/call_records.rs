@@ -326,7 +326,7 @@ async fn app_that_floods_with_calls_is_sampled_and_leaves_its_neighbour_alone() 
         (functions(&calls), left_out),
         (expected.iter().map(String::as_str).collect(), 0)
     );
-    // Those that are not pruned yet: the newest, and what is told about them.
+    // Those that are not pruned yet: the newest, and the note about them.
     let (kept, left_out) = all(&server, "loud", "limit=10000").await;
     let most = 10_000 + 1_000 * seconds + u64::from(COUNT) / 100 + 1_000;
     assert!((kept.len() as u64) < most, "{} of {most}", kept.len());

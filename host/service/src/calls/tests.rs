@@ -183,7 +183,7 @@ fn flood_of_calls_leaves_a_gap_and_a_line_in_the_log() {
     assert_eq!(lines().len(), 1);
     let text = format!("{first} calls were not recorded");
     assert!(lines()[0].message.starts_with(&text), "{:?}", lines());
-    // A flood that lasts is told once a minute, and at the end.
+    // A flood that lasts is reported once a minute, and at the end.
     let rest = flood() + flood();
     assert_eq!(lines().len(), 1);
     calls.due(Duration::ZERO, 0);
