@@ -7,7 +7,7 @@ use super::transaction::{Abort, TransactionWork, transact};
 use super::{PostgresStore, classify, sql, usage};
 use async_trait::async_trait;
 use kvasm_core::store::StoreError;
-use kvasm_core::store::backend::Effect;
+use kvasm_core::store::backend::{Effect, signed};
 use kvasm_core::{
     App, AppId, AppLimits, Audit, LimitsPatch, Resource, TOKENS_MAX, Timestamp, Token, TokenId,
 };
@@ -92,11 +92,6 @@ fn bind_limits<'q>(statement: Statement<'q>, limits: &AppLimits) -> Statement<'q
         .bind(quota.bytes.map(signed))
         .bind(calls_per_second.map(i64::from))
         .bind(calls_at_once.map(i64::from))
-}
-
-/// The columns are signed; a number beyond their range is as good as their maximum.
-pub(super) fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Runs a statement that returns the app, if it exists.

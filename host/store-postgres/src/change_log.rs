@@ -14,6 +14,7 @@ use super::log_segments::app_ids;
 use super::pool::{Pool, Statement};
 use super::sql::changes_sql;
 use async_trait::async_trait;
+use kvasm_core::store::backend::signed;
 use kvasm_core::store::{
     ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LoggedChange, StoreError,
 };
@@ -76,11 +77,6 @@ impl ChangePositions {
     fn readable(&self) -> u64 {
         self.0.lock().readable
     }
-}
-
-/// A position as Postgres' integer.
-fn number(position: u64) -> i64 {
-    i64::try_from(position).unwrap_or(i64::MAX)
 }
 
 fn position(row: &PgRow, column: usize) -> Result<u64, Error> {
@@ -182,7 +178,7 @@ impl ChangeLog for PostgresStore {
         let last = last_position(&self.pool).await?;
         let begin = || {
             let statement = sqlx::query(changes_sql::START_CHANGES).bind(app.uuid());
-            statement.bind(number(last))
+            statement.bind(signed(last))
         };
         let rows = self.pool.read(begin).await?;
         let row = rows.first().ok_or(StoreError::AppNotFound)?;
@@ -208,8 +204,8 @@ impl ChangeLog for PostgresStore {
         };
         if readable > after {
             let statement = || {
-                let statement = sqlx::query(changes_sql::CHANGED_APPS).bind(number(after));
-                statement.bind(number(readable))
+                let statement = sqlx::query(changes_sql::CHANGED_APPS).bind(signed(after));
+                statement.bind(signed(readable))
             };
             let rows = self.pool.read(statement).await?;
             let ids = rows.iter().map(|row| row.try_get::<Uuid, _>(0));
@@ -223,10 +219,10 @@ impl ChangeLog for PostgresStore {
         let statement = || {
             sqlx::query(changes_sql::CHANGES)
                 .bind(app.uuid())
-                .bind(number(range.after))
-                .bind(number(range.to))
+                .bind(signed(range.after))
+                .bind(signed(range.to))
                 .bind(i64::from(range.limit))
-                .bind(number(range.bytes_max))
+                .bind(signed(range.bytes_max))
         };
         page(&self.pool.read(statement).await?).map_err(store_error)
     }
@@ -244,7 +240,7 @@ impl ChangeLog for PostgresStore {
                 .bind(app.uuid())
                 .bind(now.0)
                 .bind(now.0.saturating_sub(age))
-                .bind(number(retain.bytes))
+                .bind(signed(retain.bytes))
                 .bind(i64::from(limit))
         };
         let rows = self.pool.write(prune).await.map_err(store_error)?;

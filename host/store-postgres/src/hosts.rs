@@ -5,18 +5,14 @@ use super::classify::store_error;
 use super::sql::hosts_sql;
 use async_trait::async_trait;
 use kvasm_core::Timestamp;
+use kvasm_core::store::backend::signed;
 use kvasm_core::store::{
-    DURATION_BUCKETS, HostBeat, HostMinute, HostRecord, HostStore, KeptMinutes, MinuteCounts,
-    MinuteRange, StoreError, StoreGauges,
+    HostBeat, HostMinute, HostRecord, HostStore, KeptMinutes, MinuteRange, StoreError,
 };
 use sqlx::postgres::PgRow;
+use sqlx::query::Query;
 use sqlx::{Error, Row};
 use uuid::Uuid;
-
-/// A count as Postgres' integer.
-fn number(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
 
 fn host(row: &PgRow) -> Result<HostRecord, Error> {
     Ok(HostRecord {
@@ -31,61 +27,22 @@ fn host(row: &PgRow) -> Result<HostRecord, Error> {
     })
 }
 
-/// A sum: its first minute, the durations, the other counts, the gauges.
+/// A sum, after its first minute.
 fn sum(row: &PgRow) -> Result<HostMinute, Error> {
-    let count = |column| Ok::<_, Error>(row.try_get::<i64, _>(column)?.unsigned_abs());
-    let gauge = |column| {
-        let value = row.try_get::<Option<i64>, _>(column)?;
-        Ok::<_, Error>(value.map(i64::unsigned_abs))
-    };
-    let mut durations = [0; DURATION_BUCKETS];
-    for (column, bucket) in durations.iter_mut().enumerate() {
-        *bucket = count(column + 1)?;
-    }
-    let rest = DURATION_BUCKETS + 1;
-    Ok(HostMinute {
-        minute: row.try_get(0)?,
-        counts: MinuteCounts {
-            durations,
-            failed: count(rest)?,
-            delivered: count(rest + 1)?,
-            undelivered: count(rest + 2)?,
-            lag_ms: count(rest + 3)?,
-        },
-        gauges: match gauge(rest + 4)? {
-            None => None,
-            Some(apps) => Some(StoreGauges {
-                apps,
-                pending: gauge(rest + 5)?.unwrap_or(0),
-                dead_letters: gauge(rest + 6)?.unwrap_or(0),
-                paused_triggers: gauge(rest + 7)?.unwrap_or(0),
-                store_bytes: gauge(rest + 8)?,
-            }),
-        },
-    })
+    HostMinute::from_columns(
+        row.try_get(0)?,
+        |column| row.try_get(column + 1),
+        |column| row.try_get(column + 1),
+    )
 }
 
 impl PostgresStore {
     /// Writes one minute. Idempotent.
     async fn record_minute(&self, host: Uuid, minute: &HostMinute) -> Result<(), StoreError> {
-        let (counts, gauges) = (&minute.counts, minute.gauges.as_ref());
         let statement = || {
-            let mut statement = sqlx::query(hosts_sql::RECORD_MINUTE)
-                .bind(minute.minute)
-                .bind(host);
-            for bucket in counts.durations {
-                statement = statement.bind(number(bucket));
-            }
-            statement
-                .bind(number(counts.failed))
-                .bind(number(counts.delivered))
-                .bind(number(counts.undelivered))
-                .bind(number(counts.lag_ms))
-                .bind(gauges.map(|gauges| number(gauges.apps)))
-                .bind(gauges.map(|gauges| number(gauges.pending)))
-                .bind(gauges.map(|gauges| number(gauges.dead_letters)))
-                .bind(gauges.map(|gauges| number(gauges.paused_triggers)))
-                .bind(gauges.and_then(|gauges| gauges.store_bytes).map(number))
+            let statement = sqlx::query(hosts_sql::RECORD_MINUTE);
+            let statement = statement.bind(minute.minute).bind(host);
+            minute.columns().fold(statement, Query::bind)
         };
         self.pool.read(statement).await.map(drop)
     }
@@ -138,7 +95,7 @@ impl HostStore for PostgresStore {
             sqlx::query(hosts_sql::PRUNE_HISTORY)
                 .bind(kept.from)
                 .bind(kept.to)
-                .bind(number(kept.rows_max))
+                .bind(signed(kept.rows_max))
                 .bind(i64::from(limit))
         };
         let rows = self.pool.write(statement).await.map_err(store_error)?;

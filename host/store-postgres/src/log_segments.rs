@@ -5,15 +5,11 @@ use super::sql::{calls_sql, logs_sql};
 use super::{PostgresStore, pool::Pool};
 use async_trait::async_trait;
 use kvasm_core::AppId;
+use kvasm_core::store::backend::signed;
 use kvasm_core::store::{LogSegment, LogStore, SegmentKind, SegmentQuery, StoreError};
 use sqlx::postgres::PgRow;
 use sqlx::{Error, Row};
 use uuid::Uuid;
-
-/// A position as Postgres' integer.
-fn number(position: u64) -> i64 {
-    i64::try_from(position).unwrap_or(i64::MAX)
-}
 
 fn segment(kind: SegmentKind, app: AppId, row: &PgRow) -> Result<LogSegment, Error> {
     Ok(LogSegment {
@@ -65,8 +61,8 @@ async fn prune(
     limit: u64,
 ) -> Result<u64, StoreError> {
     let statement = |_| {
-        let statement = sqlx::query(sql).bind(app.uuid()).bind(number(bound));
-        statement.bind(number(limit))
+        let statement = sqlx::query(sql).bind(app.uuid()).bind(signed(bound));
+        statement.bind(signed(limit))
     };
     let rows = pool.write(statement).await.map_err(store_error)?;
     Ok(rows.len() as u64)
@@ -93,9 +89,9 @@ impl LogStore for PostgresStore {
         let statement = || {
             sqlx::query(about(segment.kind).append)
                 .bind(segment.app.uuid())
-                .bind(number(segment.last))
+                .bind(signed(segment.last))
                 .bind(segment.id)
-                .bind(number(segment.first))
+                .bind(signed(segment.first))
                 .bind(segment.host)
                 .bind(i32::try_from(segment.records).unwrap_or(i32::MAX))
                 .bind(&segment.body[..])
@@ -113,10 +109,10 @@ impl LogStore for PostgresStore {
         let statement = || {
             sqlx::query(about(query.kind).page)
                 .bind(app.uuid())
-                .bind(number(query.from))
-                .bind(number(last))
+                .bind(signed(query.from))
+                .bind(signed(last))
                 .bind(id)
-                .bind(number(query.to))
+                .bind(signed(query.to))
                 .bind(query.not_of)
                 .bind(i64::from(query.limit))
         };

@@ -1,11 +1,11 @@
 //! Changes of an app's plugins. Each first locks the app, so that they run one at a time.
 
-use super::change::signed;
 use super::lease::Lease;
 use super::sql::registry_sql as sql;
 use super::transaction::Abort;
 use super::{grants, registry, triggers};
 use kvasm_core::store::StoreError;
+use kvasm_core::store::backend::signed;
 use kvasm_core::{AppId, Audit, NewPlugin, PluginVersion, Timestamp, room_for_version};
 use sqlx::{Error, Row};
 

@@ -9,6 +9,7 @@ use super::tombstone::{execute, is_tombstone};
 use super::writer::{WriteCost, WriteTransaction};
 use super::{SqliteStore, entries, error};
 use async_trait::async_trait;
+use kvasm_core::store::backend::signed;
 use kvasm_core::store::{
     ChangeLog, ChangePage, ChangeRange, ChangeRetention, ChangesHead, LoggedChange, StoreError,
 };
@@ -128,8 +129,8 @@ fn page(connection: &Connection, app: AppId, range: ChangeRange) -> rusqlite::Re
     let app_id = app.uuid();
     let bounds = (
         app_id.as_bytes(),
-        number(range.after),
-        number(range.to),
+        signed(range.after),
+        signed(range.to),
         range.limit,
     );
     let mut rows = statement.query(bounds)?;
@@ -155,15 +156,10 @@ fn head(connection: &Connection, after: u64) -> rusqlite::Result<ChangesHead> {
     };
     if position > after {
         let mut statement = connection.prepare_cached(CHANGED_APPS)?;
-        let rows = statement.query_map((number(after), number(position)), app_of)?;
+        let rows = statement.query_map((signed(after), signed(position)), app_of)?;
         head.apps = rows.collect::<Result<_, _>>()?;
     }
     Ok(head)
-}
-
-/// A position as SQLite's integer.
-fn number(position: u64) -> i64 {
-    i64::try_from(position).unwrap_or(i64::MAX)
 }
 
 /// Returns the last position that is not retained, and whether the whole log goes; `None` if there
@@ -187,7 +183,7 @@ fn cut(
     let bounds = (
         app_id.as_bytes(),
         now.0.saturating_sub(age),
-        number(retain.bytes),
+        signed(retain.bytes),
     );
     let cut: Option<i64> = connection
         .prepare_cached(CUT)?

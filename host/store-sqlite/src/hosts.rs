@@ -4,9 +4,9 @@ use super::writer::{WriteCost, WriteTransaction};
 use super::{SqliteStore, error};
 use async_trait::async_trait;
 use kvasm_core::Timestamp;
+use kvasm_core::store::backend::signed;
 use kvasm_core::store::{
-    DURATION_BUCKETS, HostBeat, HostMinute, HostRecord, HostStore, KeptMinutes, MinuteCounts,
-    MinuteRange, StoreError, StoreGauges,
+    HostBeat, HostMinute, HostRecord, HostStore, KeptMinutes, MinuteRange, StoreError,
 };
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::sync::Arc;
@@ -36,11 +36,6 @@ const EXCESS: &str = "SELECT minute FROM host_minutes ORDER BY minute DESC LIMIT
 const PRUNED_HOSTS: &str = "FROM hosts WHERE seen_at < ?1 OR seen_at > ?2 OR id NOT IN
      (SELECT id FROM hosts ORDER BY seen_at DESC, id LIMIT ?3)";
 
-/// A count as SQLite's integer.
-fn number(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
 fn host(row: &Row<'_>) -> rusqlite::Result<HostRecord> {
     Ok(HostRecord {
         beat: HostBeat {
@@ -54,66 +49,21 @@ fn host(row: &Row<'_>) -> rusqlite::Result<HostRecord> {
     })
 }
 
-/// A sum: its first minute, the durations, the other counts, the gauges.
+/// A sum, after its first minute.
 fn sum(row: &Row<'_>) -> rusqlite::Result<HostMinute> {
-    let count = |column: usize| Ok::<_, rusqlite::Error>(row.get::<_, i64>(column)?.unsigned_abs());
-    let gauge = |column: usize| {
-        let value = row.get::<_, Option<i64>>(column)?;
-        Ok::<_, rusqlite::Error>(value.map(i64::unsigned_abs))
-    };
-    let mut durations = [0; DURATION_BUCKETS];
-    for (column, bucket) in durations.iter_mut().enumerate() {
-        *bucket = count(column + 1)?;
-    }
-    let rest = DURATION_BUCKETS + 1;
-    Ok(HostMinute {
-        minute: row.get(0)?,
-        counts: MinuteCounts {
-            durations,
-            failed: count(rest)?,
-            delivered: count(rest + 1)?,
-            undelivered: count(rest + 2)?,
-            lag_ms: count(rest + 3)?,
-        },
-        gauges: match gauge(rest + 4)? {
-            None => None,
-            Some(apps) => Some(StoreGauges {
-                apps,
-                pending: gauge(rest + 5)?.unwrap_or(0),
-                dead_letters: gauge(rest + 6)?.unwrap_or(0),
-                paused_triggers: gauge(rest + 7)?.unwrap_or(0),
-                store_bytes: gauge(rest + 8)?,
-            }),
-        },
-    })
+    HostMinute::from_columns(
+        row.get(0)?,
+        |column| row.get(column + 1),
+        |column| row.get(column + 1),
+    )
 }
 
 fn record_minute(connection: &Connection, host: Uuid, minute: &HostMinute) -> rusqlite::Result<()> {
-    let (counts, gauges) = (&minute.counts, minute.gauges.as_ref());
     let mut statement = connection.prepare_cached(RECORD_MINUTE)?;
     statement.raw_bind_parameter(1, minute.minute)?;
     statement.raw_bind_parameter(2, host.as_bytes())?;
-    let others = [
-        counts.failed,
-        counts.delivered,
-        counts.undelivered,
-        counts.lag_ms,
-    ];
-    let mut column = 3;
-    for count in counts.durations.iter().chain(&others) {
-        statement.raw_bind_parameter(column, number(*count))?;
-        column += 1;
-    }
-    let gauges = [
-        gauges.map(|gauges| gauges.apps),
-        gauges.map(|gauges| gauges.pending),
-        gauges.map(|gauges| gauges.dead_letters),
-        gauges.map(|gauges| gauges.paused_triggers),
-        gauges.and_then(|gauges| gauges.store_bytes),
-    ];
-    for gauge in gauges {
-        statement.raw_bind_parameter(column, gauge.map(number))?;
-        column += 1;
+    for (place, value) in minute.columns().enumerate() {
+        statement.raw_bind_parameter(place + 3, value)?;
     }
     statement.raw_execute().map(drop)
 }
@@ -146,7 +96,7 @@ fn history(connection: &Connection, range: MinuteRange) -> rusqlite::Result<Vec<
 /// nothing to remove.
 fn cut(connection: &Connection, kept: KeptMinutes) -> rusqlite::Result<Option<i64>> {
     let mut excess = connection.prepare_cached(EXCESS)?;
-    let excess = excess.query_row([number(kept.rows_max)], |row| row.get::<_, i64>(0));
+    let excess = excess.query_row([signed(kept.rows_max)], |row| row.get::<_, i64>(0));
     let excess = excess.optional()?.unwrap_or(i64::MIN);
     let cut = excess.max(kept.from.saturating_sub(1));
     let some = "SELECT 1 FROM host_minutes WHERE minute <= ?1 UNION ALL

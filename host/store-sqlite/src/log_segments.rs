@@ -4,6 +4,7 @@
 use super::{SqliteOptions, SqliteStore, create_file, error, set_cache};
 use async_trait::async_trait;
 use kvasm_core::AppId;
+use kvasm_core::store::backend::signed;
 use kvasm_core::store::{LogSegment, LogStore, SegmentKind, SegmentQuery, StoreError};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, Row};
@@ -199,11 +200,6 @@ impl LogFile {
     }
 }
 
-/// A position as SQLite's integer.
-fn number(position: u64) -> i64 {
-    i64::try_from(position).unwrap_or(i64::MAX)
-}
-
 fn segment(kind: SegmentKind, app: AppId, row: &Row<'_>) -> rusqlite::Result<LogSegment> {
     Ok(LogSegment {
         kind,
@@ -224,9 +220,9 @@ impl LogStore for SqliteStore {
         let append = move |connection: &Connection| {
             let row = (
                 new.app.uuid().into_bytes(),
-                number(new.last),
+                signed(new.last),
                 new.id.as_bytes(),
-                number(new.first),
+                signed(new.first),
                 new.host.as_bytes(),
                 new.records,
                 new.body.len() as i64,
@@ -249,10 +245,10 @@ impl LogStore for SqliteStore {
             let mut page = connection.prepare_cached(about(query.kind).page)?;
             let key = (
                 app.uuid().into_bytes(),
-                number(query.from),
-                number(last),
+                signed(query.from),
+                signed(last),
                 id.as_bytes(),
-                number(query.to),
+                signed(query.to),
                 query.not_of.map(uuid::Uuid::into_bytes),
                 query.limit,
             );
@@ -276,12 +272,12 @@ impl LogStore for SqliteStore {
         let prune = move |connection: &Connection| {
             let app = app.uuid();
             let mut old = connection.prepare_cached(about(kind).prune_old)?;
-            let old = old.execute((app.as_bytes(), number(before), limit))?;
+            let old = old.execute((app.as_bytes(), signed(before), limit))?;
             let left = i64::from(limit) - old as i64;
             let mut excess = connection.prepare_cached(about(kind).prune_excess)?;
             let excess = match bytes_max {
                 u64::MAX => 0,
-                _ => excess.execute((app.as_bytes(), number(bytes_max), left.max(0)))?,
+                _ => excess.execute((app.as_bytes(), signed(bytes_max), left.max(0)))?,
             };
             if old + excess > 0 {
                 return_pages(connection)?;

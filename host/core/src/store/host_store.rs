@@ -1,6 +1,7 @@
 //! The hosts of a store: their heartbeats, and what they did in each minute.
 
 use super::StoreError;
+use super::signed::signed;
 use crate::Timestamp;
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -107,6 +108,67 @@ pub struct HostMinute {
     pub counts: MinuteCounts,
     /// What it saw of the store, if it has sampled it yet.
     pub gauges: Option<StoreGauges>,
+}
+
+impl HostMinute {
+    /// Returns what follows the minute and the host in a row, in the order of the columns: the counts,
+    /// and the gauges, `None` if the host has not sampled the store.
+    pub fn columns(&self) -> impl Iterator<Item = Option<i64>> {
+        let (counts, gauges) = (self.counts, self.gauges);
+        let others = [
+            counts.failed,
+            counts.delivered,
+            counts.undelivered,
+            counts.lag_ms,
+        ];
+        let counts = counts.durations.into_iter().chain(others).map(Some);
+        let gauges = [
+            gauges.map(|gauges| gauges.apps),
+            gauges.map(|gauges| gauges.pending),
+            gauges.map(|gauges| gauges.dead_letters),
+            gauges.map(|gauges| gauges.paused_triggers),
+            gauges.and_then(|gauges| gauges.store_bytes),
+        ];
+        counts.chain(gauges).map(|value| value.map(signed))
+    }
+
+    /// Reads the same columns, whose first is number 0. Gauges may be NULL.
+    ///
+    /// # Errors
+    /// Those of reading a column.
+    pub fn from_columns<E>(
+        minute: i64,
+        count: impl Fn(usize) -> Result<i64, E>,
+        gauge: impl Fn(usize) -> Result<Option<i64>, E>,
+    ) -> Result<HostMinute, E> {
+        let count = |column| count(column).map(i64::unsigned_abs);
+        let gauge = |column| gauge(column).map(|value| value.map(i64::unsigned_abs));
+        let mut durations = [0; DURATION_BUCKETS];
+        for (column, bucket) in durations.iter_mut().enumerate() {
+            *bucket = count(column)?;
+        }
+        let rest = DURATION_BUCKETS;
+        Ok(HostMinute {
+            minute,
+            counts: MinuteCounts {
+                durations,
+                failed: count(rest)?,
+                delivered: count(rest + 1)?,
+                undelivered: count(rest + 2)?,
+                lag_ms: count(rest + 3)?,
+            },
+            gauges: match gauge(rest + 4)? {
+                None => None,
+                Some(apps) => Some(StoreGauges {
+                    apps,
+                    pending: gauge(rest + 5)?.unwrap_or(0),
+                    dead_letters: gauge(rest + 6)?.unwrap_or(0),
+                    paused_triggers: gauge(rest + 7)?.unwrap_or(0),
+                    store_bytes: gauge(rest + 8)?,
+                }),
+            },
+        })
+    }
 }
 
 /// Minutes to read, summed up over hosts and over `width` minutes each.

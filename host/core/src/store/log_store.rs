@@ -61,8 +61,8 @@ pub struct SegmentQuery {
     pub limit: u32,
 }
 
-/// The methods of a store for segments of logs and calls. They are independent of entries: segments may be lost when the
-/// machine crashes, and they never make a commit wait.
+/// The methods of a store for segments of logs and calls. They are independent of entries: segments
+/// may be lost when the machine crashes, and they never make a commit wait.
 #[async_trait]
 pub trait LogStore: Send + Sync {
     /// Adds a segment. It survives the end of this process, but perhaps not a crash of the machine.

@@ -10,6 +10,7 @@ mod outbox;
 mod registry;
 mod schema;
 mod settings_store;
+mod signed;
 mod store_error;
 mod sum;
 mod survey;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 /// What the stores share, for backends.
 pub mod backend {
     pub use super::registry::{Effect, check_triggers};
+    pub use super::signed::signed;
     pub use super::store_error::BoxError;
     pub use super::sum::sum;
     pub use super::survey::LETTERS_COUNTED_MAX;

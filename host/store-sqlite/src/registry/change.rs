@@ -5,6 +5,7 @@ use super::super::{error, grants, outbox};
 use super::plugin;
 use crate::tombstone::is_tombstone;
 use kvasm_core::store::StoreError;
+use kvasm_core::store::backend::signed;
 use kvasm_core::{
     App, AppId, AppLimits, Audit, Digest, LimitsPatch, NewPlugin, PluginVersion, Resource,
     TOKENS_MAX, Timestamp, Token, TokenId, room_for_version,
@@ -52,11 +53,6 @@ pub(super) fn create_app(connection: &Connection, app: &App) -> Result<(), Store
         [app.id.uuid().as_bytes()],
     )
     .map(drop)
-}
-
-/// The column is signed; a limit beyond its range is as good as its maximum.
-fn signed(limit: u64) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
 /// Returns the app, as of this transaction.
