@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use kvasm::store::PostgresOptions;
 use tempfile::TempDir;
 
 pub use bouncer::{Bouncer, PoolMode};
@@ -29,6 +30,16 @@ mod session;
 mod system;
 #[cfg(test)]
 mod tests;
+
+/// The options of a store for tests: they run concurrently on one small server, and on a busy machine
+/// a long wait is not a failure.
+pub fn store_options(url: impl Into<String>) -> PostgresOptions {
+    let mut options = PostgresOptions::new(url);
+    options.max_connections = 8;
+    options.acquire_timeout = Duration::from_secs(60);
+    options.statement_timeout = Duration::from_secs(60);
+    options
+}
 
 /// The only role of a cluster: a superuser, trusted without a password.
 const ROLE: &str = "postgres";

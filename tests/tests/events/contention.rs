@@ -3,9 +3,7 @@
 use super::bank::bank;
 use super::event_host::{EventHost, manifest, until};
 use kvasm::model::{AppName, Key, Limits, Op};
-use kvasm::store::{
-    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
-};
+use kvasm::store::{MemoryStore, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm::{CallError, Host, InvokeError};
 use kvasm_store_testing::conformance::rng::{Rng, seed};
 use kvasm_tests::guests::{self, module_with};
@@ -47,8 +45,7 @@ pub async fn on_memory(hosts: usize) -> Vec<EventHost> {
 
 pub async fn on_postgres() -> Vec<EventHost> {
     let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
-    let mut options = PostgresOptions::new(url.await.unwrap());
-    options.max_connections = 8;
+    let mut options = kvasm_tests::postgres::store_options(url.await.unwrap());
     options.acquire_timeout = LONG;
     options.statement_timeout = LONG;
     let mut stages = Vec::new();

@@ -6,9 +6,7 @@ use kvasm::model::{
     Pieces, Timestamp, Trigger, Value,
 };
 use kvasm::service::{Caller, List};
-use kvasm::store::{
-    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
-};
+use kvasm::store::{MemoryStore, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm::{Call, Host, HostBuilder, InvokeError, Response};
 pub use kvasm_tests::guests::manifest;
 use serde_json::{Value as Json, json};
@@ -60,11 +58,7 @@ impl EventHost {
     /// Two hosts on a new Postgres database, both without a dispatcher.
     pub async fn two_on_postgres() -> [EventHost; 2] {
         let url = tokio::task::spawn_blocking(kvasm_tests::postgres::fresh_database);
-        let mut options = PostgresOptions::new(url.await.unwrap());
-        options.max_connections = 8;
-        // On a busy machine, a long wait is not a failure.
-        options.acquire_timeout = PATIENCE;
-        options.statement_timeout = PATIENCE;
+        let options = kvasm_tests::postgres::store_options(url.await.unwrap());
         let mut stages = Vec::new();
         for _ in 0..2 {
             let store = PostgresStore::connect(options.clone()).await.unwrap();

@@ -5,9 +5,9 @@ use crate::openapi::{Access, OF_A_SHOP, document, operations};
 use crate::settings::echo_config;
 use kvasm::model::{App, AppLimits, AppName, ConfigValue, PluginVersion, Scope, SettingName};
 use kvasm::service::{Expiry, TokenSpec};
-use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
+use kvasm::store::{PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::module_with;
-use kvasm_tests::postgres::fresh_database;
+use kvasm_tests::postgres::{fresh_database, store_options};
 use kvasm_tests::server::{ApiClient, Server};
 use std::any::Any;
 use std::sync::Arc;
@@ -48,10 +48,7 @@ impl TwoServers {
     async fn on_postgres() -> TwoServers {
         let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
         let open = async || {
-            let mut options = PostgresOptions::new(url.clone());
-            options.max_connections = 8;
-            options.acquire_timeout = Duration::from_secs(60);
-            options.statement_timeout = Duration::from_secs(60);
+            let options = store_options(url.clone());
             Arc::new(PostgresStore::connect(options).await.unwrap()) as Arc<dyn Store>
         };
         let stores = [open().await, open().await];

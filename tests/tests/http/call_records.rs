@@ -1,11 +1,12 @@
 //! Records of calls: the same on all hosts, each call once, and no app harms another.
 
+use crate::stored_logs::{RETENTION, stored_bytes};
 use kvasm::model::{App, AppName, Scope, Timestamp};
-use kvasm::service::{CallRecord, LogRetention};
-use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SegmentKind, SegmentQuery, Store};
+use kvasm::service::CallRecord;
+use kvasm::store::{MemoryStore, PostgresStore, SegmentKind, Store};
 use kvasm_store_testing::faulty::{FaultyStore, Operation, unavailable};
 use kvasm_tests::guests::{manifest, module, module_with};
-use kvasm_tests::postgres::fresh_database;
+use kvasm_tests::postgres::{fresh_database, store_options};
 use kvasm_tests::server::{ApiResponse, Server, answer, eventually};
 use kvasm_tests::till::till;
 use serde_json::{Value, json};
@@ -13,11 +14,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
-
-const RETENTION: LogRetention = LogRetention {
-    age: Duration::from_secs(3_600),
-    bytes_of_app: 1024 * 1024,
-};
 
 fn attach(server: &Server) {
     server.host.log_keeper().attach();
@@ -247,10 +243,7 @@ async fn hostile_names_and_errors_are_only_text() {
 async fn two_hosts_on_postgres_show_the_same_calls() {
     let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
     let open = async || {
-        let mut options = PostgresOptions::new(url.clone());
-        options.max_connections = 8;
-        options.acquire_timeout = Duration::from_secs(60);
-        options.statement_timeout = Duration::from_secs(60);
+        let options = store_options(url.clone());
         Arc::new(PostgresStore::connect(options).await.unwrap()) as Arc<dyn Store>
     };
     let one = Server::over(open().await, None).await;
@@ -280,19 +273,6 @@ async fn two_hosts_on_postgres_show_the_same_calls() {
             assert!(expected.iter().all(|name| found.contains(name.as_str())));
         }
     }
-}
-
-async fn stored_bytes(store: &Arc<dyn Store>, app: &App) -> usize {
-    let query = SegmentQuery {
-        kind: SegmentKind::Calls,
-        from: 0,
-        to: u64::MAX,
-        before: None,
-        not_of: None,
-        limit: 10_000,
-    };
-    let segments = store.log_segments(app.id, &query).await.unwrap();
-    segments.iter().map(|segment| segment.body.len()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -337,7 +317,7 @@ async fn app_that_floods_with_calls_is_sampled_and_leaves_its_neighbour_alone() 
     // The answer to a filter tells it too.
     let filtered = all(&server, "loud", "failed=true").await;
     assert_eq!((filtered.0.len(), filtered.1), (newest, left_out));
-    let bytes = stored_bytes(&store, &loud).await;
+    let bytes = stored_bytes(&store, &loud, SegmentKind::Calls).await;
     assert!(bytes <= 1024 * 1024 * 17 / 16 + 128 * 1024, "{bytes}");
     let log = server.root.get("/v1/apps/loud/logs").await.expect(200);
     assert!(

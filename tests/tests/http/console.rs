@@ -2,6 +2,7 @@
 
 use flate2::read::GzDecoder;
 use kvasm::server::AdminAddress;
+use kvasm::service::CALL_OUTCOMES;
 use kvasm_tests::server::{ApiResponse, Server};
 use std::io::Read;
 
@@ -49,6 +50,15 @@ async fn files(server: &Server) -> Vec<(String, ApiResponse)> {
         seen.push((path, answer));
     }
     seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_can_be_filtered_by_every_outcome() {
+    let server = Server::admin(CONSOLE).await;
+    let source = get(&server, "/console/calls.js", &[]).await.text();
+    let outcomes = CALL_OUTCOMES.map(|outcome| format!("\"{outcome}\""));
+    let list = format!("const OUTCOMES = [{}];", outcomes.join(", "));
+    assert!(source.contains(&list), "{list}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,17 +2,17 @@
 
 use kvasm::model::{App, AppName, Level, Timestamp};
 use kvasm::service::{LogRecord, LogRetention, LogSource};
-use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SegmentKind, SegmentQuery, Store};
+use kvasm::store::{MemoryStore, PostgresStore, SegmentKind, SegmentQuery, Store};
 use kvasm_store_testing::faulty::{FaultyStore, Operation, unavailable};
 use kvasm_tests::guests::module;
-use kvasm_tests::postgres::fresh_database;
+use kvasm_tests::postgres::{fresh_database, store_options};
 use kvasm_tests::server::Server;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-const RETENTION: LogRetention = LogRetention {
+pub const RETENTION: LogRetention = LogRetention {
     age: Duration::from_secs(3_600),
     bytes_of_app: 1024 * 1024,
 };
@@ -147,10 +147,7 @@ async fn lines_stay_visible_while_they_are_written() {
 async fn two_hosts_on_postgres_show_the_same_log() {
     let url = tokio::task::spawn_blocking(fresh_database).await.unwrap();
     let open = async || {
-        let mut options = PostgresOptions::new(url.clone());
-        options.max_connections = 8;
-        options.acquire_timeout = Duration::from_secs(60);
-        options.statement_timeout = Duration::from_secs(60);
+        let options = store_options(url.clone());
         Arc::new(PostgresStore::connect(options).await.unwrap()) as Arc<dyn Store>
     };
     let one = Server::over(open().await, None).await;
@@ -194,9 +191,10 @@ async fn two_hosts_on_postgres_show_the_same_log() {
     assert_eq!((followed.len(), unique.len()), (400, 400));
 }
 
-async fn stored_bytes(store: &Arc<dyn Store>, app: &App) -> usize {
+/// The size of the segments of a kind of an app.
+pub async fn stored_bytes(store: &Arc<dyn Store>, app: &App, kind: SegmentKind) -> usize {
     let query = SegmentQuery {
-        kind: LINES,
+        kind,
         from: 0,
         to: u64::MAX,
         before: None,
@@ -234,7 +232,7 @@ async fn flooding_app_is_sampled_and_leaves_its_neighbour_alone() {
     // The burst, the rate and the sample.
     let most = 10_000 + 1_000 * seconds + u64::from(COUNT) / 100 + 100;
     assert!((kept.len() as u64) < most, "{} of {most}", kept.len());
-    let bytes = stored_bytes(&store, &loud).await;
+    let bytes = stored_bytes(&store, &loud, LINES).await;
     assert!(bytes <= 1024 * 1024 * 17 / 16 + 128 * 1024, "{bytes}");
     let metrics = server.host.metrics().encode();
     assert!(metrics.contains("kvasm_app_log_lines_lost_total{name=\"flood\"}"));
@@ -267,7 +265,7 @@ async fn store_that_takes_no_logs_delays_no_call() {
     faults.clear();
     flush(&server).await;
     assert_eq!(all(&server, "shop", "limit=100").await.len(), 20);
-    assert!(stored_bytes(&store, &app).await > 0);
+    assert!(stored_bytes(&store, &app, LINES).await > 0);
     // An append whose answer is lost is repeated, and stored once.
     faults.on(Operation::AppendLog).times(1).lose_the_answer();
     server.anonymous().call("shop", "run", "").await.expect(200);

@@ -2,15 +2,12 @@
 
 use kvasm::model::{AppName, Collection, Key, Scope, Timestamp, Value as EntryValue};
 use kvasm::service::{Caller, WatchLimits};
-use kvasm::store::{
-    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store,
-};
+use kvasm::store::{MemoryStore, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_store_testing::faulty::{FaultyStore, Operation, unavailable};
-use kvasm_tests::postgres::fresh_database;
+use kvasm_tests::postgres::{fresh_database, store_options};
 use kvasm_tests::server::{ApiClient, Server, eventually};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::Duration;
 
 pub const WATCH: &str = "/v1/apps/shop/kv/watch";
 
@@ -113,11 +110,8 @@ pub async fn postgres() -> Arc<dyn Store> {
 }
 
 async fn open_postgres(url: &str) -> Arc<dyn Store> {
-    let mut options = PostgresOptions::new(url);
-    options.max_connections = 8;
-    options.acquire_timeout = Duration::from_secs(60);
-    options.statement_timeout = Duration::from_secs(60);
-    Arc::new(PostgresStore::connect(options).await.unwrap())
+    let store = PostgresStore::connect(store_options(url)).await;
+    Arc::new(store.unwrap())
 }
 
 async fn changes_reach_watchers(store: Arc<dyn Store>) {

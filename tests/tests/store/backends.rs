@@ -1,9 +1,9 @@
 //! Opens an empty store of each kind.
 
-use kvasm::store::{MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore};
+use kvasm::store::{MemoryStore, PostgresStore, SqliteOptions, SqliteStore};
 use kvasm_store_testing::conformance::Fixture;
 use kvasm_store_testing::faulty::FaultyStore;
-use kvasm_tests::postgres::fresh_database;
+use kvasm_tests::postgres::{fresh_database, store_options};
 use std::sync::Arc;
 
 pub async fn memory() -> Fixture {
@@ -37,13 +37,7 @@ pub async fn postgres() -> Fixture {
     let url = tokio::task::spawn_blocking(fresh_database)
         .await
         .expect("a database");
-    let mut options = PostgresOptions::new(url);
-    // Tests run concurrently on one small server.
-    options.max_connections = 8;
-    // On a busy machine, a long wait is not a failure.
-    options.acquire_timeout = std::time::Duration::from_secs(60);
-    options.statement_timeout = std::time::Duration::from_secs(60);
-    let store = PostgresStore::connect(options)
+    let store = PostgresStore::connect(store_options(url))
         .await
         .expect("a store on the database");
     Fixture {
