@@ -10,6 +10,10 @@ use uuid::Uuid;
 pub struct AppId(Uuid);
 
 impl AppId {
+    /// The identity of no app. No token is bound to it, so a capability for it is held only by those
+    /// who hold it for all apps.
+    pub const NONE: AppId = AppId(Uuid::nil());
+
     /// Generates an identity: a version 7 UUID, so that rows of new apps are adjacent.
     pub fn generate() -> AppId {
         AppId(Uuid::now_v7())

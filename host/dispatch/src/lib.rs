@@ -5,8 +5,8 @@
 //! round-robin through the queues with due deliveries, and claims a few of each, so that no
 //! app's backlog delays another app's events.
 //!
-//! Claiming (`claims`), schedules (`cron`), the wake-up for `timers`, samples (`gauges`), `heartbeats` of
-//! this host, writing the `logs` of apps to the store, `upkeep` of the apps,
+//! Claiming (`claims`), schedules (`cron`), the wake-up for `timers`, samples (`gauges`),
+//! `heartbeats` of this host, writing the `logs` of apps to the store, `upkeep` of the apps,
 //! `housekeeping`, the `reaper` of deleted apps, the comparison of the `clock` and `clock_repair`
 //! of what a wrong one has postponed are separate tasks, which `supervisor` restarts after a
 //! failure. None of them waits for another. An error with one app does not stop a task for the
@@ -86,8 +86,8 @@ pub struct DispatchOptions {
     pub history: HistoryRetention,
     /// The name of this host in the overview of hosts. Default: that of the machine.
     pub host_name: Option<String>,
-    /// Interval at which the store is sampled for gauges and the overview. Longer if sampling would take more
-    /// than a 20th of the time. Default 15 s.
+    /// Interval at which the store is sampled for gauges and the overview. Longer if sampling would
+    /// take more than a 20th of the time. Default 15 s.
     pub sample: Duration,
     /// How long running handlers may continue after the dispatcher was asked to stop. Default 10
     /// s.
@@ -192,9 +192,9 @@ impl Dispatcher {
     /// longer than [`DispatchOptions::drain`] are aborted, and their deliveries released: they
     /// are due immediately, and the attempt does not count.
     ///
-    /// Claiming, schedules, samples, heartbeats, logs, upkeep, housekeeping, the removal of deleted apps and the
-    /// comparison of the clock are separate tasks. One that fails or panics is restarted, and
-    /// shows in the host's [`Health`](kvasm_service::Health).
+    /// Claiming, schedules, samples, heartbeats, logs, upkeep, housekeeping, the removal of deleted
+    /// apps and the comparison of the clock are separate tasks. One that fails or panics is
+    /// restarted, and shows in the host's [`Health`](kvasm_service::Health).
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let shared = &self.shared;
         let mut guard = Guard {

@@ -1,12 +1,13 @@
 //! Records calls of plugins: what was called, why, and how it ended.
 
 use super::{Host, InvokeError, Plugin};
-use kvasm_core::{App, AppId, Cost, Delivery, DeliveryTarget, Timestamp, truncate};
+use kvasm_core::{App, AppId, Cost, Delivery, DeliveryTarget, Timestamp, display_truncated};
 use kvasm_runtime::{Blame, CallError, CallFailure, InvocationTarget, Response};
 use kvasm_service::{
     CallContext, CallRecord, CallRecords, Deadline, DeliveredCall, OutboundBlame, ServiceError,
     WebhookError,
 };
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -209,32 +210,28 @@ impl End {
         }
     }
 
-    fn failed(outcome: &'static str, blame: &'static str, error: &str) -> End {
-        let kept = truncate(error, ERROR_BYTES_MAX);
-        let error = match kept.len() == error.len() {
-            true => kept.into(),
-            false => format!("{kept}...").into(),
-        };
+    fn failed(
+        outcome: &'static str,
+        blame: impl Into<Option<&'static str>>,
+        error: &dyn Display,
+    ) -> End {
         End {
             outcome,
-            blame: Some(blame),
-            error: Some(error),
+            blame: blame.into(),
+            error: Some(display_truncated(error, ERROR_BYTES_MAX).into()),
             ..End::ok()
         }
     }
 
     fn of(error: &InvokeError) -> End {
-        let text = || error.to_string();
         match error {
             InvokeError::Call(failure) => End::of_run(failure),
-            InvokeError::Load(cause) => End::failed("load", name_of(cause.blame()), &text()),
-            InvokeError::Timeout(_) | InvokeError::Refused(_) => {
-                End::failed("busy", "host", &text())
-            }
+            InvokeError::Load(cause) => End::failed("load", name_of(cause.blame()), error),
+            InvokeError::Timeout(_) | InvokeError::Refused(_) => End::failed("busy", "host", error),
             InvokeError::Service(ServiceError::NoActivePlugin) => {
-                End::failed("rejected", "caller", &text())
+                End::failed("rejected", "caller", error)
             }
-            InvokeError::Service(_) => End::failed("host", "host", &text()),
+            InvokeError::Service(_) => End::failed("host", "host", error),
         }
     }
 
@@ -252,25 +249,20 @@ impl End {
     }
 
     fn of_webhook(error: &WebhookError) -> End {
-        let text = error.to_string();
         if error.deferral().is_some() {
-            let deferred = End::failed("deferred", "", &text);
-            return End {
-                blame: None,
-                ..deferred
-            };
+            return End::failed("deferred", None, error);
         }
         let (outcome, blame) = match error {
             WebhookError::NoUrl | WebhookError::BadSecret { .. } => ("rejected", "operator"),
             WebhookError::Service(_) => ("host", "host"),
             WebhookError::Status { .. } => ("failed", "receiver"),
-            WebhookError::Outbound(error) => match error.blame() {
+            WebhookError::Outbound(cause) => match cause.blame() {
                 OutboundBlame::Guest | OutboundBlame::Operator => ("failed", "operator"),
                 OutboundBlame::Remote => ("failed", "receiver"),
                 OutboundBlame::Host => ("host", "host"),
             },
         };
-        End::failed(outcome, blame, &text)
+        End::failed(outcome, blame, error)
     }
 }
 

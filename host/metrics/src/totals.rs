@@ -10,11 +10,14 @@ pub const DURATION_BOUNDS_US: [u64; 15] = [
     2_500_000, 5_000_000, 10_000_000,
 ];
 
+/// The number of buckets: the last one has what is beyond all bounds.
+const BUCKETS: usize = DURATION_BOUNDS_US.len() + 1;
+
 /// Totals since the start of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CallTotals {
     /// Runs of functions, by duration: the last bucket has those beyond all bounds.
-    pub durations: [u64; 16],
+    pub durations: [u64; BUCKETS],
     /// Runs that failed. A run that is repeated because of a conflict has not.
     pub failed: u64,
     /// Attempts at deliveries that succeeded, or were put off by their handler.
@@ -26,7 +29,7 @@ pub struct CallTotals {
 /// The totals, as they are counted.
 #[derive(Debug, Default)]
 pub(super) struct LiveTotals {
-    durations: [AtomicU64; 16],
+    durations: [AtomicU64; BUCKETS],
     failed: AtomicU64,
     delivered: AtomicU64,
     undelivered: AtomicU64,
@@ -64,7 +67,7 @@ impl Metrics {
     /// Returns what this host did since its start.
     pub fn totals(&self) -> CallTotals {
         let live = &self.0.totals;
-        let mut durations = [0; 16];
+        let mut durations = [0; BUCKETS];
         for (total, bucket) in durations.iter_mut().zip(&live.durations) {
             *total = bucket.load(Ordering::Relaxed);
         }

@@ -38,7 +38,7 @@ async fn page(
     let before = before.map_err(|_| refused("`before` must be the id of a row"))?;
     let rows = shared.host.admin().audit(actor, app, before, limit).await?;
     let full = rows.len() == limit as usize;
-    let app = app.map_or(AppId::from(Uuid::nil()), |app| app.id);
+    let app = app.map_or(AppId::NONE, |app| app.id);
     let bytes = rows.len() * ROW;
     let page = move || {
         Ok(AuditPage {

@@ -274,6 +274,27 @@ pub(super) async fn large_answer<T: Serialize>(
     Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }
 
+/// Lines of JSON of about this size together, made as `large_answer` is.
+pub(super) async fn json_lines<R: Send + 'static, T: Serialize>(
+    shared: &SharedServer,
+    app: AppId,
+    bytes: usize,
+    records: Vec<R>,
+    view: impl Fn(&R) -> T + Send + 'static,
+) -> Result<Bytes, Problem> {
+    let write = move || {
+        let mut out = Vec::new();
+        for record in &records {
+            // Serialising a struct of numbers and strings cannot fail.
+            if serde_json::to_writer(&mut out, &view(record)).is_ok() {
+                out.push(b'\n');
+            }
+        }
+        Ok::<_, Problem>(Bytes::from(out))
+    };
+    shared.aside.by_size(app, bytes, write).await
+}
+
 /// The content type without its parameters; empty if absent.
 pub(super) fn content_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok());

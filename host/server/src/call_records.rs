@@ -3,6 +3,7 @@
 use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
+use super::body;
 use super::logs::KVASM_NEXT;
 use super::params::{Params, Segments, refused};
 use super::problem::Problem;
@@ -11,12 +12,9 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use kvasm_api::CallView;
-use kvasm_core::{AppId, Capability, Timestamp, TriggerName};
-use kvasm_service::{
-    CALL_OUTCOMES, CallFilter, CallPage, CallQuery, CallRecord, LogCursor, ServiceError,
-};
+use kvasm_core::{Capability, Timestamp, TriggerName};
+use kvasm_service::{CALL_OUTCOMES, CallFilter, CallPage, CallQuery, LogCursor, ServiceError};
 use serde::Deserialize;
 use std::time::Duration;
 use utoipa::IntoParams;
@@ -68,6 +66,8 @@ pub(super) async fn list(
     Segments(name): Segments<String>,
     Params(params): Params<CallParams>,
 ) -> Result<Response, Problem> {
+    /// Approximate size of a line.
+    const LINE: usize = 500;
     let app = find(&shared, &mut seen, &actor, &name, Capability::LogRead).await?;
     let before = params.before.as_deref().map(str::parse::<LogCursor>);
     let limit = params.limit.map_or(100, |limit| limit as usize);
@@ -81,7 +81,11 @@ pub(super) async fn list(
     };
     let page = shared.host.call_keeper().page(app.id, &query).await;
     let page = CallPage::from(page.map_err(ServiceError::from)?);
-    let body = Body::from(lines(&shared, app.id, page.calls).await?);
+    let bytes = page.calls.len() * LINE;
+    let lines = body::json_lines(&shared, app.id, bytes, page.calls, |call| {
+        CallView::from(call)
+    });
+    let body = Body::from(lines.await?);
     let mut response = ([(CONTENT_TYPE, "application/jsonl")], body).into_response();
     let headers = response.headers_mut();
     if page.left_out > 0 {
@@ -115,25 +119,4 @@ fn filter(params: CallParams) -> Result<CallFilter, Problem> {
         failed: params.failed,
         slower: Duration::from_micros(params.slower_us.unwrap_or(0)),
     })
-}
-
-async fn lines(
-    shared: &SharedServer,
-    app: AppId,
-    calls: Vec<CallRecord>,
-) -> Result<Bytes, Problem> {
-    /// Approximate size of a line.
-    const LINE: usize = 500;
-    let bytes = calls.len() * LINE;
-    let write = move || {
-        let mut out = Vec::new();
-        for call in &calls {
-            // Serialising a struct of numbers and strings cannot fail.
-            if serde_json::to_writer(&mut out, &CallView::from(call)).is_ok() {
-                out.push(b'\n');
-            }
-        }
-        Ok::<_, Problem>(Bytes::from(out))
-    };
-    shared.aside.by_size(app, bytes, write).await
 }

@@ -4,6 +4,7 @@ use super::SharedServer;
 use super::access_again::{LostAccess, lost_access};
 use super::apps::find;
 use super::auth::Authenticated;
+use super::body;
 use super::params::{Params, Segments, refused};
 use super::problem::{Kind, Problem};
 use super::request_ids::RequestIds;
@@ -168,17 +169,7 @@ async fn lines(
     const FRAME: usize = 200;
     let sizes = records.iter().map(|record| FRAME + record.message.len());
     let bytes = sizes.sum();
-    let write = move || {
-        let mut out = Vec::new();
-        for record in &records {
-            // Serialising a struct of numbers and strings cannot fail.
-            if serde_json::to_writer(&mut out, &LogView::from(record)).is_ok() {
-                out.push(b'\n');
-            }
-        }
-        Ok::<_, Problem>(Bytes::from(out))
-    };
-    shared.aside.by_size(app, bytes, write).await
+    body::json_lines(shared, app, bytes, records, |record| LogView::from(record)).await
 }
 
 /// A request that follows an app's log, and its position.

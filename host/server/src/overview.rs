@@ -12,7 +12,6 @@ use kvasm_core::AppId;
 use kvasm_service::OverviewWindow;
 use serde::Deserialize;
 use utoipa::IntoParams;
-use uuid::Uuid;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -43,7 +42,6 @@ pub(super) async fn show(
     let tasks = shared.host.health().tasks().into_iter();
     let failing = tasks.filter(|task| task.failing.is_some());
     let failing = failing.map(|task| task.name.to_owned()).collect();
-    let nobody = AppId::from(Uuid::nil());
     let view = move || Ok(OverviewView::new(&overview, failing));
-    body::large_answer(&shared, nobody, window.sums() * PART, view).await
+    body::large_answer(&shared, AppId::NONE, window.sums() * PART, view).await
 }

@@ -48,8 +48,7 @@ impl Admin {
         match self.access.app(seen, name).await? {
             Some(app) => actor.require(needs(app.id)).map(|()| App::clone(&app)),
             None => {
-                // No token is bound to this id, so only unbound ones pass.
-                actor.require(needs(AppId::from(Uuid::nil())))?;
+                actor.require(needs(AppId::NONE))?;
                 Err(ServiceError::AppNotFound)
             }
         }
@@ -68,7 +67,7 @@ impl Admin {
     ) -> Result<Vec<App>, ServiceError> {
         match actor.principal().app() {
             None => {
-                actor.require(Capability::AppRead(AppId::from(Uuid::nil())))?;
+                actor.require(Capability::AppRead(AppId::NONE))?;
                 Ok(self.store.apps(after, limit).await?)
             }
             Some(bound) => {

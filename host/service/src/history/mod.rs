@@ -11,6 +11,7 @@ pub use overview::{
     HOSTS_SHOWN_MAX, HostState, Overview, OverviewHost, OverviewSum, OverviewWindow,
 };
 
+use crate::logs::within;
 use kvasm_core::Timestamp;
 use kvasm_core::store::{
     HostBeat, HostMinute, KeptMinutes, MinuteCounts, Store, StoreClock, StoreError, StoreGauges,
@@ -20,11 +21,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
 use uuid::Uuid;
 
-/// How long the store may take for a heartbeat.
-const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Minutes that are kept while the store takes none. Older ones are added to the first of these.
 const UNSENT_MAX: usize = 60;
 /// A clock that is set back by more minutes than this starts a new row.
@@ -81,11 +79,6 @@ impl HostHistory {
             keeper: Mutex::default(),
             sample: parking_lot::Mutex::default(),
         }
-    }
-
-    /// Returns the identity of this host process.
-    pub fn id(&self) -> Uuid {
-        self.id
     }
 
     /// Replaces the last sample of the store.
@@ -169,13 +162,6 @@ impl HostHistory {
             .await?;
         self.metrics.upkeep("hosts", hosts);
         Ok(pruned)
-    }
-}
-
-async fn within<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    match timeout(STORE_TIMEOUT, call).await {
-        Ok(result) => result,
-        Err(elapsed) => Err(StoreError::Unavailable(Box::new(elapsed))),
     }
 }
 

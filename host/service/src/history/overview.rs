@@ -1,11 +1,11 @@
 //! The overview of a store: its hosts, what they did, and what needs a person.
 
-use super::{HostHistory, MINUTE_MS, StoreSample, within};
+use super::{HostHistory, MINUTE_MS, StoreSample};
+use crate::logs::within;
 use crate::{Actor, ServiceError};
 use kvasm_core::store::{HostRecord, MinuteCounts, MinuteRange, StoreClock, StoreGauges};
 use kvasm_core::{AppId, Capability, Timestamp};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// The maximum number of hosts in an overview.
 pub const HOSTS_SHOWN_MAX: usize = 50;
@@ -130,8 +130,7 @@ impl HostHistory {
         actor: &Actor,
         window: OverviewWindow,
     ) -> Result<Overview, ServiceError> {
-        // No token is bound to this id, so only unbound ones pass.
-        actor.require(Capability::AppRead(AppId::from(Uuid::nil())))?;
+        actor.require(Capability::AppRead(AppId::NONE))?;
         let now = match within(self.store.clock()).await? {
             StoreClock::Database(now) => now,
             StoreClock::Recorded(_) | StoreClock::None => Timestamp::now(),
@@ -229,6 +228,7 @@ fn states(hosts: Vec<HostRecord>, now: Timestamp) -> (Vec<OverviewHost>, [u64; 3
 mod tests {
     use super::*;
     use kvasm_core::store::HostBeat;
+    use uuid::Uuid;
 
     fn host(name: &str, seen: i64, stopped: bool) -> HostRecord {
         HostRecord {

@@ -17,7 +17,7 @@ const AGE: Duration = Duration::from_secs(1);
 const SEGMENT_BYTES: usize = 64 * 1024;
 /// Segments of one app that are written before the next app's.
 const SEGMENTS_OF_TURN: usize = 4;
-/// How long the store may take for a segment or a page.
+/// How long the store may take for a segment, a page or a heartbeat.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a segment is tried before its records are dropped.
 const ATTEMPTS_MAX: u32 = 8;
@@ -237,11 +237,11 @@ impl<S: RecordSource> SegmentKeeper<S> {
     }
 }
 
-/// Waits for a read of the store.
-pub(super) async fn within<T>(
-    read: impl Future<Output = Result<T, StoreError>>,
+/// Waits for the store for a limited time.
+pub(crate) async fn within<T>(
+    call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     let slow = |_| Err(StoreError::Unavailable("it did not answer in time".into()));
-    let done = tokio::time::timeout(STORE_TIMEOUT, read).await;
+    let done = tokio::time::timeout(STORE_TIMEOUT, call).await;
     done.unwrap_or_else(slow)
 }

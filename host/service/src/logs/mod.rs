@@ -14,7 +14,7 @@ pub(crate) mod segment_record;
 mod stored_line;
 pub(crate) mod unflushed;
 
-use kvasm_core::{AppId, Level, Timestamp, truncate};
+use kvasm_core::{AppId, Level, Timestamp, display_truncated};
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
 use segment_record::RecordSource;
@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use unflushed::{Lost, Unflushed};
 use uuid::Uuid;
 
+pub(crate) use keeper::within;
 pub use keeper::{CallKeeper, LogKeeper, LogRetention, SegmentKeeper};
 pub use page::{LogCursor, LogPage, LogQuery, LogTail, RecordPage, RecordQuery};
 pub use record::{LogFilter, LogRecord, LogSource};
@@ -155,8 +156,7 @@ impl Logs {
         }
         for line in &mut lines {
             if line.message.len() > LINE_BYTES_MAX {
-                let kept = truncate(&line.message, LINE_BYTES_MAX);
-                line.message = format!("{kept}...");
+                line.message = display_truncated(&line.message, LINE_BYTES_MAX);
             }
         }
         let mut state = self.state.lock();

@@ -10,13 +10,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Maximum time between the first and the last line of a segment, in microseconds.
+/// Maximum time between the first and the last record of a segment, in microseconds.
 pub(crate) const SEGMENT_SPAN: u64 = 60_000_000;
 /// Maximum size of the queue of one app, in bytes.
 pub(crate) const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// The queue of one app.
 struct RecordQueue<R> {
-    lines: VecDeque<Arc<R>>,
+    records: VecDeque<Arc<R>>,
     /// The records of the segment that is being written.
     in_flight: Vec<Arc<R>>,
     /// The size of both.
@@ -31,7 +32,7 @@ struct RecordQueue<R> {
 impl<R: SegmentRecord> RecordQueue<R> {
     fn new(now: Instant) -> RecordQueue<R> {
         RecordQueue {
-            lines: VecDeque::new(),
+            records: VecDeque::new(),
             in_flight: Vec::new(),
             bytes: 0,
             since: now,
@@ -42,17 +43,17 @@ impl<R: SegmentRecord> RecordQueue<R> {
 
     /// Drops the oldest record that is not being written. Returns its size, 0 if there is none.
     fn drop_oldest(&mut self) -> usize {
-        let Some(line) = self.lines.pop_front() else {
+        let Some(record) = self.records.pop_front() else {
             return 0;
         };
-        self.bytes -= line.bytes();
+        self.bytes -= record.bytes();
         self.dropped += 1;
-        line.bytes()
+        record.bytes()
     }
 
     /// Whether it can be forgotten.
     fn is_idle(&self) -> bool {
-        let is_empty = self.lines.is_empty() && self.in_flight.is_empty();
+        let is_empty = self.records.is_empty() && self.in_flight.is_empty();
         is_empty && self.dropped == 0 && self.gate.is_idle()
     }
 }
@@ -106,17 +107,17 @@ impl<R: SegmentRecord> Unflushed<R> {
 
     /// Adds a record. Above the limits the oldest ones are dropped, of this app or of the one with
     /// the most.
-    pub(crate) fn push(&mut self, app: AppId, line: Arc<R>) {
+    pub(crate) fn push(&mut self, app: AppId, record: Arc<R>) {
         let now = Instant::now();
         let queue = self
             .apps
             .entry(app)
             .or_insert_with(|| RecordQueue::new(now));
-        if queue.lines.is_empty() {
+        if queue.records.is_empty() {
             queue.since = now;
         }
-        let bytes = line.bytes();
-        queue.lines.push_back(line);
+        let bytes = record.bytes();
+        queue.records.push_back(record);
         queue.bytes += bytes;
         self.bytes += bytes;
         while queue.bytes > QUEUE_BYTES_MAX {
@@ -154,7 +155,7 @@ impl<R: SegmentRecord> Unflushed<R> {
         let queue = self.apps.get(&app);
         queue
             .into_iter()
-            .flat_map(|queue| queue.in_flight.iter().chain(&queue.lines))
+            .flat_map(|queue| queue.in_flight.iter().chain(&queue.records))
     }
 
     /// Returns the apps whose records are due: they have waited for `age`, or have `bytes` bytes.
@@ -166,9 +167,9 @@ impl<R: SegmentRecord> Unflushed<R> {
         });
         let due = self.apps.iter().filter(|(_, queue)| {
             let has_note = queue.gate.left_out() > 0 || queue.dropped > 0;
-            let has_lines = !queue.lines.is_empty() || !queue.in_flight.is_empty() || has_note;
+            let has_records = !queue.records.is_empty() || !queue.in_flight.is_empty() || has_note;
             let waited = now.saturating_duration_since(queue.since);
-            has_lines && (waited >= age || queue.bytes >= bytes)
+            has_records && (waited >= age || queue.bytes >= bytes)
         });
         due.map(|(app, _)| *app).collect()
     }
@@ -194,14 +195,14 @@ impl<R: SegmentRecord> Unflushed<R> {
             return Vec::new();
         }
         let mut taken = 0;
-        while let Some(line) = queue.lines.front() {
-            taken += line.bytes();
+        while let Some(record) = queue.records.front() {
+            taken += record.bytes();
             let first = queue.in_flight.first();
-            let span = first.map_or(0, |first| line.seq() - first.seq());
+            let span = first.map_or(0, |first| record.seq() - first.seq());
             if first.is_some() && (taken > bytes || span > SEGMENT_SPAN) {
                 break;
             }
-            queue.in_flight.extend(queue.lines.pop_front());
+            queue.in_flight.extend(queue.records.pop_front());
         }
         queue.in_flight.clone()
     }
@@ -211,13 +212,13 @@ impl<R: SegmentRecord> Unflushed<R> {
         let Some(queue) = self.apps.get_mut(&app) else {
             return;
         };
-        let lines = std::mem::take(&mut queue.in_flight);
-        let bytes: usize = lines.iter().map(|line| line.bytes()).sum();
+        let records = std::mem::take(&mut queue.in_flight);
+        let bytes: usize = records.iter().map(|record| record.bytes()).sum();
         queue.bytes -= bytes;
         self.bytes -= bytes;
         if is_lost {
-            queue.dropped += lines.len() as u64;
-            self.lost.store += lines.len() as u64;
+            queue.dropped += records.len() as u64;
+            self.lost.store += records.len() as u64;
         }
     }
 
