@@ -50,13 +50,13 @@ pub fn axe() -> String {
         .unwrap_or_else(|_| panic!("no axe-core; `cargo xtask test --test browser` installs it"))
 }
 
-impl WebDriver {
-    /// Starts a browser whose page has this size, and prefers dark or light colours.
-    pub fn start((width, height): (u32, u32), is_dark: bool) -> WebDriver {
-        // Fails only if another test was faster.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let chromium = program("KVASM_CHROMIUM", &["chromium", "chromium-browser"]);
-        let profile = tempfile::tempdir().unwrap();
+/// Starts chromedriver at a free port.
+///
+/// It takes a port of IPv4 and needs the same port of IPv6. Another process may have that one, and
+/// chromedriver exits; the next attempt gets another port.
+fn start_driver() -> (Child, u16) {
+    let mut printed = String::new();
+    for _ in 0..10 {
         let mut driver = Command::new(program("KVASM_CHROMEDRIVER", &["chromedriver"]))
             .arg("--port=0")
             .stdin(Stdio::null())
@@ -67,12 +67,29 @@ impl WebDriver {
         let stdout = BufReader::new(driver.stdout.take().unwrap());
         let mut lines = stdout.lines().map_while(Result::ok);
         let port = lines.find_map(|line| {
+            printed += &format!("{line}\n");
             let (_, rest) = line.split_once("successfully on port ")?;
             rest.trim_end_matches('.').parse::<u16>().ok()
         });
-        let port = port.expect("chromedriver starts");
-        // It must be able to write to its output.
-        std::thread::spawn(move || lines.for_each(drop));
+        if let Some(port) = port {
+            // It must be able to write to its output.
+            std::thread::spawn(move || lines.for_each(drop));
+            return (driver, port);
+        }
+        let status = driver.wait().unwrap();
+        printed += &format!("chromedriver ended: {status}\n");
+    }
+    panic!("chromedriver does not start:\n{printed}");
+}
+
+impl WebDriver {
+    /// Starts a browser whose page has this size, and prefers dark or light colours.
+    pub fn start((width, height): (u32, u32), is_dark: bool) -> WebDriver {
+        // Fails only if another test was faster.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let chromium = program("KVASM_CHROMIUM", &["chromium", "chromium-browser"]);
+        let profile = tempfile::tempdir().unwrap();
+        let (driver, port) = start_driver();
         let http = reqwest::Client::builder()
             .no_proxy()
             .tls_certs_only([])
