@@ -23,6 +23,7 @@ mod pages;
 mod plugins;
 mod problems;
 mod protocol;
+mod scale;
 mod schemathesis;
 mod settings;
 mod stored_logs;
