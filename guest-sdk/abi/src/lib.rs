@@ -22,6 +22,7 @@ pub mod limits;
 mod many;
 pub mod names;
 mod options;
+pub mod outbound;
 mod page;
 mod records;
 mod status;

@@ -10,3 +10,11 @@ pub const PAGE_BYTES: usize = 1024 * 1024;
 pub const SETTING_BYTES: usize = 16 * 1024;
 /// The maximum output of an invocation, in bytes.
 pub const OUTPUT_BYTES: usize = 8 * 1024 * 1024;
+/// The maximum number of outbound requests of a run.
+pub const FETCHES: u32 = 32;
+/// The maximum size of the body of an outbound request, in bytes.
+pub const FETCH_BODY_BYTES: usize = 1024 * 1024;
+/// The maximum size of the names and values of the headers of an outbound request, in bytes.
+pub const FETCH_HEADER_BYTES: usize = 64 * 1024;
+/// The maximum number of headers of an outbound request.
+pub const FETCH_HEADERS: usize = 128;

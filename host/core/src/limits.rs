@@ -123,7 +123,7 @@ impl Default for Limits {
             wall_time: Duration::from_secs(5),
             cpu_time: Duration::from_secs(1),
             idempotency: Duration::from_secs(24 * 60 * 60),
-            fetches: 32,
+            fetches: limits::FETCHES,
         }
     }
 }

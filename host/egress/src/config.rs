@@ -1,6 +1,7 @@
 //! The configuration of outbound HTTP.
 
 use super::network::EgressNetwork;
+use kvasm_abi::limits;
 use std::time::Duration;
 
 /// The bounds of outbound HTTP, which no permission of an app exceeds.
@@ -56,10 +57,10 @@ impl Default for EgressConfig {
             allow_networks: Vec::new(),
             deny_ports: vec![25],
             roots_pem: None,
-            request_bytes: MIB,
+            request_bytes: limits::FETCH_BODY_BYTES,
             response_bytes: 4 * MIB,
-            header_bytes: 64 * KIB,
-            headers: 128,
+            header_bytes: limits::FETCH_HEADER_BYTES,
+            headers: limits::FETCH_HEADERS,
             connect_timeout: Duration::from_secs(5),
             timeout: Duration::from_secs(30),
             at_once_per_app: 16,

@@ -5,32 +5,9 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Uri, Version};
-use kvasm_core::{HttpUrl, display_truncated};
+use kvasm_abi::outbound::{self, is_host_header};
+use kvasm_core::HttpUrl;
 use kvasm_service::{OutboundError, OutboundRequest};
-
-/// The maximum size of a method, in bytes.
-const METHOD_BYTES_MAX: usize = 32;
-/// How much of a wrong name an error shows, in bytes.
-const SHOWN_BYTES_MAX: usize = 64;
-/// Headers that are the host's: of the connection, of the framing, and the target. `expect` would
-/// make the server wait, and `trailer` announces what is not sent.
-const HOST_HEADERS: [&str; 10] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Returns whether the host, and not the plugin, sets a header of requests.
-fn is_host_header(name: &str) -> bool {
-    HOST_HEADERS.contains(&name) || name.starts_with("proxy-")
-}
 
 /// Returns whether a header of a response is about the connection, and not for the plugin.
 pub(crate) fn is_connection_header(name: &str) -> bool {
@@ -133,56 +110,17 @@ fn check_size(what: &'static str, len: usize, limit: usize) -> Result<(), Outbou
 }
 
 fn method(text: &str) -> Result<Method, OutboundError> {
-    let shown = || display_truncated(&text.escape_debug(), SHOWN_BYTES_MAX);
-    let method = match text.len() <= METHOD_BYTES_MAX {
-        true => Method::from_bytes(text.as_bytes()).ok(),
-        false => None,
-    };
-    let method = method.ok_or_else(|| {
-        invalid(format!(
-            "the method \"{}\" is malformed; it must be 1 to {METHOD_BYTES_MAX} letters, such as \
-             GET",
-            shown()
-        ))
-    })?;
-    // CONNECT makes a tunnel, and TRACE and TRACK return what proxies added.
-    let mut forbidden = ["CONNECT", "TRACE", "TRACK"].into_iter();
-    match forbidden.any(|name| name.eq_ignore_ascii_case(text)) {
-        true => Err(invalid(format!("the method {} is not allowed", shown()))),
-        false => Ok(method),
-    }
+    outbound::check_method(text).map_err(|why| invalid(why.to_string()))?;
+    // Not reached: a token is a method.
+    Method::from_bytes(text.as_bytes()).map_err(|why| invalid(why.to_string()))
 }
 
 fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), OutboundError> {
-    let shown = || display_truncated(&name.escape_debug(), SHOWN_BYTES_MAX);
-    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-        invalid(format!(
-            "the header name \"{}\" is malformed; it must consist of letters, digits and hyphens",
-            shown()
-        ))
-    })?;
-    if is_host_header(parsed.as_str()) {
-        return Err(invalid(format!(
-            "the header {parsed} cannot be set: the host sets it, or it is about the connection"
-        )));
-    }
-    let value = HeaderValue::from_str(value)
-        .or_else(|_| match value.bytes().all(is_value_byte) {
-            true => HeaderValue::from_bytes(value.as_bytes()),
-            false => HeaderValue::from_str("\n"),
-        })
-        .map_err(|_| {
-            invalid(format!(
-                "the value of the header {parsed} contains a line break, a NUL or another control \
-                 character"
-            ))
-        })?;
-    Ok((parsed, value))
-}
-
-/// Returns whether a byte is allowed in a header's value: not a control character, except tab.
-fn is_value_byte(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+    outbound::check_header(name, value).map_err(|why| invalid(why.to_string()))?;
+    // Not reached: the crate has the same rules.
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|e| invalid(e.to_string()))?;
+    let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|e| invalid(e.to_string()))?;
+    Ok((name, value))
 }
 
 #[cfg(test)]
@@ -219,7 +157,7 @@ mod tests {
     #[test]
     fn headers_of_the_connection_are_rejected() {
         let proxy = ["proxy-authorization", "Proxy-Connection"];
-        for name in HOST_HEADERS.into_iter().chain(proxy) {
+        for name in outbound::HOST_HEADERS.into_iter().chain(proxy) {
             for name in [name.to_owned(), name.to_uppercase()] {
                 let error = outgoing("GET", &[(&name, "x")]).unwrap_err();
                 assert!(matches!(error, OutboundError::Invalid(_)), "{error}");

@@ -1,6 +1,7 @@
 //! What the plugin declares that it needs. The harness fills it in; without one, nothing is
 //! checked. The app grants all that is declared.
 
+use super::urls::canonical_origin;
 use super::with;
 use crate::Error;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,15 +56,10 @@ pub(super) fn require_secret(name: &str) -> Result<(), Error> {
     )
 }
 
-pub(super) fn require_origin(url: &str) -> Result<(), Error> {
-    let origin = origin(url);
+/// Checks an origin as [`url_origin`](super::urls::url_origin) returns it.
+pub(super) fn require_origin(origin: &str) -> Result<(), Error> {
     check(
-        |needs| {
-            needs
-                .origins
-                .iter()
-                .any(|pattern| matches(pattern, &origin))
-        },
+        |needs| needs.origins.iter().any(|pattern| matches(pattern, origin)),
         || format!("HTTP requests to {origin}"),
     )
 }
@@ -75,18 +71,8 @@ pub(super) fn default_of(name: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// Returns scheme, host and port of a URL, without a default port.
-fn origin(url: &str) -> String {
-    let url = url.to_ascii_lowercase();
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let default_port = if scheme == "https" { ":443" } else { ":80" };
-    let host = authority.strip_suffix(default_port).unwrap_or(authority);
-    format!("{scheme}://{host}")
-}
-
 fn matches(pattern: &str, found: &str) -> bool {
-    let pattern = origin(pattern);
+    let pattern = canonical_origin(pattern);
     let Some((scheme, parent)) = pattern.split_once("*.") else {
         return pattern == found;
     };
@@ -97,11 +83,12 @@ fn matches(pattern: &str, found: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::urls::url_origin;
     use super::*;
 
     #[test]
     fn origin_matches_its_pattern() {
-        let is_match = |pattern, url| matches(pattern, &origin(url));
+        let is_match = |pattern, url| matches(pattern, &url_origin(url).unwrap());
         assert!(is_match("https://a.test", "https://A.test:443/x?y"));
         assert!(is_match("http://a.test:8080", "http://a.test:8080"));
         assert!(is_match("https://*.a.test", "https://b.c.a.test/"));

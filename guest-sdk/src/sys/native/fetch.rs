@@ -1,21 +1,22 @@
 //! Outbound requests, which a function of the test answers.
 
 use super::faults::{Check, operate};
+use super::urls::url_origin;
 use super::{cost, declared, with};
 use crate::Error;
 use crate::http::{Request, Response};
+use kvasm_abi::{limits, outbound};
 use std::time::Duration;
-
-/// The maximum number of requests of a run. As on the host by default.
-const FETCHES_MAX: u32 = 32;
 
 /// Answers requests.
 pub(crate) type Responder = Box<dyn FnMut(&Request) -> Result<Response, Error>>;
 
 #[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Head {
     method: String,
     url: String,
+    #[serde(default)]
     headers: Vec<(String, String)>,
     timeout_ms: Option<u64>,
 }
@@ -25,6 +26,28 @@ pub(crate) fn http_fetch(frame: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 fn send(frame: &[u8]) -> Result<Vec<u8>, Error> {
+    let malformed = |why: String| Error::Invalid(format!("the request is malformed: {why}"));
+    let (head, body) = kvasm_abi::http::split(frame)
+        .map_err(|_| malformed("it ends within its head".to_owned()))?;
+    let head: Head = serde_json::from_slice(head).map_err(|e| malformed(e.to_string()))?;
+    let origin = url_origin(&head.url)?;
+    count()?;
+    let mut headers = head.headers;
+    headers.extend(headers_of_host(&headers));
+    check(&head.method, &headers, body)?;
+    declared::require_origin(&origin)?;
+    let mut request = Request::builder(&head.method, &head.url).body(body);
+    for (name, value) in headers {
+        request = request.header(&name, value);
+    }
+    if let Some(ms) = head.timeout_ms {
+        request = request.timeout(Duration::from_millis(ms));
+    }
+    answer(request.build())?.encode().map_err(Error::Internal)
+}
+
+/// Counts a request, unless the run may not send another one.
+fn count() -> Result<(), Error> {
     let context = super::current_context();
     if context.transaction && context.trigger.is_none() {
         return Err(Error::Invalid(
@@ -34,40 +57,65 @@ fn send(frame: &[u8]) -> Result<Vec<u8>, Error> {
                 .to_owned(),
         ));
     }
-    if with(|host| host.requests.1) >= FETCHES_MAX {
+    if with(|host| host.requests.1) >= limits::FETCHES {
+        let limit = limits::FETCHES;
         return Err(Error::RateLimited(format!(
-            "too many outbound requests: the limit is {FETCHES_MAX} per run"
+            "too many outbound requests: the limit is {limit} per run"
         )));
     }
     with(|host| host.requests.1 += 1);
-    let malformed = |why: String| Error::Invalid(format!("the request is malformed: {why}"));
-    let (head, body) = kvasm_abi::http::split(frame)
-        .map_err(|_| malformed("it ends within its head".to_owned()))?;
-    let head: Head = serde_json::from_slice(head).map_err(|e| malformed(e.to_string()))?;
-    declared::require_origin(&head.url)?;
-    let mut request = Request::builder(&head.method, &head.url).body(body);
-    let has = |name: &str| head.headers.iter().any(|(found, _)| found == name);
-    let (has_key, has_trace) = (
-        has("idempotency-key"),
-        has("traceparent") || has("tracestate"),
-    );
-    for (name, value) in head.headers {
-        request = request.header(&name, value);
-    }
-    if let Some(trigger) = context.trigger.filter(|_| !has_key) {
-        request = request.header("idempotency-key", trigger.event_id);
-    }
-    if let Some(parent) = context.traceparent.filter(|_| !has_trace) {
-        request = request.header("traceparent", parent);
-        if let Some(state) = context.tracestate {
-            request = request.header("tracestate", state);
-        }
-    }
-    if let Some(ms) = head.timeout_ms {
-        request = request.timeout(Duration::from_millis(ms));
-    }
     cost::count_fetch();
-    answer(request.build())?.encode().map_err(Error::Internal)
+    Ok(())
+}
+
+/// Returns the headers that the host adds to those of the plugin.
+fn headers_of_host(given: &[(String, String)]) -> Vec<(String, String)> {
+    let has = |name: &str| {
+        let mut names = given.iter().map(|(found, _)| found);
+        names.any(|found| found.eq_ignore_ascii_case(name))
+    };
+    let context = super::current_context();
+    let mut added = Vec::new();
+    if let Some(trigger) = context.trigger.filter(|_| !has("idempotency-key")) {
+        added.push(("idempotency-key".to_owned(), trigger.event_id));
+    }
+    if let Some(parent) = context.traceparent
+        && !has("traceparent")
+        && !has("tracestate")
+    {
+        added.push(("traceparent".to_owned(), parent));
+        let state = context.tracestate;
+        added.extend(state.map(|state| ("tracestate".to_owned(), state)));
+    }
+    added
+}
+
+/// Checks a request as the host does, with its default limits.
+fn check(method: &str, headers: &[(String, String)], body: &[u8]) -> Result<(), Error> {
+    check_size("body", body.len(), limits::FETCH_BODY_BYTES)?;
+    let sizes = headers.iter().map(|(name, value)| name.len() + value.len());
+    check_size("list of headers", sizes.sum(), limits::FETCH_HEADER_BYTES)?;
+    if headers.len() > limits::FETCH_HEADERS {
+        return Err(Error::Invalid(format!(
+            "the request has {} headers; the limit is {}",
+            headers.len(),
+            limits::FETCH_HEADERS
+        )));
+    }
+    let invalid = |why: outbound::OutboundHeadError<'_>| Error::Invalid(why.to_string());
+    for (name, value) in headers {
+        outbound::check_header(name, value).map_err(invalid)?;
+    }
+    outbound::check_method(method).map_err(invalid)
+}
+
+fn check_size(what: &str, len: usize, limit: usize) -> Result<(), Error> {
+    match len > limit {
+        true => Err(Error::TooLarge(format!(
+            "the request's {what} has {len} bytes; the limit is {limit} bytes"
+        ))),
+        false => Ok(()),
+    }
 }
 
 /// Returns the test's answer to a request.

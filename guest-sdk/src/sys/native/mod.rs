@@ -17,6 +17,7 @@ mod snapshot;
 mod store;
 mod timers;
 mod transaction;
+mod urls;
 mod validate;
 mod view;
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A host over SQLite that may send requests to loopback.
-async fn sending_host() -> EventHost {
+pub(super) async fn sending_host() -> EventHost {
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteOptions::new(folder.path().join("kvasm.db"));
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).await.unwrap());
@@ -31,7 +31,7 @@ async fn sending_host() -> EventHost {
 }
 
 /// The plugin, which declares another origin of the same length.
-fn plugin(origin: &str) -> Vec<u8> {
+pub(super) fn plugin(origin: &str) -> Vec<u8> {
     let mut module = wasm("conformance");
     let from = ORIGIN.as_bytes();
     assert_eq!(origin.len(), from.len(), "{origin}");
@@ -44,7 +44,7 @@ fn plugin(origin: &str) -> Vec<u8> {
 
 // --- Requests to other servers ---
 
-fn outbound(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Step {
+pub(super) fn outbound(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Step {
     let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
     Step::Fetch(Outbound {
         method: method.to_owned(),
@@ -92,11 +92,35 @@ fn sends(origin: &str) -> Vec<StepCall> {
 
 /// What the other server answers a request for a path.
 fn answer(path: &str, body: &[u8]) -> (u16, Vec<u8>) {
-    match path.strip_prefix("/status/") {
-        Some(status) => (status.parse().unwrap(), b"as asked".to_vec()),
+    let status = path.strip_prefix("/status/");
+    match status.and_then(|status| status.parse().ok()) {
+        Some(status) => (status, b"as asked".to_vec()),
         None if path == "/empty" => (204, Vec::new()),
         None => (200, [b"got ", body].concat()),
     }
+}
+
+/// A harness whose other server answers so.
+pub(super) fn answering_harness() -> Harness {
+    let mut harness = Harness::new();
+    harness.on_fetch(|request| {
+        let (status, body) = answer(request.path(), request.body());
+        let response = Response::new(status).header("x-a", "1");
+        Ok(response.header("x-a", "2").body(body))
+    });
+    harness
+}
+
+/// A server that answers so.
+pub(super) async fn answering_server() -> Receiver {
+    Receiver::start(async |_, request| {
+        let path = request.target.split('?').next().unwrap();
+        let (status, body) = answer(path, &request.body);
+        let status = StatusCode::from_u16(status).unwrap();
+        let headers = axum::response::AppendHeaders([("x-a", "1"), ("x-a", "2")]);
+        (status, headers, body).into_response()
+    })
+    .await
 }
 
 /// A request as the other server got it, without what differs between runs.
@@ -142,27 +166,16 @@ fn sent_for_real(request: &Received) -> String {
 }
 
 /// Names the origin in the reports, as the ports differ.
-fn without(origin: &str, reports: &[Vec<String>]) -> Vec<Vec<String>> {
-    let report = |lines: &Vec<String>| {
-        lines
-            .iter()
-            .map(|line| line.replace(origin, "ORIGIN"))
-            .collect()
-    };
+pub(super) fn without(origin: &str, reports: &[Vec<String>]) -> Vec<Vec<String>> {
+    let line = |line: &String| line.replace(origin, "ORIGIN");
+    let report = |lines: &Vec<String>| lines.iter().map(line).collect();
     reports.iter().map(report).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_to_other_servers_are_the_same() {
     let native = {
-        let mut harness = Harness::new();
-        harness.on_fetch(|request| {
-            let (status, body) = answer(request.path(), request.body());
-            Ok(Response::new(status)
-                .header("x-a", "1")
-                .header("x-a", "2")
-                .body(body))
-        });
+        let mut harness = answering_harness();
         let calls = sends(ORIGIN);
         let mut reports: Vec<_> = calls
             .iter()
@@ -171,14 +184,7 @@ async fn requests_to_other_servers_are_the_same() {
         reports.push(harness.fetched().iter().map(sent_natively).collect());
         without(ORIGIN, &reports)
     };
-    let mut server = Receiver::start(async |_, request| {
-        let path = request.target.split('?').next().unwrap();
-        let (status, body) = answer(path, &request.body);
-        let status = StatusCode::from_u16(status).unwrap();
-        let headers = axum::response::AppendHeaders([("x-a", "1"), ("x-a", "2")]);
-        (status, headers, body).into_response()
-    })
-    .await;
+    let mut server = answering_server().await;
     let host = sending_host().await;
     deploy(&host, plugin(&server.origin), &server.origin).await;
     let mut reports = Vec::new();
@@ -216,11 +222,12 @@ async fn failed_requests_are_the_same_error() {
 
 // --- Requests to the plugin ---
 
-struct Sent {
-    method: &'static str,
-    target: String,
-    headers: Vec<(&'static str, &'static str)>,
-    body: String,
+#[derive(Debug, Clone)]
+pub(super) struct Sent {
+    pub(super) method: &'static str,
+    pub(super) target: String,
+    pub(super) headers: Vec<(&'static str, &'static str)>,
+    pub(super) body: String,
 }
 
 fn sent(method: &'static str, target: &str) -> Sent {
@@ -321,7 +328,7 @@ fn shown(status: u16, headers: &[(String, String)], body: &[u8]) -> String {
     format!("{status} {headers:?} {}", String::from_utf8_lossy(body))
 }
 
-fn natively(harness: &mut Harness, sent: &Sent) -> String {
+pub(super) fn natively(harness: &mut Harness, sent: &Sent) -> String {
     let mut request = Request::builder(sent.method, &sent.target).body(sent.body.as_str());
     for (name, value) in &sent.headers {
         request = request.header(name, *value);
@@ -333,7 +340,7 @@ fn natively(harness: &mut Harness, sent: &Sent) -> String {
     }
 }
 
-async fn for_real(host: &EventHost, sent: &Sent) -> String {
+pub(super) async fn for_real(host: &EventHost, sent: &Sent) -> String {
     let (path, query) = sent.target.split_once('?').unwrap_or((&sent.target, ""));
     let head = json!({
         "method": sent.method, "path": path, "query": query, "headers": sent.headers,

@@ -1,0 +1,117 @@
+//! The rules of URLs of outbound requests, as far as they need no table of names: a host has more,
+//! for names that are not ASCII and for addresses.
+
+use crate::Error;
+use kvasm_abi::names::{self, TextError};
+
+/// The maximum size of a URL, in bytes.
+const URL_BYTES_MAX: usize = 8_192;
+/// The maximum size of a name in DNS, and of a part of it, in bytes.
+const NAME_BYTES_MAX: usize = 253;
+const LABEL_BYTES_MAX: usize = 63;
+/// How much of a malformed URL an error shows, in bytes.
+const SHOWN_BYTES_MAX: usize = 128;
+
+/// Returns the origin of a URL: scheme, host and port, without the scheme's own port.
+///
+/// # Errors
+/// [`Error::Invalid`] if the URL is malformed, [`Error::TooLarge`] if it is too long.
+pub(super) fn url_origin(url: &str) -> Result<String, Error> {
+    let too_large = |error: TextError| Error::TooLarge(error.about("URL").to_string());
+    names::size(url.len() as u64, URL_BYTES_MAX).map_err(too_large)?;
+    check(url).map_err(|why| {
+        let shown = url.get(..url.floor_char_boundary(SHOWN_BYTES_MAX));
+        let shown = shown.unwrap_or_default();
+        Error::Invalid(format!("{shown:?} is not a URL to fetch: {why}"))
+    })?;
+    Ok(canonical_origin(url))
+}
+
+/// Returns the origin of a valid URL or pattern.
+pub(super) fn canonical_origin(url: &str) -> String {
+    let url = url.to_ascii_lowercase();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", &url));
+    let (host, port) = split_port(authority(rest));
+    let own = if scheme == "https" { "443" } else { "80" };
+    match port.map(|port| port.trim_start_matches('0')) {
+        Some(port) if !port.is_empty() && port != own => format!("{scheme}://{host}:{port}"),
+        _ => format!("{scheme}://{host}"),
+    }
+}
+
+/// Returns the authority. Further slashes before it are ignored, as browsers do.
+fn authority(rest: &str) -> &str {
+    let rest = rest.trim_start_matches(['/', '\\']);
+    rest.split(['/', '\\', '?', '#']).next().unwrap_or_default()
+}
+
+/// Splits host and port. The address of IPv6 is in brackets.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
+fn check(url: &str) -> Result<(), &'static str> {
+    if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
+        return Err("it contains white space or a control character");
+    }
+    let known = |scheme: &str| {
+        ["http", "https"]
+            .iter()
+            .any(|k| k.eq_ignore_ascii_case(scheme))
+    };
+    let rest = url.split_once("://").filter(|(scheme, _)| known(scheme));
+    let Some((_, rest)) = rest else {
+        return Err("it must begin with http:// or https://");
+    };
+    let (user, place) = match authority(rest).rsplit_once('@') {
+        Some((user, place)) => (user, place),
+        None => ("", authority(rest)),
+    };
+    let (host, port) = split_port(place);
+    let port = port.filter(|port| !port.is_empty());
+    let is_number =
+        |port: &str| port.bytes().all(|c| c.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    if host.is_empty() {
+        return Err("it has no host");
+    }
+    if !port.is_none_or(is_number) {
+        return Err("the port must be a number from 1 to 65535");
+    }
+    if !user.is_empty() {
+        return Err("a user or password is not allowed in it");
+    }
+    check_name(host)?;
+    match port.and_then(|port| port.parse::<u16>().ok()) {
+        Some(0) => Err("port 0 does not exist"),
+        _ => Ok(()),
+    }
+}
+
+/// Checks a name. Names that are not ASCII, and addresses in brackets, are left to the host.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    if !name.is_ascii() || name.starts_with('[') || name.contains('%') {
+        return Ok(());
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err("its host is longer than 253 bytes");
+    }
+    let of_name = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    for label in name.split('.') {
+        if label.is_empty() {
+            return Err("the host has an empty label, or a dot at its end");
+        }
+        if label.len() > LABEL_BYTES_MAX {
+            return Err("a label of the host is longer than 63 bytes");
+        }
+        if !label.bytes().all(of_name) {
+            return Err(
+                "the host may have letters, digits, hyphens and underscores, and a star only as \
+                 its whole first label",
+            );
+        }
+    }
+    Ok(())
+}
