@@ -173,6 +173,7 @@ const IDEMPOTENCY_KEY: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,2
 /// Simpler than what is accepted, which also includes addresses.
 const ORIGIN: &str =
     r"^https?://(\*\.)?([a-z][a-z0-9]{0,62}\.){1,3}[a-z]{2,63}(:[1-9][0-9]{0,3})?$";
+const ACTION: &str = r"^[a-z_]+(\.[a-z_]+)*$";
 const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 const NO_NUL: &str = "^[^\\u0000]*$";
 
@@ -202,6 +203,9 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
         "?before /v1/audit"
         | "?before /v1/apps/{app}/audit"
         | "?before /v1/apps/{app}/dead-letters" => json!({ "format": "uuid" }),
+        "?actor /v1/audit" | "?actor /v1/apps/{app}/audit" => text(1, 128, NO_CONTROL),
+        "?action /v1/audit" | "?action /v1/apps/{app}/audit" => text(1, 64, ACTION),
+        "?app /v1/audit" => text(1, 64, APP),
         "?after /v1/apps/{app}/timers" | "TimerRequest.timer" => text(1, 256, NO_NUL),
         "NewApp.name" => text(1, 64, APP),
         "NewToken.name" => text(1, 128, NO_CONTROL),

@@ -5,12 +5,11 @@ use super::{Actor, AppTokenCache, Keyring, SeenGeneration, ServiceError};
 use bytes::Bytes;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
-    App, AppId, AppLimits, AppName, Audit, Capability, CursorKey, Digest, Exports, LimitsPatch,
-    NewPlugin, PluginRecord, PluginVersion, Timestamp, Usage,
+    App, AppId, AppLimits, AppName, Capability, CursorKey, Digest, Exports, LimitsPatch, NewPlugin,
+    PluginRecord, PluginVersion, Timestamp, Usage,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// Administrative operations. Each one takes an [`Actor`], and is denied unless that actor holds
 /// the required capability.
@@ -278,26 +277,6 @@ impl Admin {
         actor.require(Capability::AppRead(app.id))?;
         let plugin = self.store.plugin(app.id, version).await?;
         plugin.ok_or(ServiceError::PluginNotFound(version))
-    }
-
-    /// Returns the audit rows of an app, or all, newest first, starting below `before`.
-    ///
-    /// # Errors
-    /// [`ServiceError::Denied`] without `app:admin` of the app, or without
-    /// `instance:admin` for all.
-    pub async fn audit(
-        &self,
-        actor: &Actor,
-        app: Option<&App>,
-        before: Option<Uuid>,
-        limit: u32,
-    ) -> Result<Vec<Audit>, ServiceError> {
-        actor.require(match app {
-            Some(app) => Capability::AppAdmin(app.id),
-            None => Capability::InstanceAdmin,
-        })?;
-        let app = app.map(|app| app.id);
-        Ok(self.store.audit(app, before, limit).await?)
     }
 }
 

@@ -6,6 +6,7 @@ mod access;
 mod actor;
 mod admin;
 mod admission;
+mod audit;
 mod caller;
 mod calls;
 mod coalesce;
@@ -43,6 +44,7 @@ pub use access::{AppTokenCache, SeenGeneration};
 pub use actor::Actor;
 pub use admin::Admin;
 pub use admission::{Admission, Pass, Refusal, Ticket};
+pub use audit::{AuditQuery, AuditRows};
 pub use caller::Caller;
 pub use calls::{
     CALL_OUTCOMES, CallFilter, CallPage, CallQuery, CallRecord, CallRecords, DeliveredCall,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 /// Nothing of the hostile text was parsed as HTML.
 #[track_caller]
-fn is_inert(page: &Page) {
+pub fn is_inert(page: &Page) {
     let hit = page.browser.script(
         "return [window.hit ?? null, document.querySelectorAll('img, #app script, iframe').length]",
         &[],

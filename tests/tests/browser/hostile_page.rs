@@ -2,41 +2,64 @@
 
 use super::page::Page;
 use super::stage::Stage;
-use kvasm_tests::guests::{manifest, module_with};
+use kvasm_tests::guests::module_with;
 use serde_json::{Value, json};
 use std::time::Instant;
 
 const PAGE: &str = include_str!("../../fixtures/hostile/page.html");
 
-/// A plugin whose handler answers every request with this content.
-fn answering(content_type: &str, body: &str) -> Vec<u8> {
-    let head = json!({"status": 200, "headers": [
-        ["content-type", content_type], ["service-worker-allowed", "/"],
-        ["set-cookie", "kvasm-token=kvasm_x; Path=/"],
-        ["access-control-allow-origin", "*"],
-    ]});
-    let head = head.to_string();
+/// A plugin whose handler answers every request with these headers and this body, and with functions
+/// of these names, which trap.
+pub fn answering(headers: &Value, body: &str, functions: &[&str]) -> Vec<u8> {
+    let hex =
+        |bytes: &[u8]| -> String { bytes.iter().map(|byte| format!("\\{byte:02x}")).collect() };
+    let head = json!({"status": 200, "headers": headers}).to_string();
     let len = u32::try_from(head.len()).unwrap().to_le_bytes();
     let frame = [&len, head.as_bytes(), body.as_bytes()].concat();
-    let data: String = frame.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let declared = functions
+        .iter()
+        .map(|name| json!({"kind": "function", "name": name}));
+    let declared = declared.chain([json!({"kind": "http", "name": "run"})]);
+    let lines: Vec<_> = declared.map(|line| line.to_string()).collect();
+    let exports = functions.iter().map(|name| {
+        let name = hex(name.as_bytes());
+        format!("(func (export \"{name}\") (result i32) unreachable)")
+    });
+    let fields = format!(
+        "(@custom \"kvasm.plugin.v1\" \"{}\") {}",
+        hex(lines.join("\n").as_bytes()),
+        exports.collect::<String>()
+    );
     let write = format!(
         "(drop (call $output_write (i32.const 0) (i32.const {})))",
         frame.len()
     );
-    let http = manifest(&[r#"{"kind":"http","name":"run"}"#]);
-    module_with(&data, &http, &format!("{write} (i32.const 0)"))
+    module_with(&hex(&frame), &fields, &format!("{write} (i32.const 0)"))
+}
+
+/// What a hostile plugin sends: with a cookie, and leave for all origins and all paths.
+fn of_type(content_type: &str) -> Value {
+    json!([
+        ["content-type", content_type],
+        ["service-worker-allowed", "/"],
+        ["set-cookie", "kvasm-token=kvasm_x; Path=/"],
+        ["access-control-allow-origin", "*"],
+    ])
 }
 
 /// Deploys the hostile plugin and its neighbour, whose entries it is after.
 fn deploy(stage: &Stage) {
     let page = PAGE.replace("ADMIN", &stage.url());
     for (app, module) in [
-        ("evil", answering("text/html; charset=utf-8", &page)),
+        (
+            "evil",
+            answering(&of_type("text/html; charset=utf-8"), &page, &[]),
+        ),
         (
             "worker",
-            answering("text/javascript", "self.onfetch = () => {}"),
+            answering(&of_type("text/javascript"), "self.onfetch = () => {}", &[]),
         ),
-        ("shop", answering("text/html", "the shop")),
+        ("shop", answering(&of_type("text/html"), "the shop", &[])),
     ] {
         let named = json!({"name": app, "public": true});
         stage.json("POST", "/v1/apps", named).ok();

@@ -8,4 +8,5 @@ mod overview;
 mod page;
 mod screen;
 mod stage;
+mod views;
 mod webdriver;

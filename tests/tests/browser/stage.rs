@@ -71,8 +71,20 @@ impl Stage {
     }
 
     pub fn send(&self, method: &str, path: &str, content_type: &str, body: &[u8]) -> Response {
+        self.send_as(&self.server.token, method, path, content_type, body)
+    }
+
+    /// Sends a request with another token.
+    pub fn send_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> Response {
         let mut line = RawConnection::open(self.admin, Arc::clone(&self.server.received));
-        let authorization = self.server.authorization();
+        let authorization = format!("Authorization: Bearer {token}\r\n");
         let headers =
             format!("Connection: close\r\nContent-Type: {content_type}\r\n{authorization}");
         line.send(request(method, path, &headers, body));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod access;
+mod audit;
 mod batches;
 mod cache_coherence;
 mod call_records;
