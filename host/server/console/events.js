@@ -1,11 +1,13 @@
-// Triggers, timers and outstanding deliveries.
+// Timers and outstanding deliveries.
 
-import { get, json, path, send } from "./api.js";
+import { get, json, path } from "./api.js";
 import { may } from "./access.js";
 import { html, useAction, useLoad, usePages, useState } from "./ui.js";
-import { Confirm, Definitions, Dialog, Field, Lacks, Listing, Refusal, Table, Text } from "./ui.js";
+import { Confirm, Definitions, Dialog, Field, Lacks, Listing, Refusal, Text } from "./ui.js";
 import { Hex, Tree, fromBase64 } from "./values.js";
 import { plural, shown, size, time } from "./text.js";
+
+export { Triggers } from "./triggers.js";
 
 const PAGE = 25;
 
@@ -38,40 +40,6 @@ export function Bulk({ title, action, target, selection, member, what, danger, o
     <p role="status">${number === undefined ? "Counting …" : html`A dry run found <strong>${plural(number, ...what)}</strong>, of at most 1,000 at once.`}</p>
     ${danger && html`<p>This cannot be undone.</p>`}
   <//>`;
-}
-
-function watches(row) {
-  if (row.schedule) return `schedule ${row.schedule}`;
-  if (row.collection) return `${(row.on ?? []).join(", ")} in ${row.collection}${row.prefix ? `, keys from ${row.prefix}` : ""}`;
-  return "timers";
-}
-
-export function Triggers({ app }) {
-  const loaded = useLoad((signal) => get(path(["apps", app, "triggers"]), signal), [app]);
-  const change = useAction(async (row) => {
-    await send("POST", path(["apps", app, "triggers", row.name, row.paused ? "resume" : "pause"]));
-    loaded.reload();
-  });
-  const state = (row) => (row.paused
-    ? html`<span class="level error">paused</span> ${row.paused === "failures" ? `after failures${row.probe_at ? `, probe ${time(row.probe_at)}` : ""}` : "by an operator"}`
-    : html`running${row.failures > 0 && `, ${plural(row.failures, "failure")}`}`);
-  const columns = [
-    ["Trigger", (row) => html`<${Text} value=${row.name} /> <span class="dim">${row.origin}</span>`],
-    ["Watches", (row) => html`<${Text} value=${watches(row)} />`],
-    ["Calls", (row) => html`<${Text} value=${row.function ?? row.url} />`],
-    ["Next", (row) => time(row.next_at)],
-    ["Attempts", (row) => row.attempts_max],
-    ["State", state],
-    ["Actions", (row) => html`<button type="button" disabled=${change.busy} aria-label=${`${row.paused ? "Resume" : "Pause"} ${shown(row.name)}`}
-      onClick=${() => change.start(row)}>${row.paused ? "Resume" : "Pause"}</button>`, "app:admin"],
-  ];
-  const rows = loaded.data?.triggers ?? [];
-  return html`<div>
-    <${Refusal} problem=${loaded.problem} /><${Refusal} problem=${change.problem} />
-    <${Lacks} scope="app:admin" to="pause or resume a trigger" />
-    ${rows.length > 0 ? html`<${Table} rows=${rows} columns=${columns} what="triggers" />` : loaded.data && html`<p class="empty">No triggers.</p>`}
-    <p class="buttons"><button type="button" onClick=${loaded.reload}>Reload</button></p>
-  </div>`;
 }
 
 export function Timers({ app }) {

@@ -6,6 +6,7 @@ use super::hostile_page::answering;
 use super::page::Page;
 use super::stage::{HOSTILE, SHOWN, Stage};
 use kvasm_tests::guests::wasm;
+use kvasm_tests::program::process::eventually;
 use serde_json::json;
 
 #[test]
@@ -28,6 +29,9 @@ fn views_work(width: u32, dark: bool) {
     let page = Page::open(&stage.url(), width, dark);
     page.log_in(&stage.server.token);
     audit(&stage, &page);
+    page.browser.go(&format!("{}/#/apps/shop", stage.url()));
+    page.see("h1", "shop");
+    triggers(&stage, &page);
     let neighbour = stage.send("GET", "/v1/apps/neighbour/kv/export", "", b"");
     // What the test itself wrote there.
     assert_eq!(neighbour.ok().text().lines().count(), 1);
@@ -52,6 +56,96 @@ fn deploy(stage: &Stage) {
     ] {
         stage.send("POST", path, "application/wasm", &module).ok();
     }
+}
+
+fn triggers(stage: &Stage, page: &Page) {
+    page.tab("Triggers");
+    page.click("button", "New trigger");
+    page.fill("input[name=trigger-name]", "watch");
+    page.fill("input[name=trigger-collection]", &typed());
+    page.fill("input[name=trigger-prefix]", &typed());
+    page.fill("input[name=trigger-function]", "place");
+    page.click("dialog label", "deletions");
+    page.check("trigger-form", &[]);
+    page.click("dialog button", "Create");
+    page.see_no("dialog", "");
+    page.see("td", &format!("set in {}", SHOWN.replace("⟨U+0007⟩", "")));
+    page.click("button", "New trigger");
+    page.fill("input[name=trigger-name]", "nightly");
+    page.click("select[name=trigger-when] option", "On a schedule");
+    page.fill("input[name=trigger-schedule]", "0 3 * * <b>");
+    page.click("dialog button", "Create");
+    page.see("dialog [role=alert]", "<b>");
+    page.fill("input[name=trigger-schedule]", "0 3 * * *");
+    page.fill("input[name=trigger-attempts]", "3");
+    page.fill("input[name=trigger-function]", "place");
+    page.click("dialog button", "Create");
+    page.see_no("dialog", "");
+    page.see("td", "schedule 0 3 * * *");
+    eventually("the next time of the schedule", || {
+        page.click("button", "Reload");
+        page.browser.find("td", " 03:00:00")
+    });
+    // The form of a trigger that exists has what it has.
+    page.click("button[aria-label='Change nightly']", "");
+    page.see("dialog h2", "Change the trigger");
+    let schedule = "return document.querySelector('input[name=trigger-schedule]').value";
+    assert_eq!(page.browser.script(schedule, &[]), json!("0 3 * * *"));
+    page.fill("input[name=trigger-hours]", "0.5");
+    page.click("dialog button", "Replace");
+    page.see_no("dialog", "");
+    let found = stage
+        .send("GET", "/v1/apps/shop/triggers", "", b"")
+        .ok()
+        .json();
+    let found = &found["triggers"][0];
+    let kept = (
+        &found["attempts_max"],
+        &found["age_max_ms"],
+        &found["schedule"],
+    );
+    assert_eq!(
+        kept,
+        (&json!(3), &json!(30 * 60 * 1000), &json!("0 3 * * *"))
+    );
+    page.click("button[aria-label='Change watch']", "");
+    page.see("dialog", "⟨U+202E⟩");
+    page.click("dialog button", "Cancel");
+    page.see_no("dialog", "");
+    // A webhook needs its secret.
+    page.click("button", "New trigger");
+    page.fill("input[name=trigger-name]", "hook");
+    page.fill("input[name=trigger-collection]", "notes");
+    page.click("select[name=trigger-to] option", "A webhook");
+    page.fill("input[name=trigger-url]", "https://hooks.example.com/in");
+    page.fill("input[name=trigger-secret]", "key");
+    page.click("dialog button", "Create");
+    page.see("dialog [role=alert]", "key");
+    page.click("dialog button", "Cancel");
+    // The same name replaces.
+    page.click("button", "New trigger");
+    page.fill("input[name=trigger-name]", "watch");
+    page.see("dialog [role=note]", "replaces the trigger");
+    page.fill("input[name=trigger-collection]", "notes");
+    page.fill("input[name=trigger-function]", "place");
+    page.click("dialog button", "Replace");
+    page.see_no("dialog", "");
+    page.see("td", "set, delete in notes");
+    page.check("triggers-made", &[400, 404, 409, 422]);
+    let path = "/v1/apps/shop/triggers/watch";
+    stage
+        .send("POST", &format!("{path}/pause"), "application/json", b"")
+        .ok();
+    stage.put("shop", "notes", "held", json!(1));
+    page.click("button[aria-label='Delete watch']", "");
+    page.click("dialog button", "Delete the trigger");
+    page.see("dialog [role=alert]", "deliver");
+    page.check_log("a trigger with deliveries", &[409]);
+    page.click("select[name=fate] option", "Discard them");
+    page.click("dialog button", "Delete the trigger");
+    page.see_no("dialog", "");
+    page.see_no("td", "set, delete in notes");
+    page.see("td", "nightly");
 }
 
 fn audit(stage: &Stage, page: &Page) {
@@ -102,8 +196,10 @@ fn new_views_name_the_scope_that_is_missing() {
     let (_, reader) = stage.token("/v1/apps/shop/tokens", &["app:read", "script:read"]);
     let page = Page::open(&stage.url(), 1280, true);
     page.log_in(&reader);
-    page.browser.go(&format!("{}/#/apps/shop", stage.url()));
-    page.see("h1", "shop");
+    page.browser
+        .go(&format!("{}/#/apps/shop/triggers", stage.url()));
+    page.see("[role=note]", "app:admin");
+    page.see_no("button", "New trigger");
     page.tab("Audit");
     page.see("[role=note]", "app:admin");
     page.check_log("a reader", &[403]);

@@ -59,6 +59,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "entries.js" JS,
         "entry.js" JS,
         "letters.js" JS,
+        "triggers.js" JS,
         "events.js" JS,
         "tokens.js" JS,
         "audit.js" JS,
