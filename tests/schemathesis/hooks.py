@@ -79,6 +79,9 @@ def before_call(ctx, case, kwargs):
         body.pop("until", None)
         narrows = ("ids", "events", "trigger", "reason", "from")
         body["all"] = all(body.get(name) is None for name in narrows)
+    if path.endswith("/request") and body.get("text") is not None:
+        # A body is text or bytes.
+        body.pop("bytes", None)
     if "/triggers/" in path:
         body.pop("schedule", None)
         body["collection"] = body.get("collection") or "orders"

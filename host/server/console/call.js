@@ -1,40 +1,12 @@
 // Calls a function, and shows the answer, what it cost, and the log of the call.
 
-import { get, path, send, lines } from "./api.js";
+import { get, path, send } from "./api.js";
 import { html, link, useAction, useLoad, useState } from "./ui.js";
 import { Definitions, Field, HiddenCharacters, Refusal } from "./ui.js";
-import { Hex, JsonText, download } from "./values.js";
+import { Answer, logOf } from "./answer.js";
+import { HandlerRequest } from "./request.js";
 import { LogTable } from "./logs.js";
-import { shown, size } from "./text.js";
-
-const SHOWN_MAX = 2_000_000;
-
-async function logOf(app, requestId) {
-  try {
-    const found = [];
-    const response = await send("GET", path(["apps", app, "logs"], { request: requestId, limit: 200 }));
-    for await (const some of lines(response)) found.push(...some);
-    return found;
-  } catch {
-    // The token may not have log:read.
-    return [];
-  }
-}
-
-function Answer({ bytes }) {
-  if (bytes.length === 0) return html`<p class="dim">The answer is empty.</p>`;
-  let text = null;
-  try {
-    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch {
-    // Not text.
-  }
-  const isLong = bytes.length > SHOWN_MAX;
-  return html`<div class="value">
-    ${text === null || isLong ? html`<${Hex} bytes=${bytes} />` : html`<${JsonText} text=${text} />`}
-    <p class="buttons"><button type="button" onClick=${() => download("answer", bytes)}>Download ${size(bytes.length)}</button></p>
-  </div>`;
-}
+import { shown } from "./text.js";
 
 export function Call({ app }) {
   const functions = useLoad((signal) => get(path(["apps", app, "functions"]), signal), [app]);
@@ -88,5 +60,6 @@ export function Call({ app }) {
       ]} />
       ${done.log.length > 0 && html`<h3>Log of the call</h3><${LogTable} app=${app} rows=${done.log} />`}
     </section>`}
+    ${functions.data?.http && html`<${HandlerRequest} app=${app} />`}
   </div>`;
 }

@@ -123,14 +123,14 @@ pub(super) async fn call(
 }
 
 /// Returns what a call used, if the plugin ran.
-fn cost_of(answer: &Result<Answer, InvokeError>) -> Option<Cost> {
+pub(super) fn cost_of(answer: &Result<Answer, InvokeError>) -> Option<Cost> {
     match answer {
         Ok(answer) => Some(answer.cost),
         Err(error) => error.cost().copied(),
     }
 }
 
-fn with_cost(mut response: Response, used: Option<Cost>) -> Response {
+pub(super) fn with_cost(mut response: Response, used: Option<Cost>) -> Response {
     if let Some(used) = used {
         cost::add(response.headers_mut(), &used);
     }
@@ -138,7 +138,7 @@ fn with_cost(mut response: Response, used: Option<Cost>) -> Response {
 }
 
 /// Waits until the client has disconnected; indefinitely, if its connection is unknown.
-async fn client_disconnected(peer: Option<Peer>) {
+pub(super) async fn client_disconnected(peer: Option<Peer>) {
     match peer {
         Some(peer) => peer.disconnected().await,
         None => std::future::pending().await,

@@ -2,6 +2,7 @@
 //! problems, and the constraints of names and numbers.
 
 use super::param_types::Parameter;
+use super::try_handler::METHODS;
 use kvasm_api::ProblemView;
 use kvasm_core::{Level, Scope};
 use kvasm_service::{CALL_OUTCOMES, OnTriggerDelete};
@@ -174,6 +175,11 @@ const IDEMPOTENCY_KEY: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,2
 const ORIGIN: &str =
     r"^https?://(\*\.)?([a-z][a-z0-9]{0,62}\.){1,3}[a-z]{2,63}(:[1-9][0-9]{0,3})?$";
 const ACTION: &str = r"^[a-z_]+(\.[a-z_]+)*$";
+/// A path and a query of unreserved characters; others are percent-encoded.
+const TARGET: &str = r"^/[A-Za-z0-9/._~-]*(\?[A-Za-z0-9/._~=&-]*)?$";
+const BASE64: &str = "^([A-Za-z0-9+/]{4})*$";
+/// Simpler than what is accepted: a name and a value of characters that both may have.
+const HEADER: &str = "^[A-Za-z0-9-]+$";
 const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 const NO_NUL: &str = "^[^\\u0000]*$";
 
@@ -206,6 +212,16 @@ fn constraints_of(place: &str, name: &str) -> Option<Value> {
         "?actor /v1/audit" | "?actor /v1/apps/{app}/audit" => text(1, 128, NO_CONTROL),
         "?action /v1/audit" | "?action /v1/apps/{app}/audit" => text(1, 64, ACTION),
         "?app /v1/audit" => text(1, 64, APP),
+        "HandlerRequest.method" => json!({ "enum": METHODS }),
+        "HandlerRequest.path" => text(1, 8 * 1024, TARGET),
+        "HandlerRequest.bytes" => json!({ "pattern": BASE64 }),
+        "HandlerRequest.headers" => json!({
+            "maxItems": 100,
+            "items": {
+                "type": "array", "minItems": 2, "maxItems": 2,
+                "items": { "type": "string", "pattern": HEADER },
+            },
+        }),
         "?after /v1/apps/{app}/timers" | "TimerRequest.timer" => text(1, 256, NO_NUL),
         "NewApp.name" => text(1, 64, APP),
         "NewToken.name" => text(1, 128, NO_CONTROL),
@@ -285,6 +301,7 @@ fn known_by_name(name: &str) -> Option<Value> {
 fn own_statuses(path: &str, method: &str) -> &'static [u16] {
     match (path, method) {
         ("/v1/apps/{app}/call/{function}", "post") => &[409, 422, 429, 504, 507],
+        ("/v1/apps/{app}/request", "post") => &[409, 429, 502, 504, 507],
         ("/v1/apps", "post") => &[409],
         ("/v1/apps/{app}/limits", "get") => &[412],
         ("/v1/apps/{app}/limits", "put" | "patch") => &[412],

@@ -52,6 +52,7 @@ mod stream;
 mod timers;
 mod tokens;
 mod triggers;
+mod try_handler;
 mod uri;
 mod watch;
 

@@ -3,7 +3,7 @@
 use super::{
     SharedServer, apps, audit, batch, call_records, calls, console, dead_letters, deliveries,
     document, export, grants, health, import, kv, layer, limits, logs, overview, pages, plugins,
-    settings, timers, tokens, triggers, watch,
+    settings, timers, tokens, triggers, try_handler, watch,
 };
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -83,6 +83,7 @@ fn api() -> OpenApiRouter<SharedServer> {
         .routes(routes!(plugins::activate))
         .routes(routes!(plugins::roll_back))
         .routes(routes!(plugins::functions))
+        .routes(routes!(try_handler::request))
         .routes(routes!(kv::get, kv::put, kv::delete))
         .routes(routes!(kv::list))
         .routes(routes!(kv::collections))

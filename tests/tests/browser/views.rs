@@ -32,6 +32,7 @@ fn views_work(width: u32, dark: bool) {
     page.browser.go(&format!("{}/#/apps/shop", stage.url()));
     page.see("h1", "shop");
     triggers(&stage, &page);
+    request(&page);
     let neighbour = stage.send("GET", "/v1/apps/neighbour/kv/export", "", b"");
     // What the test itself wrote there.
     assert_eq!(neighbour.ok().text().lines().count(), 1);
@@ -56,6 +57,38 @@ fn deploy(stage: &Stage) {
     ] {
         stage.send("POST", path, "application/wasm", &module).ok();
     }
+}
+
+fn request(page: &Page) {
+    page.tab("Call");
+    page.see("h2", "HTTP handler");
+    page.fill("input[name=path]", "/x?y=%3Cb%3E");
+    page.fill("textarea[name=headers]", "Accept: text/html");
+    page.click("button", "Send");
+    page.see("[aria-label=Response] dd", "200");
+    page.see("[aria-label=Response] td", "text/html");
+    page.see("[aria-label=Response] td", "<img src=x onerror=\"hit=1\">");
+    page.see("[aria-label=Response] pre", SHOWN);
+    is_inert(page);
+    page.check("http-request", &[]);
+    page.fill("textarea[name=headers]", "no header");
+    page.click("button", "Send");
+    page.see("[role=alert]", "Each header is a line");
+    // A function with a hostile name, and the log of its failure.
+    page.browser.script(
+        "const select = document.querySelector('select[name=function]');
+         select.value = arguments[0];
+         select.dispatchEvent(new Event('change'));",
+        &[json!(typed())],
+    );
+    page.click("button", "Call");
+    page.see("section[aria-label=Answer] h2", "Failed");
+    page.see(
+        "section[aria-label=Answer] td",
+        &SHOWN.replace("⟨U+0007⟩", ""),
+    );
+    is_inert(page);
+    page.check_log("a call that traps", &[500]);
 }
 
 fn triggers(stage: &Stage, page: &Page) {
@@ -200,6 +233,8 @@ fn new_views_name_the_scope_that_is_missing() {
         .go(&format!("{}/#/apps/shop/triggers", stage.url()));
     page.see("[role=note]", "app:admin");
     page.see_no("button", "New trigger");
+    page.tab("Call");
+    page.see("h2", "HTTP handler");
     page.tab("Audit");
     page.see("[role=note]", "app:admin");
     page.check_log("a reader", &[403]);

@@ -7,12 +7,12 @@ use kvasm_tests::server::{ApiClient, ApiResponse, Server, answer};
 use serde_json::{Value, json};
 
 /// Text as module data in the wasm text format.
-fn data(bytes: &[u8]) -> String {
+pub fn data(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
 /// The frame of a response without a body.
-fn frame(head: &str) -> Vec<u8> {
+pub fn frame(head: &str) -> Vec<u8> {
     let len = u32::try_from(head.len()).unwrap().to_le_bytes();
     [len.as_slice(), head.as_bytes()].concat()
 }

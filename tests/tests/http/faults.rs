@@ -1,6 +1,7 @@
 //! Routes on a store that fails: each answers with a problem, and leaves an audit row with each
 //! change and no other.
 
+use crate::calls::{self, frame};
 use crate::events::tenant;
 use crate::openapi::{Access, Operation as Route, document, operations};
 use kvasm::model::{
@@ -9,7 +10,7 @@ use kvasm::model::{
 };
 use kvasm::store::{MemoryStore, Store, StoreError};
 use kvasm_store_testing::faulty::{Faults, FaultyStore, Operation, failed, full, unavailable};
-use kvasm_tests::guests::module;
+use kvasm_tests::guests::{manifest, module_with};
 use kvasm_tests::server::{ApiResponse, Server, answer};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
@@ -33,6 +34,26 @@ struct Shop {
     instance_token: String,
 }
 
+/// A plugin with a function and a handler that do nothing. Plugins of different versions differ.
+fn plugin(version: &str) -> Vec<u8> {
+    let frame = frame("{\"status\":200}");
+    let handle = format!(
+        "(func (export \"handle\") (result i32)
+            (drop (call $output_write (i32.const 0) (i32.const {}))) (i32.const 0))",
+        frame.len()
+    );
+    let names = manifest(&[
+        r#"{"kind":"function","name":"run"}"#,
+        r#"{"kind":"http","name":"handle"}"#,
+    ]);
+    let data = [frame.as_slice(), version.as_bytes()].concat();
+    module_with(
+        &calls::data(&data),
+        &format!("{names} {handle}"),
+        "(i32.const 0)",
+    )
+}
+
 fn id_of(token: &str) -> String {
     token.split('_').nth(1).unwrap().to_owned()
 }
@@ -45,7 +66,7 @@ impl Fixture {
             server: Server::over(faulty, None).await,
             faults,
             store,
-            modules: ["1", "2"].map(|data| module(data, "(i32.const 0)")),
+            modules: ["1", "2"].map(plugin),
         }
     }
 
@@ -189,6 +210,7 @@ fn body(route: &Route, app: &str) -> Body {
             "operations": [{ "set": { "collection": "x", "key": "y", "json": 1 } }]
         }),
         ("POST", "kv/get-many") => json!({ "keys": [{ "collection": "x", "key": "x" }] }),
+        ("POST", "request") => json!({ "method": "GET", "path": "/" }),
         ("POST", "kv/import") => {
             return Body::Lines("{\"collection\":\"x\",\"key\":\"y\",\"json\":1}\n");
         }
@@ -234,7 +256,7 @@ async fn wrong_with(route: &Route) -> Vec<String> {
     let place = format!("{} {}", route.method, route.path);
     assert!(done.status < 300, "{place}: {}", done.text());
     let is_change = fixture.state(&shop).await != before;
-    let reads = ["/get-many", "/call/{function}"];
+    let reads = ["/get-many", "/call/{function}", "/request"];
     let is_read = route.method == "GET" || reads.iter().any(|end| route.path.ends_with(end));
     assert_eq!(is_change, !is_read, "{place}");
     assert_eq!(fixture.newest_audit().await != audit, is_change, "{place}");

@@ -13,6 +13,7 @@ mod entries;
 mod events;
 mod faults;
 mod grants;
+mod handler_requests;
 mod handlers;
 mod idempotency;
 mod limits;

@@ -1,0 +1,35 @@
+// The answer of a call, and its log.
+
+import { path, send, lines } from "./api.js";
+import { html } from "./ui.js";
+import { Hex, JsonText, download } from "./values.js";
+import { size } from "./text.js";
+
+const SHOWN_MAX = 2_000_000;
+
+export async function logOf(app, requestId) {
+  try {
+    const found = [];
+    const response = await send("GET", path(["apps", app, "logs"], { request: requestId, limit: 200 }));
+    for await (const some of lines(response)) found.push(...some);
+    return found;
+  } catch {
+    // The token may not have log:read.
+    return [];
+  }
+}
+
+export function Answer({ bytes }) {
+  if (bytes.length === 0) return html`<p class="dim">The answer is empty.</p>`;
+  let text = null;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    // Not text.
+  }
+  const isLong = bytes.length > SHOWN_MAX;
+  return html`<div class="value">
+    ${text === null || isLong ? html`<${Hex} bytes=${bytes} />` : html`<${JsonText} text=${text} />`}
+    <p class="buttons"><button type="button" onClick=${() => download("answer", bytes)}>Download ${size(bytes.length)}</button></p>
+  </div>`;
+}
