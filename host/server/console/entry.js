@@ -115,12 +115,19 @@ function Edit({ app, collection, entryKey, entry, onDone, onCancel }) {
   </form>`;
 }
 
-export function Entry({ app, collection, entryKey, onDeleted }) {
+/**
+ * `change` is the last change of the entry and `gap` grows when one may be missing, while changes are
+ * followed. What is being edited or deleted is left alone then.
+ */
+export function Entry({ app, collection, entryKey, change, gap, onDeleted }) {
   const loaded = useLoad((signal) => read(app, collection, entryKey, signal), [app, collection, entryKey]);
   const [mode, setMode] = useState("tree");
   const [deleting, setDeleting] = useState(false);
   const entry = loaded.data;
   const done = () => { setMode("tree"); loaded.reload(); };
+  const isBusy = mode === "edit" || deleting;
+  const isStale = Boolean(change) && Boolean(entry) && (change.isDeleted || BigInt(change.version) > BigInt(version(entry)));
+  useEffect(() => { if ((change || gap > 0) && !isBusy) loaded.reload(); }, [change, gap]);
   return html`<section class="entry" aria-label="Entry">
     <h2><${Text} value=${entryKey} /></h2>
     <${Refusal} problem=${loaded.problem} />
@@ -138,7 +145,8 @@ export function Entry({ app, collection, entryKey, onDeleted }) {
         <button type="button" onClick=${loaded.reload}>Reload</button>
         ${may("script:write") && html`<button type="button" class="danger" onClick=${() => setDeleting(true)}>Delete</button>`}
       </p>`}
-      ${mode === "edit" && html`<${Edit} app=${app} collection=${collection} entryKey=${entryKey} entry=${entry} onDone=${done} onCancel=${() => setMode("tree")} />`}
+      ${isStale && isBusy && html`<p class="note" role="status">Someone else has ${change.isDeleted ? "deleted" : "changed"} this entry meanwhile${change.isDeleted ? "" : `: version ${change.version}`}. Your edit is kept; saving it shows both.</p>`}
+      ${mode === "edit" && html`<${Edit} app=${app} collection=${collection} entryKey=${entryKey} entry=${entry} onDone=${done} onCancel=${done} />`}
       ${mode === "text" && html`<pre class="value"><${Text} value=${entry.text} block /></pre>`}
       ${mode === "tree" && html`<${Value} entry=${entry} />`}
     </div>`}

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod console;
+mod entry_views;
 mod hostile_page;
 mod overview;
 mod page;

@@ -2,6 +2,7 @@
 //! handler, and the comparison of versions.
 
 use super::console::is_inert;
+use super::entry_views;
 use super::hostile_page::answering;
 use super::page::Page;
 use super::stage::{HOSTILE, SHOWN, Stage};
@@ -33,9 +34,11 @@ fn views_work(width: u32, dark: bool) {
     page.see("h1", "shop");
     triggers(&stage, &page);
     request(&page);
+    entry_views::transfer(&stage, &page);
+    entry_views::live(&stage, &page);
     let neighbour = stage.send("GET", "/v1/apps/neighbour/kv/export", "", b"");
     // What the test itself wrote there.
-    assert_eq!(neighbour.ok().text().lines().count(), 1);
+    assert_eq!(neighbour.ok().text().lines().count(), 2);
     stage.server.stop();
 }
 
@@ -233,6 +236,11 @@ fn new_views_name_the_scope_that_is_missing() {
         .go(&format!("{}/#/apps/shop/triggers", stage.url()));
     page.see("[role=note]", "app:admin");
     page.see_no("button", "New trigger");
+    page.tab("Entries");
+    page.click("summary", "Export and import");
+    page.see("[aria-label=Import] [role=note]", "script:write");
+    page.see("button", "Export all entries");
+    page.see_no("input[name=import]", "");
     page.tab("Call");
     page.see("h2", "HTTP handler");
     page.tab("Audit");
@@ -243,8 +251,14 @@ fn new_views_name_the_scope_that_is_missing() {
     page.click("button", "Log out");
     let (_, admin) = stage.token("/v1/apps/shop/tokens", &["app:read", "app:admin"]);
     page.log_in(&admin);
-    page.browser.go(&format!("{}/#/apps/shop", stage.url()));
-    page.see("h1", "shop");
+    page.browser
+        .go(&format!("{}/#/apps/shop/entries", stage.url()));
+    page.see(
+        "[role=note]",
+        "To follow, export or import entries, a token needs the scope script:read",
+    );
+    page.see_no("summary", "Export and import");
+    page.see_no("label", "Live");
     page.tab("Audit");
     page.fill("input[name=audit-action]", "plugin");
     page.click("button", "Filter");
