@@ -1,4 +1,4 @@
-// The log of an app on this host.
+// The log of an app, followed as it grows.
 
 import { lines, path, send } from "./api.js";
 import { html, link, useEffect, useRef, useState, Field, Refusal, Table, Text } from "./ui.js";
@@ -67,6 +67,7 @@ async function once(app, filter, signal, show) {
 export function Logs({ app, query }) {
   const [level, setLevel] = useState("");
   const [request, setRequest] = useState(query.request ?? "");
+  const [name, setName] = useState(query.function ?? "");
   const [following, setFollowing] = useState(true);
   const [turn, setTurn] = useState(0);
   const [rows, setRows] = useState([]);
@@ -74,7 +75,10 @@ export function Logs({ app, query }) {
   const [problem, setProblem] = useState(null);
   const [only, setOnly] = useState("");
   const waiting = useRef([]);
-  useEffect(() => setRequest(query.request ?? ""), [query.request]);
+  useEffect(() => {
+    setRequest(query.request ?? "");
+    setName(query.function ?? "");
+  }, [query.request, query.function]);
   useEffect(() => {
     const stop = new AbortController();
     setRows([]);
@@ -90,24 +94,25 @@ export function Logs({ app, query }) {
     const show = (some) => {
       waiting.current = [...waiting.current, ...some].slice(-ROWS_MAX);
     };
-    const filter = { level, request: query.request };
+    const filter = { level, request: query.request, function: query.function };
     const run = following ? follow(app, filter, stop.signal, show, setState) : once(app, filter, stop.signal, show);
     run.then(() => setState(""), (error) => { if (!stop.signal.aborted) { setProblem(error); setState(""); } });
     return () => { clearInterval(draw); stop.abort(); };
-  }, [app, level, query.request, following, turn]);
+  }, [app, level, query.request, query.function, following, turn]);
   const text = only.toLowerCase();
   const found = text === "" ? rows : rows.filter((row) => `${row.message} ${row.function}`.toLowerCase().includes(text));
   return html`<div>
-    <form class="tools" onSubmit=${(event) => { event.preventDefault(); location.hash = link(["apps", app, "logs"], { request: request.trim() }); }}>
+    <form class="tools" onSubmit=${(event) => { event.preventDefault(); location.hash = link(["apps", app, "logs"], { request: request.trim(), function: name.trim() }); }}>
       <${Field} label="Level at least"><select value=${level} onChange=${(event) => setLevel(event.target.value)}>
         <option value="">all</option>${LEVELS.map((each) => html`<option value=${each}>${each}</option>`)}</select><//>
       <${Field} label="Request id"><input name="request" value=${request} onInput=${(event) => setRequest(event.target.value)} /><//>
+      <${Field} label="Function"><input name="function" value=${name} onInput=${(event) => setName(event.target.value)} /><//>
       <button type="submit">Filter</button>
       <${Field} label="Shown lines with"><input type="search" value=${only} onInput=${(event) => setOnly(event.target.value)} /><//>
       <label class="check"><input type="checkbox" checked=${following} onChange=${(event) => setFollowing(event.target.checked)} /> Follow</label>
       ${!following && html`<button type="button" onClick=${() => setTurn(turn + 1)}>Reload</button>`}
     </form>
-    <p class="dim">Lines in the memory of this host, the newest last; at most ${ROWS_MAX} are shown. <span role="status">${state}</span></p>
+    <p class="dim">Lines of all hosts, the newest last; at most ${ROWS_MAX} are shown. <span role="status">${state}</span></p>
     ${query.request && html`<p><a href=${link(["apps", app, "calls"], { request: query.request })}>The call of this request</a></p>`}
     <${Refusal} problem=${problem} />
     ${found.length > 0 ? html`<${LogTable} app=${app} rows=${found} />` : !problem && html`<p class="empty">No lines.</p>`}

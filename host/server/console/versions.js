@@ -4,6 +4,7 @@ import { get, json, path, send } from "./api.js";
 import { may } from "./access.js";
 import { html, useAction, usePages, useRef, useState } from "./ui.js";
 import { Confirm, Lacks, Listing, Refusal, Text, grantText } from "./ui.js";
+import { Compare } from "./compare.js";
 import { size, time } from "./text.js";
 
 const PAGE = 25;
@@ -63,6 +64,8 @@ export function Versions({ app }) {
     return { rows: page.plugins, next: page.next };
   }, [app]);
   const [asked, setAsked] = useState(null);
+  const [compared, setCompared] = useState(null);
+  const active = pages.rows.find((row) => row.active);
   const activate = (version) => send("POST", path(["apps", app, "plugins", String(version), "activate"]));
   const questions = {
     activate: (version) => ["Activate", `Calls that begin from now on run version ${version}.`, () => activate(version)],
@@ -74,6 +77,8 @@ export function Versions({ app }) {
     ["Functions", (row) => html`<${Text} value=${row.functions.join(", ") || "none"} />${row.http && html`<span class="dim">, HTTP</span>`}`],
     ["Size", (row) => size(row.size)],
     ["Digest", (row) => html`<code>${row.digest.slice(0, 12)}</code>`],
+    ["Compare", (row) => !row.active && active && html`<button type="button" aria-label=${`Compare with ${active.version}: version ${row.version}`}
+      onClick=${() => setCompared([active.version, row.version])}>Compare with ${active.version}</button>`],
     ["Uploaded", (row) => html`${time(row.created_at)} by <${Text} value=${row.created_by} />`],
     ["Actions", (row) => (row.active
       ? html`<button type="button" disabled=${!row.replaced} onClick=${() => setAsked(["back"])}>Roll back${row.replaced ? ` to ${row.replaced}` : ""}</button>`
@@ -84,6 +89,7 @@ export function Versions({ app }) {
   return html`<div>
     ${may("plugin:deploy") ? html`<${Deploy} app=${app} onDone=${pages.reload} />` : html`<${Lacks} scope="plugin:deploy" to="deploy or activate a version" />`}
     <section><h2>Versions</h2><${Listing} pages=${pages} columns=${columns} what="versions" id=${(row) => row.version} /></section>
+    <${Compare} app=${app} chosen=${compared} />
     ${question && html`<${Confirm} title=${question[0]} action=${question[0]} danger=${asked[0] === "remove"} onConfirm=${question[2]}
       onClose=${() => setAsked(null)} closed=${() => { setAsked(null); pages.reload(); }}><p>${question[1]}</p><//>`}
   </div>`;

@@ -36,6 +36,8 @@ fn views_work(width: u32, dark: bool) {
     request(&page);
     entry_views::transfer(&stage, &page);
     entry_views::live(&stage, &page);
+    compare(&page);
+    log(&page);
     let neighbour = stage.send("GET", "/v1/apps/neighbour/kv/export", "", b"");
     // What the test itself wrote there.
     assert_eq!(neighbour.ok().text().lines().count(), 2);
@@ -218,6 +220,36 @@ fn audit(stage: &Stage, page: &Page) {
     page.click("button", "Filter");
     page.see("[role=alert]", "action");
     page.check_log("an action that cannot be", &[400]);
+}
+
+fn compare(page: &Page) {
+    page.tab("Versions");
+    page.click("button", "Compare with 2");
+    page.see("[aria-label=Comparison]", "larger");
+    let shown = SHOWN.replace("⟨U+0007⟩", "");
+    page.see("[aria-label=Comparison] td", &shown);
+    page.see("[aria-label=Comparison] td", "orders");
+    page.see("[aria-label=Comparison] p", "Version 1:");
+    is_inert(page);
+    page.check("compare", &[]);
+    page.fill("input[name=right]", "9");
+    page.click("button", "Compare");
+    page.see("[role=alert]", "9");
+    page.check_log("a version that does not exist", &[404]);
+}
+
+fn log(page: &Page) {
+    let shown = SHOWN.replace("⟨U+0007⟩", "");
+    page.tab("Log");
+    page.see("td", &shown);
+    page.fill("input[name=function]", "place");
+    page.click("button", "Filter");
+    page.see_no("td", &shown);
+    page.fill("input[name=function]", &typed());
+    page.click("button", "Filter");
+    page.see("td", &shown);
+    is_inert(page);
+    page.check("log-of-function", &[]);
 }
 
 /// Each new view says which scope is missing, and offers nothing that would be refused.

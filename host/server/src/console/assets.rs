@@ -56,6 +56,7 @@ static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
         "answer.js" JS,
         "call.js" JS,
         "calls.js" JS,
+        "compare.js" JS,
         "logs.js" JS,
         "entries.js" JS,
         "entry.js" JS,
