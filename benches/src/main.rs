@@ -16,6 +16,7 @@ mod pressure;
 mod reads;
 mod report;
 mod schema;
+mod sdk;
 mod settings;
 mod targets;
 mod writes;
@@ -138,6 +139,7 @@ type Measure = fn(&tokio::runtime::Runtime, Effort) -> Result<Vec<Row>>;
 const BENCHMARKS: &[(&str, Measure)] = &[
     ("call", calls::measure),
     ("get", reads::measure),
+    ("sdk", sdk::measure),
     ("set", writes::measure),
     ("targets", targets::measure),
     ("config", settings::measure),

@@ -14,7 +14,7 @@ use std::time::Instant;
 use tokio::runtime::Runtime;
 
 /// Reads the entry `notes`/`00000007` as many times as the input's u32 says.
-const GET: &str = r#"(module
+pub const GET: &str = r#"(module
   (import "kvasm_v1" "kv_get" (func $get (param i32 i32 i32 i32 i32 i32 i32 i32) (result i64)))
   (import "kvasm_v1" "input_read" (func $input (param i32 i32 i32) (result i64)))
   (memory (export "memory") 1)
@@ -57,7 +57,7 @@ async fn fill(bench: &Bench, count: usize, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-async fn guest(bench: &Bench, plugin: &Plugin, reads: usize) -> Result<f64> {
+pub async fn guest(bench: &Bench, plugin: &Plugin, reads: usize) -> Result<f64> {
     let input = u32::try_from(reads)?.to_le_bytes();
     let start = Instant::now();
     bench

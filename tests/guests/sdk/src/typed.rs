@@ -1,7 +1,9 @@
 //! Typed collections on a real host.
 
 use kvasm_guest::typed::Map;
-use kvasm_guest::{Error, Json};
+use kvasm_guest::{Error, Json, kv};
+use serde::Deserialize;
+use std::hint::black_box;
 
 kvasm_guest::collections! {
     TOTALS: Map<String, u64> = "typed-totals";
@@ -42,4 +44,26 @@ fn typed_walk() -> Result<Json<(usize, Option<i32>, bool)>, Error> {
         count += 1;
     }
     Ok(Json((count, first, ascending)))
+}
+
+/// A value whose JSON has about 100 bytes.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "it is only read from JSON")]
+struct Profile {
+    name: String,
+    email: String,
+    age: u32,
+    active: bool,
+    roles: Vec<String>,
+}
+
+/// Reads the same profile as many times.
+#[kvasm_guest::function]
+fn read_profiles(Json(reads): Json<u32>) -> Result<(), Error> {
+    let notes = kv::collection("notes");
+    for _ in 0..reads {
+        let profile: Option<Profile> = notes.get(black_box("00000007"))?;
+        black_box(profile.ok_or(Error::NotFound("no profile".to_owned()))?);
+    }
+    Ok(())
 }
