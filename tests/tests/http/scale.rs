@@ -32,6 +32,8 @@ fn views(cursor: &str, before: &str) -> Vec<String> {
         "overview?window=1d",
         "tokens?limit=25",
         "audit?limit=50",
+        "audit?actor=nobody&limit=50",
+        "audit?action=token&until=50&limit=50",
     ];
     let of_app = [
         "usage",
@@ -53,6 +55,8 @@ fn views(cursor: &str, before: &str) -> Vec<String> {
         "grants",
         "tokens?limit=25",
         "audit?limit=50",
+        "audit?actor=nobody&limit=50",
+        "audit?action=token&until=50&limit=50",
     ];
     let of_app = of_app.iter().map(|view| format!("/v1/apps/shop/{view}"));
     let others = of_apps
