@@ -1,4 +1,4 @@
-//! The rules of URLs of outbound requests, as far as they need no table of names: a host has more,
+//! The rules of URLs of outbound requests that need no table of names. A host has more,
 //! for names that are not ASCII and for addresses.
 
 use crate::Error;
