@@ -3,6 +3,7 @@
 
 mod allocator;
 mod app;
+mod audit;
 mod batch;
 mod build;
 mod call;
@@ -156,7 +157,7 @@ enum Command {
     #[command(subcommand)]
     Token(token::TokenCommand),
     /// Show the audit log
-    Audit(token::AuditArgs),
+    Audit(audit::AuditArgs),
     /// Migrate the store's schema, or check whether it is up to date
     Migrate(migrate::MigrateArgs),
 }
@@ -274,7 +275,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<CommandOutcome, F
         Command::Logs(logs) => logs::run(global, logs).await,
         Command::Calls(calls) => calls::run(global, calls).await,
         Command::Token(command) => token::run(global, command).await,
-        Command::Audit(audit) => token::audit(global, audit).await,
+        Command::Audit(audit) => audit::run(global, audit).await,
         Command::Migrate(migrate) => migrate::run(global, migrate).await,
     }
 }

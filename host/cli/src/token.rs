@@ -1,11 +1,11 @@
-//! `kvasm token` and `kvasm audit`.
+//! `kvasm token`.
 
 use super::client::{Pages, RequestPath, connect};
 use super::failure::{CommandOutcome, Failure};
 use super::token_file::TokenFile;
 use super::{Global, output};
-use clap::{Args, Subcommand};
-use kvasm::api::{AuditPage, NewToken, OwnToken, TokenMade, TokenPage};
+use clap::Subcommand;
+use kvasm::api::{NewToken, OwnToken, TokenMade, TokenPage};
 use kvasm::model::{AppName, Scope, Timestamp};
 use serde_json::json;
 use std::path::PathBuf;
@@ -66,17 +66,8 @@ fn expires(text: &str) -> Result<Expires, String> {
     }
 }
 
-#[derive(Args)]
-pub(super) struct AuditArgs {
-    /// Only operations on this app
-    #[arg(value_parser = AppName::parse)]
-    app: Option<AppName>,
-    /// Number of rows to show, newest first
-    #[arg(long, default_value_t = 50)]
-    limit: u32,
-}
-
-fn path(app: Option<&AppName>, rest: &[&str]) -> RequestPath {
+/// The path of what belongs to an app, or to the instance.
+pub(super) fn path(app: Option<&AppName>, rest: &[&str]) -> RequestPath {
     match app {
         Some(app) => RequestPath::app(app, rest),
         None => RequestPath::new(&[&["v1"], rest].concat()),
@@ -176,30 +167,5 @@ pub(super) async fn run(global: &Global, command: TokenCommand) -> Result<Comman
             })?;
         }
     }
-    Ok(CommandOutcome::Done)
-}
-
-/// Shows the audit log, newest first.
-pub(super) async fn audit(global: &Global, audit: AuditArgs) -> Result<CommandOutcome, Failure> {
-    let client = connect(global).await?;
-    let path = path(audit.app.as_ref(), &["audit"]).with("limit", Some(audit.limit));
-    let page: AuditPage = client.get(&path).await?;
-    if global.json {
-        output::json(&page.audit)?;
-        return Ok(CommandOutcome::Done);
-    }
-    let rows = page.audit.into_iter().map(|row| {
-        let app = row.app.unwrap_or_default();
-        let at = output::time(row.at);
-        [
-            at,
-            row.actor,
-            row.action,
-            app,
-            row.detail.to_string(),
-            row.request_id,
-        ]
-    });
-    output::table(["TIME", "WHO", "WHAT", "APP", "DETAIL", "REQUEST"], rows)?;
     Ok(CommandOutcome::Done)
 }

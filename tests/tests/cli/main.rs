@@ -167,6 +167,20 @@ fn concurrent_changes_of_different_limits_are_all_kept() {
     // A row contains only the fields that were given.
     let audit = user.run(&["audit", "demo", "--json"]).json();
     assert_eq!(audit[0]["detail"], serde_json::json!({ "bytes": null }));
+    let found = |options: &[&str]| {
+        let rows = user.run(&[&["audit", "--json"], options].concat()).json();
+        rows.as_array().unwrap().len()
+    };
+    let all = found(&[]);
+    let limits = found(&["--action", "app.limits"]);
+    assert!(limits > 2 && found(&["--action", "app"]) > limits, "{all}");
+    assert_eq!(found(&["--action", "app.limits", "--limit", "2"]), 2);
+    assert_eq!(
+        (found(&["--actor", "nobody"]), found(&["--until", "1h"])),
+        (0, 0)
+    );
+    assert_eq!(found(&["--since", "1h"]), all);
+    assert_eq!(user.run(&["audit", "--action", "no such"]).code, 2);
 }
 
 #[test]

@@ -115,6 +115,7 @@ fn rows() -> Vec<Row> {
         row("token revoke TOKEN").expect_output("Revoked"),
         row("token list").expect_output("revoked"),
         row("audit shop").expect_output("token.create"),
+        row("audit --action token --since 1h").expect_output("token.create"),
         row("app delete shop --yes").expect_output("Deleted"),
     ]
 }
