@@ -35,7 +35,7 @@ pub(super) struct BuildArgs {
     /// Do not optimise, and keep function names and debugging information for backtraces
     #[arg(long)]
     debug: bool,
-    /// Remove the names of functions too, which backtraces show
+    /// Remove the names of functions too, which backtraces show, and their types for `inspect`
     #[arg(long, conflicts_with = "debug")]
     strip_names: bool,
     #[command(flatten)]
