@@ -65,6 +65,11 @@ pub const MEMORY: &str = "memory";
 ///   plugin has at most one.
 pub const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
 
+/// The custom section that describes exports for people, as JSON lines with the `name` of an export:
+/// `input` and `output` are types as written in the source, and `routes` those of an HTTP handler, such
+/// as `GET /users/{id}`. Hosts do not read it.
+pub const TYPES_SECTION: &str = "kvasm.types.v1";
+
 /// The exit code for success.
 pub const EXIT_OK: i32 = 0;
 /// The exit code for a failure. A delivery is retried later.

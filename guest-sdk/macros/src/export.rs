@@ -3,7 +3,7 @@
 
 use crate::item::{Argument, Function, TypedArgument};
 pub use crate::kind::Kind;
-use crate::{args, harness, manifest};
+use crate::{args, harness, manifest, types};
 use kvasm_abi::{MANIFEST_SECTION, TIMER_HANDLER};
 use proc_macro2::{Literal, TokenStream};
 use quote::{ToTokens, quote};
@@ -96,6 +96,7 @@ fn export(kind: Kind, args: TokenStream, function: &Function) -> syn::Result<Tok
     let cfgs = function.attrs.iter().filter(|a| is_cfg(a));
     let line = manifest::line(kind, &name, &args);
     let section = section(&line);
+    let types = types::section(kind, &name, function);
     let registration = harness::register(&line, Some(&function.ident));
     Ok(quote! {
         #(#cfgs)*
@@ -111,6 +112,7 @@ fn export(kind: Kind, args: TokenStream, function: &Function) -> syn::Result<Tok
                 invoke()
             }
             #section
+            #types
             #registration
         };
     })

@@ -10,6 +10,7 @@ mod name;
 mod needs;
 mod retries;
 mod schedule;
+mod types;
 
 use export::Kind;
 use proc_macro::TokenStream;

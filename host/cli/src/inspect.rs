@@ -1,5 +1,7 @@
 //! `kvasm inspect`: what a module is, and whether this host would load it.
 
+mod source_types;
+
 use super::build::{ModuleFile, PluginSource};
 use super::failure::{CommandOutcome, Failure};
 use super::grant::print_needs;
@@ -13,6 +15,7 @@ use kvasm::{
     NotCallable, Omitted, SectionSizes, TableSize,
 };
 use serde_json::{Value, json};
+use source_types::{ExportTypes, SourceTypes};
 use std::io::Write;
 
 /// The maximum size of a file that is read, in bytes. A module of this size is refused; it is read so
@@ -27,10 +30,11 @@ pub(super) struct InspectArgs {
 
 pub(super) async fn run(global: &Global, args: InspectArgs) -> Result<CommandOutcome, Failure> {
     let ModuleFile { place, wasm } = args.source.module(global, FILE_BYTES_MAX)?;
+    let types = SourceTypes::read(&wasm);
     let inspection = read(global, wasm).await.map_err(|e| e.at(&place))?;
     match global.json {
-        true => output::json(&view(&inspection))?,
-        false => print(&inspection)?,
+        true => output::json(&view(&inspection, &types))?,
+        false => print(&inspection, &types)?,
     }
     check(&inspection).map_err(|refused| refused.at(&place))?;
     Ok(CommandOutcome::Done)
@@ -70,10 +74,12 @@ fn describe(refusal: &kvasm::LoadError) -> String {
     refusal.to_string().replace('\n', " ")
 }
 
-fn view(inspection: &Inspection) -> Value {
+fn view(inspection: &Inspection, types: &SourceTypes) -> Value {
     let custom = inspection.sizes.custom.iter();
     let custom = custom.map(|(name, bytes)| json!({ "name": name, "bytes": bytes }));
     let triggers = inspection.triggers.iter().map(trigger_view);
+    let functions = inspection.functions.iter();
+    let functions = functions.map(|function| function_view(function, types));
     let omitted = &inspection.omitted;
     json!({
         "bytes": inspection.sizes.total,
@@ -82,7 +88,7 @@ fn view(inspection: &Inspection) -> Value {
         "custom_sections": custom.collect::<Vec<_>>(),
         "memories": inspection.memories.iter().map(memory_view).collect::<Vec<_>>(),
         "tables": inspection.tables.iter().map(table_view).collect::<Vec<_>>(),
-        "functions": inspection.functions.iter().map(function_view).collect::<Vec<_>>(),
+        "functions": functions.collect::<Vec<_>>(),
         "collections": inspection.collections,
         "triggers": triggers.collect::<Vec<_>>(),
         "needs": NeedsView::from(&inspection.needs),
@@ -130,7 +136,7 @@ fn memory_view(memory: &MemorySize) -> Value {
     })
 }
 
-fn function_view(function: &InspectedFunction) -> Value {
+fn function_view(function: &InspectedFunction, types: &SourceTypes) -> Value {
     let kind = match function.kind {
         FunctionKind::Function => "function",
         FunctionKind::Transaction => "transaction",
@@ -140,11 +146,15 @@ fn function_view(function: &InspectedFunction) -> Value {
         FunctionKind::Cron => "cron",
         FunctionKind::OnTimer => "on_timer",
     };
-    json!({
+    let mut view = json!({
         "name": function.name,
         "kind": kind,
         "callable": function.not_callable.is_none(),
-    })
+    });
+    if let (Some(types), Some(members)) = (types.of(&function.name), view.as_object_mut()) {
+        types.add_to(members);
+    }
+    view
 }
 
 fn import_view(import: &InspectedImport) -> Value {
@@ -164,7 +174,7 @@ fn is_provided(import: &InspectedImport) -> Option<bool> {
     }
 }
 
-fn print(inspection: &Inspection) -> Result<(), Failure> {
+fn print(inspection: &Inspection, types: &SourceTypes) -> Result<(), Failure> {
     let mut rows = vec![["size".to_owned(), describe_sizes(&inspection.sizes)]];
     let memories = inspection.memories.iter();
     rows.extend(memories.map(|memory| ["memory".to_owned(), describe_memory(memory)]));
@@ -177,18 +187,40 @@ fn print(inspection: &Inspection) -> Result<(), Failure> {
     rows.extend(describe_imports(&inspection.imports));
     rows.extend(describe_omitted(&inspection.omitted));
     output::rows(&rows)?;
+    print_functions(inspection, types)?;
+    if inspection.needs != kvasm::model::Needs::default() {
+        writeln!(std::io::stdout())?;
+        print_needs(&NeedsView::from(&inspection.needs))?;
+    }
+    Ok(())
+}
+
+/// Prints the functions, with their types if there are some, and the routes of handlers.
+fn print_functions(inspection: &Inspection, types: &SourceTypes) -> Result<(), Failure> {
     if !inspection.functions.is_empty() {
         let functions = inspection.functions.iter();
         let functions = functions.map(|function| {
             let kind = describe_function(function, &inspection.triggers);
-            [function.name.clone(), kind]
+            let types = types.signature(&function.name);
+            [function.name.clone(), kind, types]
         });
+        let functions: Vec<[String; 3]> = functions.collect();
         writeln!(std::io::stdout())?;
-        output::table(["NAME", "KIND"], functions)?;
+        // Plugins in other languages have no types.
+        match functions.iter().all(|[_, _, types]| types.is_empty()) {
+            true => {
+                let functions = functions.into_iter().map(|[name, kind, _]| [name, kind]);
+                output::table(["NAME", "KIND"], functions)?;
+            }
+            false => output::table(["NAME", "KIND", "TYPES"], functions)?,
+        }
     }
-    if inspection.needs != kvasm::model::Needs::default() {
+    let exports = inspection.functions.iter();
+    let exports = exports.filter_map(|function| types.of(&function.name));
+    let routes: Vec<[String; 2]> = exports.flat_map(ExportTypes::routes).collect();
+    if !routes.is_empty() {
         writeln!(std::io::stdout())?;
-        print_needs(&NeedsView::from(&inspection.needs))?;
+        output::table(["METHOD", "ROUTE"], routes)?;
     }
     Ok(())
 }

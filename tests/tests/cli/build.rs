@@ -112,8 +112,18 @@ fn plugin_from_a_template_is_built_and_deployed() {
     // The order of Kvasm's is the linker's.
     let names = names.collect::<BTreeSet<_>>();
     let names: Vec<&str> = names.iter().map(|name| name.trim_matches('"')).collect();
-    assert_eq!(names, ["kvasm.plugin.v1", "name"]);
+    assert_eq!(names, ["kvasm.plugin.v1", "kvasm.types.v1", "name"]);
+    let functions = inspected["functions"].as_array().unwrap();
+    let of = |name: &str| functions.iter().find(|f| f["name"] == name).unwrap();
+    assert_eq!(of("names")["output"], "Result<Json<Vec<String>>, Error>");
+    assert_eq!(of("add_tag")["input"], "Json<Tag>");
     user.ok(&["plugin", "deploy", "demo", path]);
+    let output = user.file("stripped.wasm", b"");
+    let stripped = user.build(&[folder, "--strip-names", "--output", &output]);
+    assert_eq!(stripped.code, 0, "{}", stripped.stderr);
+    let inspected = user.json(&["inspect", &output]);
+    assert_eq!(inspected["custom_sections"][0]["name"], "kvasm.plugin.v1");
+    assert_eq!(inspected["custom_sections"].as_array().unwrap().len(), 1);
     let input = r#"{"name":"ada","tag":"kind"}"#;
     let tagged = user.ok(&["call", "demo", "add_tag", "--input", input]);
     assert_eq!(tagged.trim(), r#"["kind"]"#);

@@ -17,7 +17,8 @@ fn plugin_is_described_without_a_store() {
         "bytes: code ",
         "memory ",
         "from kvasm_v1: kv_set",
-        "place   function, each call a transaction",
+        "place   function, each call a transaction ",
+        " (Json<Place>) -> Result<(), String> ",
         "count   handler: set, delete of orders",
         "tidy    handler: 0 3 * * *",
     ] {
@@ -27,11 +28,19 @@ fn plugin_is_described_without_a_store() {
     assert_eq!(inspected["bytes"], json!(wasm("orders").len()));
     assert_eq!(inspected["refusals"], json!([]));
     let functions = inspected["functions"].as_array().unwrap();
-    let place = json!({"name": "place", "kind": "transaction", "callable": true});
+    let place = json!({"name": "place", "kind": "transaction", "callable": true,
+        "input": "Json<Place>", "output": "Result<(), String>"});
     assert!(functions.contains(&place), "{functions:?}");
     // The order of declarations is the linker's.
     let mut triggers = inspected["triggers"].as_array().unwrap().iter();
     assert!(triggers.any(|trigger| trigger["collection"] == "orders"));
+    let flags = user.file("flags.wasm", &wasm("flags"));
+    let shown = user.ok(&["inspect", &flags]);
+    assert!(shown.contains("PUT     /flags/{name}"), "{shown}");
+    let inspected = user.json(&["inspect", &flags]);
+    let mut functions = inspected["functions"].as_array().unwrap().iter();
+    let handler = functions.find(|function| function["kind"] == "http");
+    assert_eq!(handler.unwrap()["routes"][0], "GET /flags");
     let needs = user.file("needs.wasm", &wasm("needs"));
     let inspected = user.json(&["inspect", &needs]);
     assert!(!inspected["needs"]["http"].as_array().unwrap().is_empty());
@@ -267,6 +276,67 @@ fn description_of_a_hostile_module_is_bounded() {
     // The server refuses it before it is compiled.
     user.ok(&["app", "create", "demo"]);
     user.fails(&["deploy", "demo", &file], 3, "2000000 bytes in total");
+}
+
+/// A custom section with types, as bytes.
+fn types_section(data: &[u8]) -> Vec<u8> {
+    let name = kvasm_abi::TYPES_SECTION.as_bytes();
+    let content = [&[u8::try_from(name.len()).unwrap()], name, data].concat();
+    // The length as LEB128 of three bytes.
+    let length = |shift: u32| u8::try_from(content.len() >> shift & 0x7f).unwrap();
+    let head = [0, length(0) | 0x80, length(7) | 0x80, length(14)];
+    [&head[..], &content].concat()
+}
+
+/// What a module says of its types is not trusted: it is bounded, and cannot control the terminal.
+#[test]
+fn types_of_a_hostile_module_are_harmless() {
+    let user = User::new();
+    let inspect = |sections: &[&[u8]]| {
+        let export = "(func (export \"b\") (result i32) i32.const 0)";
+        let mut wasm = module_with("", export, "i32.const 0");
+        for data in sections {
+            wasm.extend(types_section(data));
+        }
+        let file = user.file("m.wasm", &wasm);
+        let shown = user.ok(&["inspect", &file]);
+        (shown, user.json(&["inspect", &file])["functions"].clone())
+    };
+    let line = |name: &str, input: &str| format!("{}\n", json!({"name": name, "input": input}));
+    // Characters that reverse the direction of text, clear the screen, and begin a line.
+    let drives = "A\u{202e}B\u{1b}[2J\u{9b}\nsize  0 bytes";
+    let (shown, functions) = inspect(&[line("run", drives).as_bytes()]);
+    let escaped = r"(A\u{202e}B\u{1b}[2J\u{9b}\nsize  0 bytes)";
+    assert!(shown.contains(escaped), "{shown}");
+    assert_eq!(functions[1]["input"], drives);
+    // Lines that are not JSON, not UTF-8, too long, or of no export hide no others, and the first one
+    // of an export counts.
+    let lines = [
+        b"no\n\n{\"name\":\"b\",\"input\":\"\xff\"}\n".to_vec(),
+        line("c", "C").into_bytes(),
+        line("b", &"x".repeat(1025)).into_bytes(),
+        line("b", "B").into_bytes(),
+        line("b", "D").into_bytes(),
+    ];
+    let (shown, functions) = inspect(&[&lines.concat(), line("b", "E").as_bytes()]);
+    assert!(shown.contains("function  (B)"), "{shown}");
+    assert_eq!(functions[0]["input"], "B");
+    assert!(functions[1].get("input").is_none(), "{functions}");
+    // Too many bytes, in one section and in several.
+    let many = |name: &str, count| line(name, &"x".repeat(1000)).repeat(count).into_bytes();
+    let part = many("c", 100);
+    let last = line("b", "B").into_bytes();
+    for sections in [
+        &[&*many("b", 263)][..],
+        &[&part, &part, &part, &last],
+        &[b"", b"\xff"],
+    ] {
+        let (shown, functions) = inspect(sections);
+        let kind = |name: &str| json!({"name": name, "kind": "function", "callable": true});
+        assert_eq!(functions, json!([kind("b"), kind("run")]));
+        assert!(!shown.contains("TYPES"), "{shown}");
+        assert!(shown.len() < 4096, "{shown}");
+    }
 }
 
 /// The options of every command are in the help of those that read them.

@@ -6,7 +6,7 @@ use super::markdown::{plain, table};
 use kvasm_abi::{
     DeleteOptions, ENTRY_HEADER_BYTES, EXIT_FAILED, EXIT_LATER, EXIT_OK, EXIT_PERMANENT,
     EXIT_REFUSED, EntryHeader, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, ListOptions,
-    MANIFEST_SECTION, MEMORY, MODULE, Range32, SetOptions, Status, level,
+    MANIFEST_SECTION, MEMORY, MODULE, Range32, SetOptions, Status, TYPES_SECTION, level,
 };
 
 /// Table rows in comparable form.
@@ -277,7 +277,7 @@ fn frozen_abi_has_only_additions() {
 #[test]
 fn abi_module_and_section_names_are_documented() {
     let text = files::one("docs/abi.md").text;
-    for name in [MODULE, MEMORY, MANIFEST_SECTION] {
+    for name in [MODULE, MEMORY, MANIFEST_SECTION, TYPES_SECTION] {
         assert!(
             text.contains(&format!("`{name}`")),
             "{name} is not in docs/abi.md"

@@ -1,6 +1,7 @@
 //! `kvasm build`: from the sources of a plugin to a module that can be deployed. The language's file
 //! compiles; what is the same for all languages is here.
 
+mod compact;
 mod languages;
 mod plugin_source;
 mod rust;
@@ -35,7 +36,7 @@ pub(super) struct BuildArgs {
     /// Do not optimise, and keep function names and debugging information for backtraces
     #[arg(long)]
     debug: bool,
-    /// Remove the names of functions too, which backtraces show
+    /// Remove the names of functions too, which backtraces show, and their types for `inspect`
     #[arg(long, conflicts_with = "debug")]
     strip_names: bool,
     #[command(flatten)]
@@ -227,16 +228,20 @@ pub(crate) fn check_folder(folder: &Path) -> Result<(), Failure> {
 /// A user error: there is no plugin, it does not compile, or a tool is missing.
 pub(crate) fn build(folder: &Path, options: &BuildOptions) -> Result<Built, Failure> {
     let compiled = Language::of(folder)?.compile(folder, options)?;
-    let declared = section::declare(compiled.wasm, folder)?;
-    let mut parts = size::parts(&declared)?;
+    let mut wasm = section::declare(compiled.wasm, folder)?;
+    let unstripped_bytes = wasm.len();
+    // Debugging information refers to positions in the code.
+    if let KeptSections::Names | KeptSections::Host = options.kept {
+        wasm = compact::compact(&wasm)?;
+    }
+    let mut parts = size::parts(&wasm)?;
     parts.retain(|part| match part.name.strip_prefix("section ") {
         Some(section) => options.kept.has(section),
         None => true,
     });
-    let unstripped_bytes = declared.len();
     let wasm = match options.kept {
-        KeptSections::All => declared,
-        kept => section::strip(&declared, kept)?,
+        KeptSections::All => wasm,
+        kept => section::strip(&wasm, kept)?,
     };
     let path = options.output.clone().unwrap_or(compiled.output);
     write(&path, &wasm)?;

@@ -13,6 +13,8 @@ pub(crate) const DECLARATIONS: &str = "kvasm.json";
 
 /// The custom section with a plugin's declarations, as in docs/abi.md.
 const MANIFEST_SECTION: &str = "kvasm.plugin.v1";
+/// The custom section with the types of functions for people, as in docs/abi.md.
+pub(crate) const TYPES_SECTION: &str = "kvasm.types.v1";
 /// Custom sections that the host reads begin with this.
 const HOST_SECTIONS: &str = "kvasm.";
 /// Custom sections with the source lines of code, and the names of files in them.
@@ -74,9 +76,9 @@ fn append(wasm: &mut Vec<u8>, name: &str, data: &[u8]) {
 pub(crate) enum KeptSections {
     /// All, for debuggers.
     All,
-    /// Those that the host reads, and for backtraces names and source lines.
+    /// Those that the host reads, types, and for backtraces names and source lines.
     Lines,
-    /// Those that the host reads, and for backtraces names.
+    /// Those that the host reads, types, and for backtraces names.
     Names,
     /// Those that the host reads.
     Host,
@@ -85,14 +87,14 @@ pub(crate) enum KeptSections {
 impl KeptSections {
     /// Whether a custom section of this name is kept.
     pub(crate) fn has(self, name: &str) -> bool {
-        let is_name = name == "name";
-        name.starts_with(HOST_SECTIONS)
-            || match self {
-                KeptSections::All => true,
-                KeptSections::Lines => is_name || LINE_SECTIONS.contains(&name),
-                KeptSections::Names => is_name,
-                KeptSections::Host => false,
-            }
+        let is_name = name == "name" || name == TYPES_SECTION;
+        match self {
+            KeptSections::All => true,
+            _ if name.starts_with(HOST_SECTIONS) && !is_name => true,
+            KeptSections::Lines => is_name || LINE_SECTIONS.contains(&name),
+            KeptSections::Names => is_name,
+            KeptSections::Host => false,
+        }
     }
 }
 
@@ -148,13 +150,20 @@ mod tests {
 
     #[test]
     fn only_sections_that_the_host_reads_are_kept() {
-        let all = ["name", "kvasm.plugin.v1", ".debug_info", ".debug_line"];
+        let types = TYPES_SECTION;
+        let all = [
+            "name",
+            "kvasm.plugin.v1",
+            types,
+            ".debug_info",
+            ".debug_line",
+        ];
         let wasm = module(&all);
         let stripped = |kept| strip(&wasm, kept).ok().unwrap();
         assert_eq!(stripped(KeptSections::All), wasm);
-        let lines = ["name", "kvasm.plugin.v1", ".debug_line"];
+        let lines = ["name", "kvasm.plugin.v1", types, ".debug_line"];
         assert_eq!(stripped(KeptSections::Lines), module(&lines));
-        let names = ["name", "kvasm.plugin.v1"];
+        let names = ["name", "kvasm.plugin.v1", types];
         assert_eq!(stripped(KeptSections::Names), module(&names));
         assert_eq!(stripped(KeptSections::Host), module(&["kvasm.plugin.v1"]));
         assert!(strip(b"\0asm\x01\0\0\0\x00\xff", KeptSections::Host).is_err());
