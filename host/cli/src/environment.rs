@@ -1,4 +1,4 @@
-//! Environment variables that begin with `KVASM_`.
+//! Environment variables that begin with `KVASM_` or `OTEL_`.
 
 use super::failure::Failure;
 use super::{config, output};
@@ -7,6 +7,8 @@ use std::ffi::OsString;
 
 /// The prefix of the program's variables.
 const PREFIX: &str = "KVASM_";
+/// The prefix of the variables of OpenTelemetry, of which the program heeds some.
+const OTEL: &str = "OTEL_";
 /// Variables that are not configuration keys, or have another purpose too.
 const NOT_CONFIG_KEYS: [&str; 8] = [
     "KVASM_SERVER",
@@ -50,10 +52,12 @@ impl Environment {
     fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Environment, Failure> {
         let mut environment = Environment::default();
         for (name, value) in variables {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+            let is_ours = |name: &&str| name.starts_with(PREFIX) || name.starts_with(OTEL);
+            let Some(name) = name.to_str().filter(is_ours) else {
                 continue;
             };
-            if !NOT_CONFIG_KEYS.contains(&name) && !config::is_variable(name) {
+            let is_otel = name.starts_with(OTEL);
+            if !is_otel && !NOT_CONFIG_KEYS.contains(&name) && !config::is_variable(name) {
                 if !FOREIGN.iter().any(|other| name.starts_with(other)) {
                     environment.unknown.push(name.to_owned());
                 }

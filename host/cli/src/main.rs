@@ -29,6 +29,7 @@ mod logs;
 mod migrate;
 mod new;
 mod open;
+mod otel;
 mod output;
 mod overview;
 mod plugin;

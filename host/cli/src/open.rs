@@ -94,6 +94,15 @@ impl StoreSpec {
         }
     }
 
+    /// The name by the semantic conventions of OpenTelemetry, which have none for a store in memory.
+    pub(super) fn database(&self) -> &'static str {
+        match self {
+            StoreSpec::Sqlite(_) => "sqlite",
+            StoreSpec::Postgres(_) => "postgresql",
+            StoreSpec::Memory => "kvasm.memory",
+        }
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         match self {
             StoreSpec::Sqlite(_) => "SQLite",
@@ -188,6 +197,14 @@ pub(super) fn existing_default_store() -> Option<StoreSpec> {
 }
 
 /// A SQLite file in the user's data directory.
+/// The store of the configuration, or the default one.
+pub(super) fn configured_store(config: &Config) -> Result<StoreSpec, Failure> {
+    match &config.store {
+        Some(spec) => Ok(spec.clone()),
+        None => default_store(),
+    }
+}
+
 pub(super) fn default_store() -> Result<StoreSpec, Failure> {
     let folder = user_folders()?.data_dir().to_owned();
     make_private(&folder)?;

@@ -3,13 +3,14 @@
 use super::config::{Config, Listen, LogFormat};
 use super::failure::{CommandOutcome, Failure};
 use super::log::{LogGuard, LogWriter, log_panics};
+use super::otel::OtelExport;
 use super::token_file::TokenFile;
 use super::{Global, open};
 use clap::Args;
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::server::{AdminAddress, ServerOptions, router, routers, serve};
-use kvasm::service::Health;
+use kvasm::service::{Health, Spans};
 use kvasm::{Compiler, Host};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -127,15 +128,14 @@ pub(super) async fn host(
     config: &Config,
     metrics: Metrics,
     compiler: Compiler,
+    spans: Spans,
 ) -> Result<Host, Failure> {
-    let spec = match &config.store {
-        Some(spec) => spec.clone(),
-        None => open::default_store()?,
-    };
+    let spec = open::configured_store(config)?;
     let store = open::store(&spec, metrics.clone(), config.migrate, config).await?;
     let host = Host::builder()
         .shared_store(store)
         .metrics(metrics.clone())
+        .spans(spans)
         .secrets(open::keyring(&spec, config)?)
         .limits(config.limits.clone())
         .instances(config.instances)
@@ -278,7 +278,10 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
         Ok(files) => config.server.connections = connections(&config, files),
         Err(error) => tracing::warn!(%error, "cannot raise the open file limit"),
     }
-    let host = host(&config, metrics.clone(), open::compiler()).await?;
+    let database = open::configured_store(&config)?.database();
+    let otel = OtelExport::start(&config.otel, global.environment(), &metrics, database)?;
+    let compiler = open::compiler();
+    let host = host(&config, metrics.clone(), compiler, otel.spans.clone()).await?;
     let listeners = Listeners::open(&config).await?;
 
     // Before the address is printed, since a signal may follow immediately.
@@ -318,6 +321,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     {
         tracing::warn!(%error, "the last heartbeat was not stored: this host will be reported as gone");
     }
+    otel.stop().await;
     if !drained {
         tracing::warn!("requests still running after server.drain_timeout were aborted");
     }
@@ -355,10 +359,7 @@ async fn first_token(host: &Host, path: Option<&Path>) -> Result<Vec<String>, Fa
 
 /// Logs the version and the main limits of this server. The store is shown without secrets.
 fn log_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
-    let store = match &config.store {
-        Some(spec) => spec.clone(),
-        None => open::default_store()?,
-    };
+    let store = open::configured_store(config)?;
     let listen = listeners.public.local_addr()?;
     let admin = listeners.admin.as_ref().map(TcpListener::local_addr);
     let (server, limits) = (&config.server, &config.limits);

@@ -115,6 +115,26 @@ impl TraceContext {
         self.trace_id
     }
 
+    /// Returns the identity of this span within its trace.
+    pub fn span_id(&self) -> NonZeroU64 {
+        self.span_id
+    }
+
+    /// Whether the trace is recorded: the flag of `traceparent`.
+    pub fn is_sampled(&self) -> bool {
+        self.sampled
+    }
+
+    /// Sets whether the trace is recorded.
+    pub fn set_sampled(&mut self, sampled: bool) {
+        self.sampled = sampled;
+    }
+
+    /// Returns the id of a new span. It identifies, and is no secret.
+    pub fn new_span_id() -> NonZeroU64 {
+        new_span()
+    }
+
     /// Returns the `traceparent` of what this span causes. It has version 00.
     pub fn parent(&self) -> String {
         let flags = u8::from(self.sampled);

@@ -1,11 +1,12 @@
 //! A call on its way: its turn among those of its key and of its app, and its run.
 
+use super::call::admission_span;
 use super::call_recording::CallRecording;
 use super::idempotency::KeyedCall;
 use super::{Call, Host, InvokeError};
 use kvasm_core::{App, Digest, Pieces, TraceContext};
 use kvasm_runtime::{CallFailure, Response};
-use kvasm_service::{Refusal, Ticket};
+use kvasm_service::{OpenSpan, Refusal, Ticket};
 use std::pin::pin;
 use std::sync::Arc;
 use tracing::Instrument;
@@ -77,16 +78,25 @@ impl AdmittedCall {
         if let Some(failure) = missing {
             return Err(failure.into());
         }
+        let recorder = context.caller.recorder().cloned();
+        let waiting = recorder.as_ref().map(admission_span);
         let pass = tokio::select! {
             biased;
-            pass = ticket.admit(&context.deadline) => pass?,
-            () = left => return Err(Refusal::Disconnected.into()),
+            pass = ticket.admit(&context.deadline) => pass,
+            () = left => Err(Refusal::Disconnected),
         };
+        OpenSpan::finish(waiting, &pass, Refusal::class);
+        let pass = pass?;
         let is_keyed = claim.is_some();
         let run = async move {
             let _pass = pass;
             let mut recording = CallRecording::of_call(&host, &app, &call.target, &context);
-            let loaded = host.current_plugin(Arc::clone(&app), digest, &context.deadline);
+            let loaded = host.current_plugin(
+                Arc::clone(&app),
+                digest,
+                &context.deadline,
+                recorder.as_ref(),
+            );
             let result = match loaded.await {
                 Err(error) => Err(error),
                 Ok(plugin) => {

@@ -8,7 +8,7 @@ use kvasm_runtime::{CacheLimits, Compiler, EngineOptions, Invocation, Runtime, R
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallKeeper, CallRecords, ChangeFeeds, DispatchNotifier,
     Health, HealthLimits, HostHistory, KeyLocks, Keyring, KvService, LogKeeper, Logs, Outbound,
-    Services, SettingsCache, StoredDeadLetters, WatchLimits, WriteRates,
+    Services, SettingsCache, Spans, StoredDeadLetters, WatchLimits, WriteRates,
 };
 use kvasm_store_memory::MemoryStore;
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ pub struct HostBuilder {
     health: HealthLimits,
     watch: WatchLimits,
     metrics: Metrics,
+    spans: Spans,
     secrets: Arc<Keyring>,
     outbound: Option<Arc<dyn Outbound>>,
     extend: Vec<Extend>,
@@ -49,6 +50,7 @@ impl Default for HostBuilder {
             health: HealthLimits::default(),
             watch: WatchLimits::default(),
             metrics: Metrics::default(),
+            spans: Spans::default(),
             secrets: Arc::default(),
             outbound: None,
             extend: Vec::new(),
@@ -208,6 +210,13 @@ impl HostBuilder {
         self
     }
 
+    /// Sets where spans of calls and deliveries are recorded. By default nowhere.
+    #[must_use]
+    pub fn spans(mut self, spans: Spans) -> HostBuilder {
+        self.spans = spans;
+        self
+    }
+
     /// Sets the keys with which apps' secrets are sealed. By default there are none, and setting a
     /// secret fails.
     #[must_use]
@@ -297,6 +306,7 @@ impl HostBuilder {
             notifier,
             limits,
             metrics,
+            spans: self.spans,
         })))
     }
 }

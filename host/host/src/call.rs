@@ -9,7 +9,10 @@ use kvasm_core::{
 };
 use kvasm_runtime::GuestLog;
 use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationTarget, LoadError, Response};
-use kvasm_service::{Actor, Deadline, LogRecord, LogSource, Refusal, ServiceError, Stage, Timeout};
+use kvasm_service::{
+    Actor, Deadline, LogRecord, LogSource, OpenSpan, Refusal, ServiceError, SpanKind, SpanRecorder,
+    Stage, Timeout,
+};
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
@@ -40,6 +43,17 @@ pub enum InvokeError {
 }
 
 impl InvokeError {
+    /// Returns its class, as one word.
+    pub(super) fn class(&self) -> &'static str {
+        match self {
+            InvokeError::Service(_) => "service",
+            InvokeError::Refused(refusal) => refusal.class(),
+            InvokeError::Load(_) => "load",
+            InvokeError::Timeout(_) => "timeout",
+            InvokeError::Call(failure) => failure.error.outcome(),
+        }
+    }
+
     /// Returns what the call used, if the plugin ran.
     pub fn cost(&self) -> Option<&Cost> {
         match self {
@@ -74,6 +88,7 @@ pub struct Call {
     pub(super) principal: Option<Principal>,
     pub(super) request_id: Option<Uuid>,
     pub(super) trace: Option<TraceContext>,
+    pub(super) recorder: Option<SpanRecorder>,
     pub(super) idempotency_key: Option<IdempotencyKey>,
     pub(super) answer_scope: Option<AnswerScope>,
 }
@@ -97,6 +112,7 @@ impl Call {
             principal: None,
             request_id: None,
             trace: None,
+            recorder: None,
             idempotency_key: None,
             answer_scope: None,
         }
@@ -114,6 +130,14 @@ impl Call {
     #[must_use]
     pub fn trace(mut self, trace: TraceContext) -> Call {
         self.trace = Some(trace);
+        self
+    }
+
+    /// Sets the recorder of the request's spans, from [`Host::spans`] for the context of
+    /// [`trace`](Call::trace). By default a call with a trace context of its own is not recorded.
+    #[must_use]
+    pub fn recorder(mut self, recorder: Option<SpanRecorder>) -> Call {
+        self.recorder = recorder;
         self
     }
 
@@ -178,7 +202,11 @@ impl Host {
     ) -> Result<AdmittedCall, InvokeError> {
         let app = app.into();
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
-        let ticket = self.0.admission.enter(&app)?;
+        let ticket = self.0.admission.enter(&app).inspect_err(|refusal| {
+            if let Some(recorder) = &call.recorder {
+                admission_span(recorder).fail(refusal.class());
+            }
+        })?;
         let offered = match self.0.runtime.loaded(&active.digest) {
             Some(plugin) => plugin.require(&call.target),
             None => match self.0.store.plugin(app.id, active.version).await? {
@@ -242,9 +270,10 @@ impl Host {
         app: Arc<App>,
         digest: Digest,
         deadline: &Deadline,
+        recorder: Option<&SpanRecorder>,
     ) -> Result<Plugin, InvokeError> {
         let id = app.id;
-        let error = match self.plugin_of(app, digest, deadline).await {
+        let error = match self.plugin_of(app, digest, deadline, recorder).await {
             Err(error @ InvokeError::Load(_)) => error,
             other => return other,
         };
@@ -252,7 +281,8 @@ impl Host {
         let now = now.ok_or(ServiceError::AppNotFound)?;
         match now.active {
             Some(active) if active.digest != digest => {
-                self.plugin_of(Arc::new(now), active.digest, deadline).await
+                self.plugin_of(Arc::new(now), active.digest, deadline, recorder)
+                    .await
             }
             _ => Err(error),
         }
@@ -260,6 +290,29 @@ impl Host {
 
     /// Loads a stored module as a plugin of an app.
     pub(super) async fn plugin_of(
+        &self,
+        app: Arc<App>,
+        digest: Digest,
+        deadline: &Deadline,
+        recorder: Option<&SpanRecorder>,
+    ) -> Result<Plugin, InvokeError> {
+        let span = recorder.map(|recorder| {
+            let mut span = recorder.start(SpanKind::Internal, "load");
+            span.set("kvasm.plugin.digest", digest.to_string());
+            if let Some(active) = app.active {
+                span.set("kvasm.plugin.version", active.version.to_string());
+            }
+            // From the folder of compiled plugins, or compiled now, if it is not in memory.
+            let is_cold = self.0.runtime.loaded(&digest).is_none();
+            span.set("faas.coldstart", is_cold);
+            span
+        });
+        let loaded = self.load_plugin(app, digest, deadline).await;
+        OpenSpan::finish(span, &loaded, InvokeError::class);
+        loaded
+    }
+
+    async fn load_plugin(
         &self,
         app: Arc<App>,
         digest: Digest,
@@ -416,4 +469,9 @@ impl Host {
     pub fn operator(&self, name: impl Into<String>) -> Actor {
         Actor::operator(name, Uuid::now_v7())
     }
+}
+
+/// Starts the span of the wait for other calls of the app.
+pub(super) fn admission_span(recorder: &SpanRecorder) -> OpenSpan {
+    recorder.start(SpanKind::Internal, "admission")
 }

@@ -11,7 +11,9 @@ use kvasm_core::{
 };
 use kvasm_runtime::DeliveryContext;
 use kvasm_runtime::{Blame, CallError, CallFailure, InvocationTarget, Response};
-use kvasm_service::{CallContext, Caller, Deadline, ServiceError, WebhookError};
+use kvasm_service::{
+    CallContext, Caller, Deadline, OpenSpan, ServiceError, SpanKind, SpanRecorder, WebhookError,
+};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +59,14 @@ impl DeliverFailure {
                     false
                 }
             },
+        }
+    }
+
+    /// Returns its class, as one word.
+    fn class(&self) -> &'static str {
+        match self {
+            DeliverFailure::Webhook(_) => "webhook",
+            DeliverFailure::Handler(error) => error.class(),
         }
     }
 
@@ -157,13 +167,45 @@ impl Host {
         delivery: &Arc<Delivery>,
         receipt: LeaseToken,
     ) -> Result<Cost, DeliverError> {
+        let event = &delivery.event;
+        let mut trace = event.handler_span();
+        let is_continued = event.trace.is_some();
+        let recorder = self
+            .0
+            .spans
+            .begin(&mut trace, is_continued, app.name.as_str());
+        let span = recorder
+            .as_ref()
+            .map(|recorder| delivery_span(recorder, app, delivery));
+        let caller = Caller::handler(app, event)
+            .with_trace(trace)
+            .with_recorder(recorder);
+        let delivered = self.deliver_as(caller, app, delivery, receipt).await;
+        match (span, &delivered) {
+            // Not a failure: the handler, or the receiver, asks to be run again later.
+            (Some(mut span), Err(error)) if error.error.deferral_ms().is_some() => {
+                span.set("kvasm.delivery.deferred", true);
+                span.end();
+            }
+            (span, delivered) => OpenSpan::finish(span, delivered, |error| error.error.class()),
+        }
+        delivered
+    }
+
+    async fn deliver_as(
+        &self,
+        caller: Caller,
+        app: &App,
+        delivery: &Arc<Delivery>,
+        receipt: LeaseToken,
+    ) -> Result<Cost, DeliverError> {
         match &delivery.target {
             DeliveryTarget::Function(name) => {
                 let name = name.as_str().into();
-                self.run_handler(app, delivery, receipt, name).await
+                self.run_handler(caller, app, delivery, receipt, name).await
             }
             DeliveryTarget::Webhook => {
-                let sent = self.send_webhook(app, delivery, receipt).await;
+                let sent = self.send_webhook(caller, app, delivery, receipt).await;
                 sent.map(|()| Cost::default())
                     .map_err(|error| DeliverError {
                         error: DeliverFailure::Webhook(error),
@@ -175,14 +217,14 @@ impl Host {
 
     async fn run_handler(
         &self,
+        caller: Caller,
         app: &App,
         delivery: &Arc<Delivery>,
         receipt: LeaseToken,
         name: Arc<str>,
     ) -> Result<Cost, DeliverError> {
-        let trace = delivery.event.handler_span();
         let context = CallContext {
-            caller: Caller::handler(app, &delivery.event).with_trace(trace),
+            caller,
             request_id: Uuid::now_v7(),
             deadline: Deadline::patient(
                 self.0.limits.wall_time,
@@ -211,7 +253,9 @@ impl Host {
     ) -> Result<Response, InvokeError> {
         let active = app.active.ok_or(ServiceError::NoActivePlugin)?;
         let trace_id = context.caller.trace().map(TraceContext::trace_id);
-        let loaded = self.plugin_of(Arc::new(app.clone()), active.digest, &context.deadline);
+        let recorder = context.caller.recorder();
+        let app_of = Arc::new(app.clone());
+        let loaded = self.plugin_of(app_of, active.digest, &context.deadline, recorder);
         let plugin = loaded.await?;
         let input = input(delivery);
         let target = InvocationTarget::Handler(Arc::clone(&name));
@@ -228,6 +272,40 @@ impl Host {
         self.keep_log(app.id, name, trace_id, &result);
         Ok(result?)
     }
+}
+
+/// Starts the span of an attempt. It is a child of the span that caused the change, and linked to it
+/// too, for systems that show the processing of a message as a trace of its own.
+fn delivery_span(recorder: &SpanRecorder, app: &App, delivery: &Delivery) -> OpenSpan {
+    let event = &delivery.event;
+    let cause = event.trace.as_ref();
+    let trigger = &delivery.place.trigger;
+    let name = format!("deliver {trigger}");
+    let mut span =
+        recorder.start_root(cause.map(|cause| cause.span_id()), SpanKind::Consumer, name);
+    if let Some(cause) = cause {
+        span.link(cause);
+    }
+    span.set("kvasm.app", app.name.to_string());
+    span.set("messaging.system", "kvasm");
+    span.set("messaging.operation.type", "process");
+    span.set("messaging.operation.name", "deliver");
+    span.set("messaging.destination.name", trigger.to_string());
+    span.set("messaging.message.id", event.id.to_string());
+    span.set("kvasm.delivery.attempt", delivery.attempts);
+    let is_webhook = matches!(delivery.target, DeliveryTarget::Webhook);
+    span.set("kvasm.delivery.webhook", is_webhook);
+    span.set(
+        "faas.trigger",
+        match event.kind {
+            EventKind::Set { .. } | EventKind::Deleted { .. } => "datasource",
+            EventKind::Due | EventKind::Timer { .. } => "timer",
+        },
+    );
+    if let Some(active) = app.active.filter(|_| !is_webhook) {
+        span.set("kvasm.plugin.version", active.version.to_string());
+    }
+    span
 }
 
 /// Builds the handler's input: the event as a JSON head, followed by the value, which is shared

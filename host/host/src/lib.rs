@@ -22,7 +22,8 @@ use kvasm_runtime::{
 use kvasm_service::{
     Admin, Admission, AppTokenCache, CallContext, CallKeeper, CallRecords, Caller, ChangeFeeds,
     Deadline, DispatchNotifier, Health, HostHistory, KeyLocks, Kv, LogKeeper, LogRetention, Logs,
-    SeenGeneration, ServiceError, Services, SettingsCache, SettingsSnapshot, Stage, WriteRates,
+    SeenGeneration, ServiceError, Services, SettingsCache, SettingsSnapshot, Spans, Stage,
+    WriteRates,
 };
 use std::sync::Arc;
 use uuid::Uuid;
@@ -57,6 +58,7 @@ struct Parts {
     runtime: Arc<Runtime>,
     limits: Arc<Limits>,
     metrics: Metrics,
+    spans: Spans,
 }
 
 impl Host {
@@ -161,6 +163,12 @@ impl Host {
         &self.0.metrics
     }
 
+    /// Returns where spans are recorded. A server begins one for each request, and passes the recorder
+    /// on with [`Call::recorder`].
+    pub fn spans(&self) -> &Spans {
+        &self.0.spans
+    }
+
     /// Returns the limits of invocations, values and pages.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
@@ -187,6 +195,11 @@ impl Host {
             .app(&mut SeenGeneration::default(), name)
             .await?;
         Ok(app.map(Arc::unwrap_or_clone))
+    }
+
+    /// Whether an app of this name was recently in use on this host. It does not ask the store.
+    pub fn has_seen_app(&self, name: &AppName) -> bool {
+        self.0.access.has_seen(name)
     }
 
     /// Compiles a module for an app, off the serving threads, and checks that it can run here. A
@@ -266,10 +279,16 @@ impl Host {
     /// Creates the context of a call, whose deadline starts now.
     fn context(&self, app: &App, call: &Call) -> CallContext {
         let request_id = call.request_id.unwrap_or_else(Uuid::now_v7);
-        let trace = call.trace.clone();
-        let trace = trace.unwrap_or_else(|| TraceContext::root(request_id));
+        let mut recorder = call.recorder.clone();
+        let trace = call.trace.clone().unwrap_or_else(|| {
+            let mut trace = TraceContext::root(request_id);
+            recorder = self.0.spans.begin(&mut trace, false, app.name.as_str());
+            trace
+        });
         CallContext {
-            caller: Caller::new(app, call.principal.clone()).with_trace(trace),
+            caller: Caller::new(app, call.principal.clone())
+                .with_trace(trace)
+                .with_recorder(recorder),
             request_id,
             deadline: Deadline::after(self.0.limits.wall_time),
         }

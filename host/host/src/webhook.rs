@@ -2,7 +2,7 @@
 
 use super::Host;
 use super::call_recording::CallRecording;
-use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp, TraceContext};
+use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp};
 use kvasm_service::{
     CallContext, Caller, Deadline, LogRecord, LogSource, WebhookCall, WebhookError,
 };
@@ -19,19 +19,19 @@ impl Host {
     /// delivery is acknowledged.
     pub(super) async fn send_webhook(
         &self,
+        caller: Caller,
         app: &App,
         delivery: &Arc<Delivery>,
         receipt: LeaseToken,
     ) -> Result<(), WebhookError> {
-        let trace = delivery.event.handler_span();
         let context = CallContext {
-            caller: Caller::handler(app, &delivery.event).with_trace(trace.clone()),
+            caller,
             request_id: Uuid::now_v7(),
             deadline: Deadline::after(ATTEMPT_MAX),
         };
         let recording = CallRecording::of_delivery(self, app, delivery, &context);
         let sent = self
-            .send_and_acknowledge(app, delivery, receipt, &context.caller, trace)
+            .send_and_acknowledge(&context.caller, app, delivery, receipt)
             .await;
         recording.end_webhook(&sent);
         if let Err(error) = &sent
@@ -44,11 +44,10 @@ impl Host {
 
     async fn send_and_acknowledge(
         &self,
+        caller: &Caller,
         app: &App,
         delivery: &Delivery,
         receipt: LeaseToken,
-        caller: &Caller,
-        trace: TraceContext,
     ) -> Result<(), WebhookError> {
         let service = |error| WebhookError::Service(kvasm_service::ServiceError::from(error));
         let triggers = self.store().triggers(app.id).await.map_err(service)?;
@@ -58,6 +57,8 @@ impl Host {
         let webhook = trigger.and_then(|trigger| trigger.target.webhook());
         let webhook = webhook.ok_or(WebhookError::NoUrl)?;
         let secret = self.0.settings.secret(app, &webhook.secret).await?;
+        let trace = caller.trace().cloned();
+        let trace = trace.unwrap_or_else(|| delivery.event.handler_span());
         let call = WebhookCall {
             app,
             delivery,

@@ -8,6 +8,7 @@
 #![deny(missing_docs)]
 
 mod app_logs;
+mod exported_spans;
 mod fetches;
 mod in_use;
 mod process;
@@ -161,6 +162,7 @@ struct MetricsInner {
     clock_trusted: Gauge,
     fetches: Family<InvocationLabels, Counter>,
     fetch: fetches::FetchMetrics,
+    spans: Family<NameLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -208,6 +210,7 @@ impl Default for Metrics {
             clock_trusted: Gauge::default(),
             fetches: Family::default(),
             fetch: fetches::FetchMetrics::default(),
+            spans: Family::default(),
             registry: Registry::default(),
         };
         // Until it is known otherwise.
@@ -233,16 +236,6 @@ impl Metrics {
     /// Returns every metric that can exist, in the order of the text.
     pub fn rows(&self) -> &[MetricRow] {
         &self.0.rows
-    }
-
-    /// Replaces the last sample of the store.
-    pub fn sampled(&self, sample: Sample) {
-        self.0.sample.set(sample);
-    }
-
-    /// Sets the age of the oldest snapshot that a Postgres session holds, in seconds.
-    pub fn oldest_snapshot(&self, seconds: i64) {
-        self.0.oldest_snapshot.set(seconds);
     }
 
     /// Sets whether the dispatcher trusts the host's clock.

@@ -1,6 +1,7 @@
 //! Samples of the store by a background task, as gauges. A scrape shows the last sample without
 //! querying the store.
 
+use super::Metrics;
 use super::table::Collected;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -157,6 +158,18 @@ fn fullest(sample: &Sample) -> Values<'_> {
 /// The last sample, if there is one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sampled(Arc<Mutex<Option<Sample>>>);
+
+impl Metrics {
+    /// Replaces the last sample of the store.
+    pub fn sampled(&self, sample: Sample) {
+        self.0.sample.set(sample);
+    }
+
+    /// Sets the age of the oldest snapshot that a Postgres session holds, in seconds.
+    pub fn oldest_snapshot(&self, seconds: i64) {
+        self.0.oldest_snapshot.set(seconds);
+    }
+}
 
 impl Sampled {
     pub(super) fn set(&self, sample: Sample) {

@@ -362,6 +362,12 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
         inner.store_writable.clone(),
     );
     table.counter(
+        "spans",
+        "name",
+        "Spans for the OpenTelemetry collector: exported, dropped because the queue was full, or failed because the collector did not take them",
+        inner.spans.clone(),
+    );
+    table.counter(
         "log_lines_dropped",
         "",
         "Lines of the host's own log that were dropped because they were not read in time",

@@ -1,5 +1,6 @@
 //! One invocation: a fresh instance, one call, and its cleanup.
 
+use super::call_span::{call_span, end_call_span};
 use super::engine::Runtime;
 use super::error::{CallError, CallFailure};
 use super::limiter::MemoryLimiter;
@@ -188,6 +189,7 @@ impl Runtime {
         let trace_id = trace_id.map(tracing::field::display);
         let span =
             tracing::info_span!("call", %request_id, trace_id, app = &*app, function = &*name);
+        let recorded = call_span(&name, &request);
         let result = self
             .call_function(plugin, name, function, request)
             .instrument(span)
@@ -196,6 +198,9 @@ impl Runtime {
             Ok(_) => "ok",
             Err(failure) => failure.error.outcome(),
         };
+        if let Some((recorder, span)) = recorded {
+            end_call_span(&recorder, span, &result, outcome);
+        }
         self.metrics.invocation(&app, outcome, start.elapsed());
         result
     }

@@ -3,6 +3,7 @@
 
 mod abi;
 mod cache;
+mod call_span;
 mod compile_queue;
 mod compiler;
 mod declared;

@@ -2,12 +2,14 @@
 
 use super::client_address::{self, Network, Remote};
 use super::request_ids::RequestIds;
+use super::request_span::{self, is_probe};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use kvasm_core::{App, AppId, AppName, TokenId, TraceId, display_truncated};
-use kvasm_service::{Actor, RequestOutcome, admit_request_line};
+use kvasm_host::Host;
+use kvasm_service::{Actor, OpenSpan, RequestOutcome, admit_request_line};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +74,8 @@ pub(super) struct AccessLogLine {
     /// `None` until there is a response.
     status: Option<u16>,
     bytes_out: u64,
+    /// The span of the request, if it is recorded.
+    span: Option<OpenSpan>,
 }
 
 impl AccessLogLine {
@@ -94,7 +98,24 @@ impl AccessLogLine {
             named: named_app(request.uri().path()),
             status: None,
             bytes_out: 0,
+            span: None,
         }
+    }
+
+    /// Starts the span of the request, if its trace is sampled. It ends with the line.
+    pub(super) fn begin_span(&mut self, host: &Host, ids: &mut RequestIds) {
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        if route.is_some_and(is_probe) {
+            return;
+        }
+        // A client may invent names, so that only those of apps count as such.
+        let named = self.named.as_ref().filter(|name| host.has_seen_app(name));
+        let app = named.map_or("", AppName::as_str);
+        ids.recorder = host.spans().begin(&mut ids.trace, ids.is_continued, app);
+        self.span = ids
+            .recorder
+            .as_ref()
+            .map(|recorder| request_span::start(recorder, ids, self.method, route));
     }
 
     /// The time since the request began.
@@ -198,6 +219,10 @@ impl AccessLogLine {
 
 impl Drop for AccessLogLine {
     fn drop(&mut self) {
+        if let Some(span) = self.span.take() {
+            let app = self.notes.app.get().map(|(_, name)| name);
+            request_span::end(span, app, self.status);
+        }
         self.write();
     }
 }

@@ -44,7 +44,7 @@ impl FromRequestParts<SharedServer> for OptionalAuth {
         let mut seen = SeenGeneration::default();
         let ids = RequestIds::of(parts);
         let actor = authenticate(shared, &mut seen, &parts.headers, ids.request).await?;
-        let actor = actor.map(|actor| actor.with_trace(ids.trace));
+        let actor = actor.map(|actor| actor.with_trace(ids.trace).with_recorder(ids.recorder));
         if let Some(actor) = &actor {
             note_actor(actor);
         }

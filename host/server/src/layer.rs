@@ -39,10 +39,11 @@ pub(super) async fn handle(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let ids = RequestIds::sent(request.headers());
+    let mut ids = RequestIds::sent(request.headers());
     let (id, trace_id) = (ids.request, ids.trace_id_to_log());
     let method = method(&request);
-    let line = AccessLogLine::new(&request, &ids, method, &shared.options.trusted_proxies);
+    let mut line = AccessLogLine::new(&request, &ids, method, &shared.options.trusted_proxies);
+    line.begin_span(&shared.host, &mut ids);
     request.extensions_mut().insert(ids);
     let route = line.route();
 

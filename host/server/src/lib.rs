@@ -44,6 +44,7 @@ mod plugins;
 mod preconditions;
 mod problem;
 mod request_ids;
+mod request_span;
 mod router;
 mod sandbox;
 mod serve;

@@ -3,6 +3,8 @@
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use kvasm_core::{TraceContext, TraceId};
+use kvasm_service::SpanRecorder;
+use std::num::NonZeroU64;
 use uuid::Uuid;
 
 /// The request id, in requests and responses.
@@ -20,6 +22,10 @@ pub(super) struct RequestIds {
     pub(super) trace: TraceContext,
     /// Whether the client has started the trace. If not, its id is the request id.
     pub(super) is_continued: bool,
+    /// The span of the client, if it sent one.
+    pub(super) parent: Option<NonZeroU64>,
+    /// Records the spans of the request, if its trace is sampled.
+    pub(super) recorder: Option<SpanRecorder>,
 }
 
 impl RequestIds {
@@ -32,6 +38,7 @@ impl RequestIds {
         let mut ids = RequestIds::new(request.unwrap_or_else(Uuid::now_v7));
         if let Some(sender) = sender(headers) {
             ids.trace = sender.child();
+            ids.parent = Some(sender.span_id());
             ids.is_continued = true;
         }
         ids
@@ -42,6 +49,8 @@ impl RequestIds {
             request,
             trace: TraceContext::root(request),
             is_continued: false,
+            parent: None,
+            recorder: None,
         }
     }
 

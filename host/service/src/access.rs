@@ -56,6 +56,11 @@ impl AppTokenCache {
         }
     }
 
+    /// Whether an app of this name was recently read, and so exists or did a moment ago.
+    pub fn has_seen(&self, name: &AppName) -> bool {
+        self.rows.lock().names.get(name).is_some()
+    }
+
     /// Returns the app of a name, if it exists.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Actors of administrative requests, and their audit rows.
 
-use super::ServiceError;
+use super::{ServiceError, SpanRecorder};
 use kvasm_core::{
     App, Audit, Capability, Principal, Scope, Timestamp, Token, TokenId, TraceContext,
 };
@@ -17,6 +17,7 @@ pub struct Actor {
     name: String,
     request_id: Uuid,
     trace: Option<TraceContext>,
+    recorder: Option<SpanRecorder>,
 }
 
 impl Actor {
@@ -29,6 +30,7 @@ impl Actor {
             name: token.name.clone(),
             request_id,
             trace: None,
+            recorder: None,
         }
     }
 
@@ -42,6 +44,7 @@ impl Actor {
             name: name.into(),
             request_id,
             trace: None,
+            recorder: None,
         }
     }
 
@@ -53,6 +56,17 @@ impl Actor {
             trace: Some(trace),
             ..self
         }
+    }
+
+    /// Sets the recorder of its request's spans. Without one, none are recorded.
+    #[must_use]
+    pub fn with_recorder(self, recorder: Option<SpanRecorder>) -> Actor {
+        Actor { recorder, ..self }
+    }
+
+    /// Returns the recorder of its request's spans, if its trace is sampled.
+    pub fn recorder(&self) -> Option<&SpanRecorder> {
+        self.recorder.as_ref()
     }
 
     /// Returns the trace context of its request.

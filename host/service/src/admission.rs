@@ -39,6 +39,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Returns its kind, as one word.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Refusal::Rate { .. } => "rate",
+            Refusal::Queue { .. } => "queue",
+            Refusal::QueueTimeout(_) => "queue_timeout",
+            Refusal::Disconnected => "disconnected",
+        }
+    }
+
     /// Returns when a retry makes sense.
     pub fn retry_after(&self) -> Duration {
         match self {

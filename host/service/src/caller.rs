@@ -1,7 +1,7 @@
 //! The caller of an operation.
 
 use super::kv::LockSetId;
-use super::{Actor, ServiceError};
+use super::{Actor, ServiceError, SpanRecorder};
 use kvasm_core::{
     App, AppId, Capability, CursorKey, Event, Principal, TRIGGERED_DELIVERIES_MAX, TraceContext,
 };
@@ -24,6 +24,8 @@ pub struct Caller {
     lane: Option<LockSetId>,
     /// Its span, which causes what it does.
     trace: Option<TraceContext>,
+    /// Records what it does, if its trace is sampled.
+    recorder: Option<SpanRecorder>,
 }
 
 impl Caller {
@@ -39,6 +41,7 @@ impl Caller {
             delivery_budget: TRIGGERED_DELIVERIES_MAX,
             lane: None,
             trace: None,
+            recorder: None,
         }
     }
 
@@ -56,6 +59,7 @@ impl Caller {
         Caller {
             audited: Some(Arc::new((actor.clone(), app.clone(), action))),
             trace: actor.trace().cloned(),
+            recorder: actor.recorder().cloned(),
             ..Caller::new(app, Some(actor.principal().clone()))
         }
     }
@@ -77,6 +81,17 @@ impl Caller {
             trace: Some(trace),
             ..self
         }
+    }
+
+    /// Sets the recorder of its spans. Without one, none are recorded.
+    #[must_use]
+    pub fn with_recorder(self, recorder: Option<SpanRecorder>) -> Caller {
+        Caller { recorder, ..self }
+    }
+
+    /// Returns the recorder of its spans, if its trace is sampled.
+    pub fn recorder(&self) -> Option<&SpanRecorder> {
+        self.recorder.as_ref()
     }
 
     /// Returns its trace context: the span of the call, which causes what it does.

@@ -31,6 +31,7 @@ mod rates;
 mod secrets;
 mod settings;
 mod snapshot;
+mod spans;
 mod throttle;
 mod timers;
 mod tokens;
@@ -85,6 +86,10 @@ pub use secrets::{
     rotate_secrets_key,
 };
 pub use snapshot::{SettingsCache, SettingsSnapshot};
+pub use spans::{
+    HOST_FUNCTION_SPANS_MAX, OpenSpan, SPAN_TEXT_BYTES_MAX, Span, SpanArrival, SpanKind,
+    SpanRecorder, SpanSink, SpanValue, Spans,
+};
 pub use throttle::admit_app_line;
 pub use throttle::{RequestOutcome, admit_failed_request_line, admit_request_line};
 pub use tokens::{Expiry, TokenSpec, Unauthenticated};

@@ -23,7 +23,10 @@ const RESERVED: &[(&[&str], &[&str])] = &[
     (&["hyper", "hyper-util"], &["kvasm-server", "kvasm-egress"]),
     (&["utoipa"], &["kvasm-server", "kvasm-api"]),
     (&["prometheus-client"], &["kvasm-metrics"]),
-    (&["clap", "reqwest", "tracing-subscriber"], &["kvasm-cli"]),
+    (
+        &["clap", "prost", "reqwest", "tracing-subscriber"],
+        &["kvasm-cli"],
+    ),
     (&["chrono", "croner"], &["kvasm-core"]),
     (&["anyhow"], &["kvasm-cli"]),
 ];

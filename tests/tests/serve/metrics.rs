@@ -115,6 +115,7 @@ fn metrics_match_the_documentation() {
         "kvasm_fetch_bytes_total",
         "kvasm_fetches_total",
         "kvasm_host_calls_total",
+        "kvasm_spans_total",
         "kvasm_task_restarts_total",
         "kvasm_task_skips_total",
         "kvasm_triggers_total",

@@ -3,6 +3,7 @@
 use super::Config;
 use super::egress_keys::EGRESS_KEYS;
 use super::limit_keys::LIMIT_KEYS;
+use super::otel_keys::OTEL_KEYS;
 use super::text::*;
 
 /// A key: its name, its help text, and how it is parsed and printed.
@@ -31,7 +32,8 @@ pub(super) use key;
 
 /// All keys, in the order of the docs.
 pub(super) fn all() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().chain(LIMIT_KEYS).chain(EGRESS_KEYS)
+    let first = KEYS.iter().chain(LIMIT_KEYS).chain(EGRESS_KEYS);
+    first.chain(OTEL_KEYS)
 }
 
 const KEYS: &[Key] = &[

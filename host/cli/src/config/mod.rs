@@ -6,6 +6,7 @@ mod egress_text;
 mod keys;
 mod limit_keys;
 mod listen;
+mod otel_keys;
 mod text;
 
 pub(super) use listen::Listen;
@@ -13,6 +14,7 @@ pub(super) use listen::Listen;
 use super::environment::{similar, trimmed};
 use super::input;
 use super::open::{CacheDir, StoreSpec};
+use super::otel::OtelSettings;
 use kvasm::CacheLimits;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::egress::EgressConfig;
@@ -97,6 +99,7 @@ pub(super) struct Config {
     pub(super) limits: Limits,
     pub(super) new_apps: AppLimits,
     pub(super) egress: EgressSettings,
+    pub(super) otel: OtelSettings,
 }
 
 /// Outbound HTTP.
@@ -150,6 +153,7 @@ impl Default for Config {
                 calls_at_once: Some(32),
             },
             egress: EgressSettings::default(),
+            otel: OtelSettings::default(),
         }
     }
 }
@@ -284,8 +288,11 @@ impl Config {
         (key.set)(self, text).map_err(|why| ConfigError::Value {
             source_name: source.to_owned(),
             key: name.to_owned(),
-            // A store's URL can hold a password.
-            value: if name == "store" { "..." } else { text }.to_owned(),
+            // These URLs can hold a password.
+            value: match name {
+                "store" | "otel.endpoint" => "...".to_owned(),
+                _ => text.to_owned(),
+            },
             why,
         })
     }

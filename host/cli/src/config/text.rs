@@ -263,6 +263,23 @@ pub(super) fn limit<T: std::str::FromStr<Err: std::fmt::Display>>(
     }
 }
 
+/// A URL without a password, since the configuration is printed.
+pub(super) fn otlp_url(text: &str) -> Result<Option<String>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let url = url::Url::parse(text).map_err(|error| error.to_string())?;
+    let has_password = !url.username().is_empty() || url.password().is_some();
+    match url.scheme() {
+        "http" | "https" if has_password || url.query().is_some() => Err(
+            "it must have no password and no query; set OTEL_EXPORTER_OTLP_HEADERS instead"
+                .to_owned(),
+        ),
+        "http" | "https" => Ok(Some(text.to_owned())),
+        _ => Err("it must begin with http:// or https://".to_owned()),
+    }
+}
+
 pub(super) fn show_limit<T: ToString>(limit: &Option<T>) -> String {
     limit
         .as_ref()

@@ -14,6 +14,7 @@ use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::model::AppName;
 use kvasm::server::{router, serve as serve_http};
+use kvasm::service::Spans;
 use session::{LastCall, Session, say};
 use std::io::BufRead;
 use std::net::Ipv4Addr;
@@ -69,7 +70,13 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     config.cache_dir = CacheDir::None;
     let metrics = Metrics::default();
     // On all cores, as the author waits for it, and trusts the module.
-    let host = serve::host(&config, metrics.clone(), Compiler::InProcess).await?;
+    let host = serve::host(
+        &config,
+        metrics.clone(),
+        Compiler::InProcess,
+        Spans::default(),
+    )
+    .await?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).await;
     let listener = listener.map_err(|e| Failure::user(format!("--port {}: {e}", args.port)))?;
     let address = listener.local_addr()?;

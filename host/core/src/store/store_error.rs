@@ -101,5 +101,21 @@ pub enum StoreError {
     Failed(#[source] BoxError),
 }
 
+impl StoreError {
+    /// Returns the class of the error, without data: one of few names.
+    pub fn class(&self) -> &'static str {
+        match self {
+            StoreError::Conflict { .. } => "conflict",
+            StoreError::LeaseLost => "lease_lost",
+            StoreError::AlreadyAnswered => "already_answered",
+            StoreError::Quota { .. } => "quota",
+            StoreError::Full(_) => "full",
+            StoreError::Unavailable(_) => "unavailable",
+            StoreError::Failed(_) => "failed",
+            _ => "refused",
+        }
+    }
+}
+
 /// The cause, for the host's log only. It may contain SQL and paths.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -34,7 +34,14 @@ macro_rules! async_function {
                     let mut guest = Guest::new(caller, $name)?;
                     guest.state().waiting_in = Some($name);
                     guest.state().calls.count(const { HostCalls::index_of($name) });
+                    let span = match const { HostCalls::is_copy($name) } {
+                        true => None,
+                        false => guest.state().start_span($name),
+                    };
                     let result = $body(&mut guest, $($arg),*).await;
+                    if let Some(span) = span {
+                        $crate::abi::state::end_span(span, &result);
+                    }
                     guest.state().waiting_in = None;
                     guest.state().finish(result)
                 })

@@ -3,10 +3,10 @@
 use super::fault::Fault;
 use super::transactions::RunTransactions;
 use super::{CpuMeter, CpuPermit, GuestLog};
-use kvasm_abi::IMPORTS;
+use kvasm_abi::{IMPORTS, Status};
 use kvasm_core::{Cost, Limits, Pieces, truncate};
 use kvasm_service::{
-    CallContext, Caller, ServiceError, Services, SettingsSnapshot, admit_app_line,
+    CallContext, Caller, OpenSpan, ServiceError, Services, SettingsSnapshot, admit_app_line,
 };
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -28,6 +28,12 @@ impl HostCalls {
             at += 1;
         }
         at
+    }
+
+    /// Whether a function only copies bytes between the host and the guest.
+    pub(super) const fn is_copy(name: &str) -> bool {
+        let name = name.as_bytes();
+        equal(name, b"input_read") || equal(name, b"output_write") || equal(name, b"result_read")
     }
 
     pub(super) fn count(&mut self, index: usize) {
@@ -196,6 +202,11 @@ impl GuestState {
         }
     }
 
+    /// Starts the span of a host function, if the call is sampled and has not had too many.
+    pub(super) fn start_span(&self, name: &'static str) -> Option<OpenSpan> {
+        self.caller().recorder()?.start_host_function(name)
+    }
+
     /// Converts the outcome of a host function to its return value.
     pub(super) fn finish(&mut self, result: Result<i64, Fault>) -> wasmtime::Result<i64> {
         match result {
@@ -211,6 +222,21 @@ impl GuestState {
             }
             Err(Fault::Trap(error)) => Err(error),
         }
+    }
+}
+
+/// Ends the span of a host function. A status such as `NOT_FOUND` is an answer, not an error of the
+/// host.
+pub(super) fn end_span(mut span: OpenSpan, result: &Result<i64, Fault>) {
+    let status = match result {
+        Ok(_) => return span.end(),
+        Err(Fault::Trap(_)) => return span.fail("trap"),
+        Err(Fault::Host(status, _) | Fault::Status(status, _)) => *status,
+    };
+    span.set("kvasm.status", status.name());
+    match status {
+        Status::Unavailable | Status::Internal | Status::Remote => span.fail(status.name()),
+        _ => span.end(),
     }
 }
 

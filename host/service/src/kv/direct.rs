@@ -80,11 +80,27 @@ impl KvService {
         let app = commit.app_id;
         let timer = first_timer(&commit);
         let _guard = self.pass(caller, &commit.batch).await;
-        let commit = self.timed("commit", self.store.commit(commit));
+        let span = caller.recorder().map(|recorder| {
+            let mut span = recorder.start_database("commit");
+            // A single operation is not a batch, by the convention.
+            if let operations @ 2.. = commit.batch.ops.len() {
+                span.set("db.operation.batch.size", operations);
+            }
+            span
+        });
+        let committed = self.timed("commit", self.store.commit(commit)).await;
+        match (span, &committed) {
+            (None, _) => {}
+            (Some(mut span), Ok(committed)) => {
+                span.set("kvasm.deliveries", committed.deliveries);
+                span.end();
+            }
+            (Some(span), Err(error)) => span.fail(error.class()),
+        }
         let Committed {
             applied,
             deliveries,
-        } = commit.await?;
+        } = committed?;
         if deliveries > 0 {
             self.events.committed(app);
         }

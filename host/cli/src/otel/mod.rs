@@ -1,0 +1,195 @@
+//! Export of traces and metrics to an OpenTelemetry collector, by OTLP over HTTP. It runs beside the server:
+//! whatever the collector does, no call waits for it.
+
+mod metric_messages;
+mod metric_text;
+mod otel_variables;
+mod otlp_client;
+mod otlp_messages;
+mod sampler;
+mod span_queue;
+
+use super::environment::Environment;
+use super::failure::Failure;
+use kvasm::metrics::Metrics;
+use kvasm::service::{SpanSink, Spans};
+use metric_messages::{ExportMetrics, ResourceMetrics, ScopeMetrics};
+use metric_text::{SampleTimes, metrics_of};
+use otel_variables::{MetricExport, OtelVariables};
+use otlp_client::OtlpClient;
+use otlp_messages::{InstrumentationScope, export_spans, otlp_resource};
+use prost::Message;
+use sampler::Sampler;
+use span_queue::SpanQueue;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// The longest time that a stopping server waits for the collector.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// The settings of the configuration.
+#[derive(Debug, Clone)]
+pub(super) struct OtelSettings {
+    /// The base URL of the collector.
+    pub(super) endpoint: Option<String>,
+    /// The maximum rate of spans.
+    pub(super) spans_per_second: u64,
+}
+
+impl Default for OtelSettings {
+    fn default() -> OtelSettings {
+        OtelSettings {
+            endpoint: None,
+            spans_per_second: 2_000,
+        }
+    }
+}
+
+/// The running exports.
+pub(super) struct OtelExport {
+    /// Where the host records spans: nowhere, if they are not exported.
+    pub(super) spans: Spans,
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl OtelExport {
+    /// Starts the exports for which a collector is configured. `database` is the store's name by the
+    /// semantic conventions.
+    ///
+    /// # Errors
+    /// A user error: a variable or setting that is invalid or not supported.
+    pub(super) fn start(
+        settings: &OtelSettings,
+        environment: &Environment,
+        metrics: &Metrics,
+        database: &'static str,
+    ) -> Result<OtelExport, Failure> {
+        let variable = |name: &str| environment.get(name).map(str::to_owned);
+        let found = OtelVariables::read(settings.endpoint.as_deref(), variable);
+        let OtelVariables {
+            resource,
+            traces,
+            metrics: of_metrics,
+        } = found.map_err(Failure::user)?;
+        let stop = CancellationToken::new();
+        let mut export = OtelExport {
+            spans: Spans::default(),
+            stop: stop.clone(),
+            tasks: Vec::new(),
+        };
+        if let Some(traces) = traces {
+            let client = OtlpClient::new("spans", &traces.target)?;
+            let sampler = Sampler::new(traces.sampler, settings.spans_per_second);
+            let queue = SpanQueue::new(sampler, metrics.clone(), traces.queue, traces.batch);
+            export.spans = Spans::into_sink(Arc::clone(&queue) as Arc<dyn SpanSink>, database);
+            let spans = SpanExport {
+                queue,
+                client,
+                resource: resource.clone(),
+                delay: traces.delay,
+                metrics: metrics.clone(),
+            };
+            export.tasks.push(tokio::spawn(spans.run(stop.clone())));
+        }
+        if let Some(MetricExport { target, interval }) = of_metrics {
+            let client = OtlpClient::new("metrics", &target)?;
+            let run = export_metrics(metrics.clone(), client, resource, interval, stop);
+            export.tasks.push(tokio::spawn(run));
+        }
+        Ok(export)
+    }
+
+    /// Exports what is left, for a bounded time.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        let aborts: Vec<_> = self.tasks.iter().map(JoinHandle::abort_handle).collect();
+        let all = futures_util::future::join_all(self.tasks);
+        if tokio::time::timeout(FLUSH_MAX, all).await.is_err() {
+            aborts.iter().for_each(AbortHandle::abort);
+            tracing::warn!(
+                "the last spans or metrics were not exported: the OpenTelemetry collector is too slow"
+            );
+        }
+    }
+}
+
+/// Exports spans.
+struct SpanExport {
+    queue: Arc<SpanQueue>,
+    client: OtlpClient,
+    resource: Vec<(String, String)>,
+    delay: Duration,
+    metrics: Metrics,
+}
+
+impl SpanExport {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let is_last = tokio::select! {
+                () = stop.cancelled() => true,
+                () = self.queue.wait(self.delay) => false,
+            };
+            loop {
+                let spans = self.queue.take();
+                if spans.is_empty() {
+                    break;
+                }
+                let count = spans.len() as u64;
+                let body = export_spans(&self.resource, spans).encode_to_vec();
+                let name = match self.client.send(body.into(), &stop).await {
+                    true => "exported",
+                    false => "failed",
+                };
+                self.metrics.spans(name, count);
+            }
+            if is_last {
+                return;
+            }
+        }
+    }
+}
+
+/// Exports metrics at each interval, and once more at the end. One that fails is not repeated: the
+/// next one has the same sums.
+async fn export_metrics(
+    metrics: Metrics,
+    mut client: OtlpClient,
+    resource: Vec<(String, String)>,
+    interval: Duration,
+    stop: CancellationToken,
+) {
+    let start = nanos_now();
+    loop {
+        let is_last = tokio::select! {
+            () = stop.cancelled() => true,
+            () = tokio::time::sleep(interval) => false,
+        };
+        let times = SampleTimes {
+            start,
+            now: nanos_now(),
+        };
+        let scope_metrics = ScopeMetrics {
+            scope: Some(InstrumentationScope::of_host()),
+            metrics: metrics_of(&metrics.encode(), times),
+        };
+        let export = ExportMetrics {
+            resource_metrics: vec![ResourceMetrics {
+                resource: Some(otlp_resource(&resource)),
+                scope_metrics: vec![scope_metrics],
+            }],
+        };
+        // What went wrong is in the log.
+        let _ = client.send_once(export.encode_to_vec().into()).await;
+        if is_last {
+            return;
+        }
+    }
+}
+
+fn nanos_now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
