@@ -102,8 +102,8 @@ pub(super) async fn call(
     let shows_cost = cost::is_shown(&headers, audience);
     let key = idempotency::key_of(&headers)?;
     let call = Call::function(function).request_id(ids.request);
-    let call = call.trace(ids.trace).recorder(ids.recorder);
-    let call = identify(call, actor.as_ref(), principal, key);
+    let call = call.recorder(ids.recorder);
+    let call = identify(call.trace(ids.trace), actor.as_ref(), principal, key);
     // Before the body is read, since the body of most refused calls need not be sent.
     let admitted = shared.host.admit(app, call).await;
     let entered = admitted.map_err(|error| Problem::of_call(error, audience))?;

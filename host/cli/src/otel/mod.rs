@@ -126,28 +126,27 @@ struct SpanExport {
 }
 
 impl SpanExport {
+    /// Exports a batch when it is full or its oldest span has waited, and at the end all that is left.
     async fn run(mut self, stop: CancellationToken) {
         loop {
             let is_last = tokio::select! {
                 () = stop.cancelled() => true,
                 () = self.queue.wait(self.delay) => false,
             };
-            loop {
-                let spans = self.queue.take();
-                if spans.is_empty() {
-                    break;
+            let spans = self.queue.take();
+            if spans.is_empty() {
+                match is_last {
+                    true => return,
+                    false => continue,
                 }
-                let count = spans.len() as u64;
-                let body = export_spans(&self.resource, spans).encode_to_vec();
-                let name = match self.client.send(body.into(), &stop).await {
-                    true => "exported",
-                    false => "failed",
-                };
-                self.metrics.spans(name, count);
             }
-            if is_last {
-                return;
-            }
+            let count = spans.len() as u64;
+            let body = export_spans(&self.resource, spans).encode_to_vec();
+            let name = match self.client.send(body.into(), &stop).await {
+                true => "exported",
+                false => "failed",
+            };
+            self.metrics.spans(name, count);
         }
     }
 }
