@@ -105,7 +105,7 @@ impl AccessLogLine {
     /// Starts the span of the request, if its trace is sampled. It ends with the line.
     pub(super) fn begin_span(&mut self, host: &Host, ids: &mut RequestIds) {
         let route = self.route.as_ref().map(MatchedPath::as_str);
-        if route.is_some_and(is_probe) {
+        if !host.spans().has_sink() || route.is_some_and(is_probe) {
             return;
         }
         // A client may invent names, so that only those of apps count as such.

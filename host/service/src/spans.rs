@@ -154,6 +154,11 @@ impl Spans {
         Spans(Some((sink, database)))
     }
 
+    /// Whether there is a sink.
+    pub fn has_sink(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Decides whether to record a request or a delivery that has just arrived, and sets the flag of
     /// its trace. If not, or without a sink, returns `None`. Without a sink the flag is kept.
     pub fn begin(
