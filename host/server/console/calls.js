@@ -24,8 +24,8 @@ function Outcome({ row }) {
 }
 
 export function Calls({ app, query }) {
-  const [typed, setTyped] = useState(NOTHING);
-  const [filter, setFilter] = useState(NOTHING);
+  const [typed, setTyped] = useState({ ...NOTHING, trigger: query.trigger ?? "", outcome: query.failed ? "any failure" : "" });
+  const [filter, setFilter] = useState(typed);
   const pages = usePages(async (before, signal) => {
     const { since, slower, outcome, ...rest } = filter;
     const target = path(["apps", app, "calls"], {

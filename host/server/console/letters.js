@@ -2,20 +2,21 @@
 
 import { get, path } from "./api.js";
 import { may } from "./access.js";
-import { html, useEffect, usePages, useState, Dialog, Definitions, Field, Lacks, Listing, Text } from "./ui.js";
+import { html, link, useEffect, usePages, useState, Dialog, Definitions, Field, Lacks, Listing, Text } from "./ui.js";
 import { Bulk, Event } from "./events.js";
 import { plural, time } from "./text.js";
 
 const PAGE = 25;
 const REASONS = ["attempts", "age", "deterministic", "depth"];
 
-function Letter({ letter, onClose, onReplay, onDiscard }) {
+function Letter({ app, letter, onClose, onReplay, onDiscard }) {
   return html`<${Dialog} title="Dead letter" onClose=${onClose}>
     <${Definitions} rows=${[
       ["Trigger", html`<${Text} value=${letter.trigger} />`],
       ["Calls", html`<${Text} value=${letter.function ?? "a webhook"} />`],
       ["Reason", letter.reason], ["Since", time(letter.dead_at)],
-      ["Attempts", letter.attempts], ["Replays", letter.replays],
+      ["Attempts", html`${letter.attempts} <a href=${link(["apps", app, "calls"], { trigger: letter.trigger, failed: "true" })}>Failed calls of this trigger</a>`],
+      ["Replays", letter.replays],
       letter.plugin_version && ["Version", letter.plugin_version],
     ]} />
     <h3>Error</h3><pre><${Text} value=${letter.error} block /></pre>
@@ -67,7 +68,7 @@ export function Letters({ app }) {
     <p class="buttons">${may("script:write") && (chosen.length > 0 ? pair({ ids: chosen }, `${chosen.length} chosen`) : pages.rows.length > 0 && pair(matching, all))}</p>
     <p role="status">${said}</p>
     <${Listing} pages=${pages} columns=${columns} what="dead letters" />
-    ${open && html`<${Letter} letter=${open} onClose=${() => setOpen(null)} onReplay=${() => ask("replay", { ids: [open.id] })}
+    ${open && html`<${Letter} app=${app} letter=${open} onClose=${() => setOpen(null)} onReplay=${() => ask("replay", { ids: [open.id] })}
       onDiscard=${() => ask("discard", { ids: [open.id] })} />`}
     ${bulk && html`<${Bulk} title=${bulk.verb === "replay" ? "Replay dead letters" : "Discard dead letters"}
       action=${bulk.verb === "replay" ? "Replay" : "Discard"} danger=${bulk.verb === "discard"} what=${["dead letter"]}

@@ -143,16 +143,21 @@ fn edit(stage: &Stage, page: &Page) {
     page.see("p", "No keys.");
 }
 
+/// Reloads a list until it shows a text.
+fn reload_until(page: &Page, text: &str) {
+    let start = std::time::Instant::now();
+    while page.browser.find("td", text).is_none() && start.elapsed().as_secs() < 60 {
+        page.click("button", "Reload");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    page.see("td", text);
+}
+
 fn replay(page: &Page) {
     page.tab("Dead letters");
     // It is tried three times before.
     page.see("h1", "Dead letters");
-    let found = || page.browser.find("td", "deterministic");
-    let start = std::time::Instant::now();
-    while found().is_none() && start.elapsed().as_secs() < 60 {
-        page.click("button", "Reload");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+    reload_until(page, "deterministic");
     page.see("td", "free");
     page.check("dead-letters", &[]);
     page.click("button", "Inspect");
@@ -162,7 +167,8 @@ fn replay(page: &Page) {
     );
     page.see("dialog dd", "free");
     page.check("dead-letter", &[]);
-    page.click("dialog button", "Close");
+    page.click("dialog a", "Failed calls of this trigger");
+    reload_until(page, "trap");
     // The fix, then the replay.
     page.tab("Versions");
     page.click("button", "Roll back to 1");
