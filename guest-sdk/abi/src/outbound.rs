@@ -1,10 +1,17 @@
-//! The rules of the head of an outbound request. The host refuses what breaks them, and so does the
-//! SDK's in-process host.
+//! The rules of outbound requests. The host refuses what breaks them, and so does the SDK's
+//! in-process host.
 
 use core::fmt;
 
 /// The maximum size of a method, in bytes.
 pub const METHOD_BYTES_MAX: usize = 32;
+
+/// The maximum size of a URL, in bytes.
+pub const URL_BYTES_MAX: usize = 8_192;
+/// The maximum size of a host's name in DNS, in bytes.
+pub const HOST_NAME_BYTES_MAX: usize = 253;
+/// The maximum size of a part of a host's name, in bytes.
+const LABEL_BYTES_MAX: usize = 63;
 
 /// How much of a wrong name an error shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 64;
@@ -127,6 +134,32 @@ pub fn is_host_header(name: &str) -> bool {
     let is = |known: &str| known.eq_ignore_ascii_case(name);
     let proxy = name.as_bytes().get(.."proxy-".len());
     HOST_HEADERS.into_iter().any(is) || proxy.is_some_and(|p| p.eq_ignore_ascii_case(b"proxy-"))
+}
+
+/// Checks the name of a host, in ASCII.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence about a URL.
+pub fn check_host_name(name: &str) -> Result<(), &'static str> {
+    if name.len() > HOST_NAME_BYTES_MAX {
+        return Err("its host is longer than 253 bytes");
+    }
+    let of_name = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    for label in name.split('.') {
+        if label.is_empty() {
+            return Err("the host has an empty label, or a dot at its end");
+        }
+        if label.len() > LABEL_BYTES_MAX {
+            return Err("a label of the host is longer than 63 bytes");
+        }
+        if !label.bytes().all(of_name) {
+            return Err(
+                "the host may have letters, digits, hyphens and underscores, and a star only as \
+                 its whole first label",
+            );
+        }
+    }
+    Ok(())
 }
 
 fn is_token(text: &str) -> bool {

@@ -5,19 +5,15 @@
 //! (`http://0x7f.1` is `http://127.0.0.1`).
 
 use super::{Invalid, Subject, text::truncate};
+pub use kvasm_abi::outbound::URL_BYTES_MAX;
+use kvasm_abi::outbound::check_host_name;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use url::{Host, Url};
 
-/// The maximum size of a URL, in bytes.
-pub const URL_BYTES_MAX: usize = 8_192;
 /// The maximum size of an origin or of a pattern of origins as it is written, in bytes. The
 /// canonical form has at most this size too.
 pub const ORIGIN_BYTES_MAX: usize = 512;
-/// The maximum size of a name in DNS, in bytes.
-pub(crate) const NAME_BYTES_MAX: usize = 253;
-/// The maximum size of a part of a name in DNS, in bytes.
-const LABEL_BYTES_MAX: usize = 63;
 /// How much of a malformed text an error shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -125,7 +121,10 @@ impl HttpOrigin {
             return Err("a user or password is not allowed in it");
         }
         let host = match url.host() {
-            Some(Host::Domain(name)) => HostName::Name(checked_name(name)?.to_owned()),
+            Some(Host::Domain(name)) => {
+                check_host_name(name)?;
+                HostName::Name(name.to_owned())
+            }
             Some(Host::Ipv4(address)) => HostName::V4(address),
             Some(Host::Ipv6(address)) => HostName::V6(address),
             None => return Err("it has no host"),
@@ -254,28 +253,6 @@ fn absolute(text: &str) -> Result<Url, &'static str> {
         }
         _ => "the host is not a valid name",
     })
-}
-
-fn checked_name(name: &str) -> Result<&str, &'static str> {
-    if name.len() > NAME_BYTES_MAX {
-        return Err("its host is longer than 253 bytes");
-    }
-    let of_name = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_';
-    for label in name.split('.') {
-        if label.is_empty() {
-            return Err("the host has an empty label, or a dot at its end");
-        }
-        if label.len() > LABEL_BYTES_MAX {
-            return Err("a label of the host is longer than 63 bytes");
-        }
-        if !label.bytes().all(of_name) {
-            return Err(
-                "the host may have letters, digits, hyphens and underscores, and a star only as \
-                 its whole first label",
-            );
-        }
-    }
-    Ok(name)
 }
 
 pub(crate) fn check_size(text: &str, subject: Subject, limit: usize) -> Result<(), Invalid> {

@@ -1,7 +1,8 @@
 //! Patterns of origins: what a plugin asks to call, and what an app is granted.
 
-use super::origin::{NAME_BYTES_MAX, bare, check_size, malformed, text_type};
+use super::origin::{bare, check_size, malformed, text_type};
 use super::{HostName, HttpOrigin, Invalid, ORIGIN_BYTES_MAX, Subject};
+use kvasm_abi::outbound::HOST_NAME_BYTES_MAX;
 use std::fmt;
 
 /// One origin, or all subdomains of a name: `https://*.example.com`.
@@ -44,7 +45,7 @@ impl OriginPattern {
                 Err("at least two labels must follow the star, as in https://*.example.com")
             }
             // A label must fit in front of it.
-            HostName::Name(name) if name.len() + "a.".len() > NAME_BYTES_MAX => {
+            HostName::Name(name) if name.len() + "a.".len() > HOST_NAME_BYTES_MAX => {
                 Err("its host is longer than 253 bytes")
             }
             HostName::Name(_) => Ok(OriginPattern {

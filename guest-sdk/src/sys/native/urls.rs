@@ -3,12 +3,8 @@
 
 use crate::Error;
 use kvasm_abi::names::{self, TextError};
+use kvasm_abi::outbound::{URL_BYTES_MAX, check_host_name};
 
-/// The maximum size of a URL, in bytes.
-const URL_BYTES_MAX: usize = 8_192;
-/// The maximum size of a name in DNS, and of a part of it, in bytes.
-const NAME_BYTES_MAX: usize = 253;
-const LABEL_BYTES_MAX: usize = 63;
 /// How much of a malformed URL an error shows, in bytes.
 const SHOWN_BYTES_MAX: usize = 128;
 
@@ -92,26 +88,8 @@ fn check(url: &str) -> Result<(), &'static str> {
 
 /// Checks a name. Names that are not ASCII, and addresses in brackets, are left to the host.
 fn check_name(name: &str) -> Result<(), &'static str> {
-    if !name.is_ascii() || name.starts_with('[') || name.contains('%') {
-        return Ok(());
+    match !name.is_ascii() || name.starts_with('[') || name.contains('%') {
+        true => Ok(()),
+        false => check_host_name(name),
     }
-    if name.len() > NAME_BYTES_MAX {
-        return Err("its host is longer than 253 bytes");
-    }
-    let of_name = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
-    for label in name.split('.') {
-        if label.is_empty() {
-            return Err("the host has an empty label, or a dot at its end");
-        }
-        if label.len() > LABEL_BYTES_MAX {
-            return Err("a label of the host is longer than 63 bytes");
-        }
-        if !label.bytes().all(of_name) {
-            return Err(
-                "the host may have letters, digits, hyphens and underscores, and a star only as \
-                 its whole first label",
-            );
-        }
-    }
-    Ok(())
 }
