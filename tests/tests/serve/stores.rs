@@ -66,11 +66,10 @@ fn full_disk_rejects_writes_without_data_loss() {
         server.entry("demo", &format!("k{n}")).ok();
     }
     assert_eq!(server.call("demo", "hello", b"").ok().text(), "hello");
-    // Failing requests are logged at a limited rate: a burst, and one line a second.
-    for _ in 0..100 {
-        let again = server.put("demo", "again", &value).status;
-        assert!(again >= 500, "{again}");
-    }
+    // Failing requests are logged at a limited rate: a burst, and one line a second. A checkpoint may
+    // make room again even now.
+    let refused = (0..10_000).filter(|_| server.put("demo", "again", &value).status >= 500);
+    assert_eq!(refused.take(100).count(), 100);
     let log = server.stderr();
     let lines = log.lines();
     let lines = lines.filter(|line| line.contains("ERROR") && line.contains("request_id="));
