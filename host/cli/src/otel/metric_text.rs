@@ -5,7 +5,7 @@ use super::metric_messages::{
     CUMULATIVE, HistogramPoint, MetricData, NumberPoint, OtlpGauge, OtlpHistogram, OtlpMetric,
     OtlpSum,
 };
-use super::otlp_messages::{KeyValue, text_attribute};
+use super::otlp_messages::text_attribute;
 
 /// The times of a sample, in nanoseconds since 1970.
 #[derive(Debug, Clone, Copy)]
@@ -176,40 +176,25 @@ fn add(metric: &mut OtlpMetric, sample: TextSample<'_>, times: SampleTimes) {
         Some(MetricData::Gauge(gauge)) => gauge.points.push(point(0, attributes)),
         Some(MetricData::Sum(sum)) => sum.points.push(point(times.start, attributes)),
         Some(MetricData::Histogram(histogram)) => {
-            let point = point_of(&mut histogram.points, attributes, times);
-            match suffix {
-                Some("_sum") => point.sum = Some(sample.value),
-                Some("_count") => point.count = sample.value as u64,
-                _ => bucket(point, &sample),
+            // The lines of a series follow each other.
+            let last = histogram.points.last();
+            if last.is_none_or(|point| point.attributes != attributes) {
+                histogram.points.push(HistogramPoint {
+                    start_time_unix_nano: times.start,
+                    time_unix_nano: times.now,
+                    attributes,
+                    ..HistogramPoint::default()
+                });
+            }
+            if let Some(point) = histogram.points.last_mut() {
+                match suffix {
+                    Some("_sum") => point.sum = Some(sample.value),
+                    Some("_count") => point.count = sample.value as u64,
+                    _ => bucket(point, &sample),
+                }
             }
         }
     }
-}
-
-/// Returns the point of a series: the last one, if it has these labels.
-fn point_of(
-    points: &mut Vec<HistogramPoint>,
-    attributes: Vec<KeyValue>,
-    times: SampleTimes,
-) -> &mut HistogramPoint {
-    let at = match points
-        .iter()
-        .rposition(|point| point.attributes == attributes)
-    {
-        Some(at) => at,
-        None => {
-            points.push(HistogramPoint {
-                start_time_unix_nano: times.start,
-                time_unix_nano: times.now,
-                attributes,
-                ..HistogramPoint::default()
-            });
-            points.len() - 1
-        }
-    };
-    // It is there.
-    #[expect(clippy::indexing_slicing)]
-    &mut points[at]
 }
 
 /// Adds a bucket, which counts what is not in the earlier ones.

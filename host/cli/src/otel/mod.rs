@@ -17,7 +17,7 @@ use metric_messages::{ExportMetrics, ResourceMetrics, ScopeMetrics};
 use metric_text::{SampleTimes, metrics_of};
 use otel_variables::{MetricExport, OtelVariables};
 use otlp_client::OtlpClient;
-use otlp_messages::{InstrumentationScope, export_spans, otlp_resource};
+use otlp_messages::{InstrumentationScope, OtlpResource, export_spans, otlp_resource};
 use prost::Message;
 use sampler::Sampler;
 use span_queue::SpanQueue;
@@ -170,22 +170,30 @@ async fn export_metrics(
             start,
             now: nanos_now(),
         };
-        let scope_metrics = ScopeMetrics {
-            scope: Some(InstrumentationScope::of_host()),
-            metrics: metrics_of(&metrics.encode(), times),
-        };
-        let export = ExportMetrics {
-            resource_metrics: vec![ResourceMetrics {
-                resource: Some(otlp_resource(&resource)),
-                scope_metrics: vec![scope_metrics],
-            }],
-        };
-        // What went wrong is in the log.
-        let _ = client.send_once(export.encode_to_vec().into()).await;
+        let (metrics, resource) = (metrics.clone(), otlp_resource(&resource));
+        // On another thread, as a scrape: there can be thousands of lines.
+        let encode = move || metric_export(&metrics, resource, times);
+        if let Ok(export) = tokio::task::spawn_blocking(encode).await {
+            // What went wrong is in the log.
+            let _ = client.send_once(export.into()).await;
+        }
         if is_last {
             return;
         }
     }
+}
+
+fn metric_export(metrics: &Metrics, resource: OtlpResource, times: SampleTimes) -> Vec<u8> {
+    let scope_metrics = ScopeMetrics {
+        scope: Some(InstrumentationScope::of_host()),
+        metrics: metrics_of(&metrics.encode(), times),
+    };
+    let resource_metrics = ResourceMetrics {
+        resource: Some(resource),
+        scope_metrics: vec![scope_metrics],
+    };
+    let resource_metrics = vec![resource_metrics];
+    ExportMetrics { resource_metrics }.encode_to_vec()
 }
 
 fn nanos_now() -> u64 {
