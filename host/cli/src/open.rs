@@ -196,7 +196,6 @@ pub(super) fn existing_default_store() -> Option<StoreSpec> {
     path.exists().then_some(StoreSpec::Sqlite(path))
 }
 
-/// A SQLite file in the user's data directory.
 /// The store of the configuration, or the default one.
 pub(super) fn configured_store(config: &Config) -> Result<StoreSpec, Failure> {
     match &config.store {
@@ -205,7 +204,8 @@ pub(super) fn configured_store(config: &Config) -> Result<StoreSpec, Failure> {
     }
 }
 
-pub(super) fn default_store() -> Result<StoreSpec, Failure> {
+/// A SQLite file in the user's data directory.
+fn default_store() -> Result<StoreSpec, Failure> {
     let folder = user_folders()?.data_dir().to_owned();
     make_private(&folder)?;
     Ok(StoreSpec::Sqlite(folder.join(DEFAULT_STORE)))

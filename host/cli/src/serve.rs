@@ -3,6 +3,7 @@
 use super::config::{Config, Listen, LogFormat};
 use super::failure::{CommandOutcome, Failure};
 use super::log::{LogGuard, LogWriter, log_panics};
+use super::open::StoreSpec;
 use super::otel::OtelExport;
 use super::token_file::TokenFile;
 use super::{Global, open};
@@ -126,17 +127,17 @@ fn print_lines(lines: Vec<String>) -> std::io::Result<()> {
 
 pub(super) async fn host(
     config: &Config,
+    store: &StoreSpec,
     metrics: Metrics,
     compiler: Compiler,
     spans: Spans,
 ) -> Result<Host, Failure> {
-    let spec = open::configured_store(config)?;
-    let store = open::store(&spec, metrics.clone(), config.migrate, config).await?;
+    let opened = open::store(store, metrics.clone(), config.migrate, config).await?;
     let host = Host::builder()
-        .shared_store(store)
+        .shared_store(opened)
         .metrics(metrics.clone())
         .spans(spans)
-        .secrets(open::keyring(&spec, config)?)
+        .secrets(open::keyring(store, config)?)
         .limits(config.limits.clone())
         .instances(config.instances)
         .memory(config.memory)
@@ -278,10 +279,11 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
         Ok(files) => config.server.connections = connections(&config, files),
         Err(error) => tracing::warn!(%error, "cannot raise the open file limit"),
     }
-    let database = open::configured_store(&config)?.database();
-    let otel = OtelExport::start(&config.otel, global.environment(), &metrics, database)?;
-    let compiler = open::compiler();
-    let host = host(&config, metrics.clone(), compiler, otel.spans.clone()).await?;
+    let store = open::configured_store(&config)?;
+    let environment = global.environment();
+    let otel = OtelExport::start(&config.otel, environment, &metrics, store.database())?;
+    let (compiler, spans) = (open::compiler(), otel.spans.clone());
+    let host = host(&config, &store, metrics.clone(), compiler, spans).await?;
     let listeners = Listeners::open(&config).await?;
 
     // Before the address is printed, since a signal may follow immediately.
@@ -297,7 +299,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     let mut lines = first_token(&host, args.token_file.as_deref()).await?;
     lines.extend(listeners.lines()?);
     print_lines(lines)?;
-    log_start(&config, &listeners)?;
+    log_start(&config, &store, &listeners)?;
 
     let dispatch = DispatchOptions {
         drain: config.server.drain_timeout,
@@ -358,8 +360,7 @@ async fn first_token(host: &Host, path: Option<&Path>) -> Result<Vec<String>, Fa
 }
 
 /// Logs the version and the main limits of this server. The store is shown without secrets.
-fn log_start(config: &Config, listeners: &Listeners) -> Result<(), Failure> {
-    let store = open::configured_store(config)?;
+fn log_start(config: &Config, store: &StoreSpec, listeners: &Listeners) -> Result<(), Failure> {
     let listen = listeners.public.local_addr()?;
     let admin = listeners.admin.as_ref().map(TcpListener::local_addr);
     let (server, limits) = (&config.server, &config.limits);

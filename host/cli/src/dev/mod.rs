@@ -66,12 +66,12 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
             (store, Some(folder))
         }
     };
-    config.store = Some(store.clone());
     config.cache_dir = CacheDir::None;
     let metrics = Metrics::default();
     // On all cores, as the author waits for it, and trusts the module.
     let host = serve::host(
         &config,
+        &store,
         metrics.clone(),
         Compiler::InProcess,
         Spans::default(),
