@@ -121,6 +121,13 @@ fn bearer(token: &str) -> Result<HeaderValue, Failure> {
     }
 }
 
+/// A builder of clients that follow no redirects, since their requests have secrets.
+pub(super) fn http_client() -> reqwest::ClientBuilder {
+    // Fails only if another provider is already installed, which works too.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().redirect(reqwest::redirect::Policy::none())
+}
+
 impl Client {
     /// A client of a server. `timeout` is the longest time without any data from the server.
     ///
@@ -130,13 +137,10 @@ impl Client {
         target: ServerTarget,
         timeout: Option<Duration>,
     ) -> Result<Client, Failure> {
-        // Fails only if another provider is already installed, which works too.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let base = base(&target.server)?;
         let token = target.token.as_deref().map(bearer).transpose()?;
-        let http = reqwest::Client::builder()
+        let http = http_client()
             .connect_timeout(CONNECT_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|e| Failure::host(e.to_string()))?;
         Ok(Client::Server {

@@ -1,6 +1,7 @@
 //! The client of the collector.
 
 use super::otel_variables::OtlpTarget;
+use crate::client::http_client;
 use crate::failure::Failure;
 use bytes::Bytes;
 use reqwest::StatusCode;
@@ -40,8 +41,6 @@ struct Untaken {
 
 impl OtlpClient {
     pub(super) fn new(what: &'static str, target: &OtlpTarget) -> Result<OtlpClient, Failure> {
-        // Fails only if another provider is already installed, which works too.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         for (name, value) in &target.headers {
             // The value is a secret, so it is not part of the message.
@@ -55,10 +54,9 @@ impl OtlpClient {
             CONTENT_TYPE,
             HeaderValue::from_static("application/x-protobuf"),
         );
-        let http = reqwest::Client::builder()
+        let http = http_client()
             .connect_timeout(target.timeout)
             .timeout(target.timeout)
-            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| Failure::host(error.to_string()))?;
         Ok(OtlpClient {
