@@ -34,6 +34,32 @@ export function path(segments, query = {}) {
   return `/v1/${segments.map(encodeURIComponent).join("/")}${text.length ? `?${text.join("&")}` : ""}`;
 }
 
+const RETRY_MS = 2000;
+
+const pause = (ms, signal) => new Promise((resolve) => {
+  const timer = setTimeout(resolve, ms);
+  signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); });
+});
+
+/**
+ * Reads a stream until the signal, and again each time it ends or fails. Throws when the server refuses
+ * for good. `tell` gets the state while there is no connection.
+ */
+export async function reconnecting(signal, tell, stream) {
+  while (!signal.aborted) {
+    try {
+      await stream();
+    } catch (error) {
+      if (signal.aborted) return;
+      // Refused for good, unless there are only too many streams.
+      if (error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+    }
+    if (signal.aborted) return;
+    tell("waiting to reconnect");
+    await pause(RETRY_MS, signal);
+  }
+}
+
 /** Sends a request and returns the response, or throws a Problem. */
 export async function send(method, target, { body, type, headers = {}, signal, token = session.token() } = {}) {
   const all = { ...headers, Authorization: `Bearer ${token}` };

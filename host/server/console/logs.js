@@ -1,6 +1,6 @@
 // The log of an app, followed as it grows.
 
-import { lines, path, send } from "./api.js";
+import { lines, path, reconnecting, send } from "./api.js";
 import { html, link, useEffect, useRef, useState, Field, Refusal, Table, Text } from "./ui.js";
 import { time } from "./text.js";
 
@@ -22,41 +22,28 @@ export function LogTable({ app, rows }) {
   return html`<${Table} rows=${rows} columns=${columns} what="log lines" id=${(row) => `${row.seq} ${row.at}`} />`;
 }
 
-const pause = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); });
-});
-
 /**
  * Follows the log until the signal; reconnects where it ended. That is a time and not a sequence
  * number, which begins again when the host restarts.
  */
-async function follow(app, filter, signal, show, tell) {
+function follow(app, filter, signal, show, tell) {
   let since;
   let newest = new Set();
-  while (!signal.aborted) {
-    try {
-      const limit = since === undefined ? FIRST : ROWS_MAX;
-      const target = path(["apps", app, "logs"], { ...filter, since, limit, follow: "true" });
-      const response = await send("GET", target, { signal });
-      tell("following");
-      for await (const some of lines(response)) {
-        const fresh = some.filter((row) => row.at !== since || !newest.has(row.seq));
-        if (fresh.length === 0) continue;
-        const last = Math.max(...fresh.map((row) => row.at));
-        if (last !== since) newest = new Set();
-        since = last;
-        for (const row of fresh) if (row.at === since) newest.add(row.seq);
-        show(fresh);
-      }
-    } catch (error) {
-      if (signal.aborted) return;
-      // Refused for good, unless there are only too many followers.
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+  return reconnecting(signal, tell, async () => {
+    const limit = since === undefined ? FIRST : ROWS_MAX;
+    const target = path(["apps", app, "logs"], { ...filter, since, limit, follow: "true" });
+    const response = await send("GET", target, { signal });
+    tell("following");
+    for await (const some of lines(response)) {
+      const fresh = some.filter((row) => row.at !== since || !newest.has(row.seq));
+      if (fresh.length === 0) continue;
+      const last = Math.max(...fresh.map((row) => row.at));
+      if (last !== since) newest = new Set();
+      since = last;
+      for (const row of fresh) if (row.at === since) newest.add(row.seq);
+      show(fresh);
     }
-    tell("waiting to reconnect");
-    await pause(2000, signal);
-  }
+  });
 }
 
 async function once(app, filter, signal, show) {

@@ -1,16 +1,10 @@
 // Changes of an app's entries as they are committed: server-sent events over fetch, since an
 // EventSource sends no token.
 
-import { Problem, path, send } from "./api.js";
+import { Problem, path, reconnecting, send } from "./api.js";
 
 /** The longest event that is kept: more than the largest value. */
 const EVENT_MAX = 64 * 1024 * 1024;
-const RETRY_MS = 2000;
-
-const pause = (ms, signal) => new Promise((resolve) => {
-  const timer = setTimeout(resolve, ms);
-  signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); });
-});
 
 function parse(block) {
   const event = { name: "", id: null, data: "" };
@@ -53,38 +47,28 @@ const ENDS = {
  * and `missed()` where changes may be missing, so that what is shown must be read again. Connects again
  * after the last event; throws when the server refuses for good.
  */
-export async function watch(app, filter, signal, { changed, missed, tell }) {
+export function watch(app, filter, signal, { changed, missed, tell }) {
   let last = null;
-  while (!signal.aborted) {
-    try {
-      const headers = last === null ? {} : { "Last-Event-ID": last };
-      const response = await send("GET", path(["apps", app, "kv", "watch"], filter), { signal, headers });
-      for await (const some of events(response)) {
-        for (const event of some) {
-          if (event.name === "ready") {
-            tell("live");
-            // What has changed between the first read and now.
-            if (last === null) missed();
-          }
-          if (event.name === "gap") missed();
-          if (event.name === "end") {
-            const { reason } = JSON.parse(event.data);
-            if (ENDS[reason]) throw new Problem(410, { title: "The stream has ended", detail: ENDS[reason] });
-          }
-          if (event.name === "" && event.data !== "") {
-            const { subject, type, entryversion } = JSON.parse(event.data);
-            changed(subject, { version: entryversion, isDeleted: type === "kvasm.entry.delete" });
-          }
-          if (event.id !== null) last = event.id;
-        }
-      }
-    } catch (error) {
-      if (signal.aborted) return;
-      // Refused for good, unless there are only too many watchers.
-      if (error.status >= 400 && error.status < 500 && error.status !== 429) throw error;
+  const take = (event) => {
+    if (event.name === "ready") {
+      tell("live");
+      // What has changed between the first read and now.
+      if (last === null) missed();
     }
-    if (signal.aborted) return;
-    tell("waiting to reconnect");
-    await pause(RETRY_MS, signal);
-  }
+    if (event.name === "gap") missed();
+    if (event.name === "end") {
+      const { reason } = JSON.parse(event.data);
+      if (ENDS[reason]) throw new Problem(410, { title: "The stream has ended", detail: ENDS[reason] });
+    }
+    if (event.name === "" && event.data !== "") {
+      const { subject, type, entryversion } = JSON.parse(event.data);
+      changed(subject, { version: entryversion, isDeleted: type === "kvasm.entry.delete" });
+    }
+    if (event.id !== null) last = event.id;
+  };
+  return reconnecting(signal, tell, async () => {
+    const headers = last === null ? {} : { "Last-Event-ID": last };
+    const response = await send("GET", path(["apps", app, "kv", "watch"], filter), { signal, headers });
+    for await (const some of events(response)) some.forEach(take);
+  });
 }
