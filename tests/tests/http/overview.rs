@@ -10,19 +10,25 @@ use kvasm_tests::server::{Server, eventually};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The input of a call.
 const ADD: &str = r#"{"name": "n", "by": 1}"#;
 
 /// Starts a dispatcher that samples often.
-fn dispatch(host: &Host, name: &str) -> (CancellationToken, tokio::task::JoinHandle<()>) {
-    let stop = CancellationToken::new();
+fn dispatch(host: &Host, name: &str) -> (CancellationToken, JoinHandle<()>) {
     let options = DispatchOptions {
         host_name: Some(name.to_owned()),
         sample: Duration::from_millis(50),
         ..DispatchOptions::default()
     };
+    dispatch_with(host, options)
+}
+
+/// Starts a dispatcher.
+pub fn dispatch_with(host: &Host, options: DispatchOptions) -> (CancellationToken, JoinHandle<()>) {
+    let stop = CancellationToken::new();
     let dispatcher = Dispatcher::new(host.clone(), options);
     let task = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
     (stop, task)

@@ -1,7 +1,8 @@
 //! What the views of the console ask for, on a store with 10,000 apps, a million entries and 100,000
 //! dead letters.
 
-use kvasm::dispatch::{DispatchOptions, Dispatcher};
+use crate::overview::dispatch_with;
+use kvasm::dispatch::DispatchOptions;
 use kvasm::store::{PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::wasm;
 use kvasm_tests::postgres::{fresh_database, shared, store_options};
@@ -10,7 +11,6 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
 
 const APPS: u64 = 10_000;
 const LETTERS: u32 = 100_000;
@@ -79,15 +79,13 @@ fn views(cursor: &str, before: &str) -> Vec<String> {
 
 /// Waits until a dispatcher has sampled all apps for the overview.
 async fn sample(server: &Server) {
-    let stop = CancellationToken::new();
     let options = DispatchOptions {
         sample: Duration::from_millis(50),
         dead_letters_per_app: LETTERS,
         dead_letter_retention: Duration::from_secs(100 * 365 * 24 * 60 * 60),
         ..DispatchOptions::default()
     };
-    let dispatcher = Dispatcher::new(server.host.clone(), options);
-    let task = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
+    let (stop, task) = dispatch_with(&server.host, options);
     eventually("all apps were sampled", async || {
         let overview = server.root.get("/v1/overview").await.expect(200).json();
         overview["attention"] != Value::Null
