@@ -2,7 +2,7 @@
 
 use super::key_locks::{Address, CommitGuard, KeyLocks};
 use super::{BATCH_MAX, Kv, List, Listing, broken_store, capability, parts};
-use crate::{Caller, CommitListener, ServiceError};
+use crate::{Caller, CommitListener, OpenSpan, ServiceError};
 use async_trait::async_trait;
 use kvasm_core::store::{Store, StoreError};
 use kvasm_core::{
@@ -80,7 +80,7 @@ impl KvService {
         let app = commit.app_id;
         let timer = first_timer(&commit);
         let _guard = self.pass(caller, &commit.batch).await;
-        let span = caller.recorder().map(|recorder| {
+        let mut span = caller.recorder().map(|recorder| {
             let mut span = recorder.start_database("commit");
             // A single operation is not a batch, by the convention.
             if let operations @ 2.. = commit.batch.ops.len() {
@@ -89,14 +89,10 @@ impl KvService {
             span
         });
         let committed = self.timed("commit", self.store.commit(commit)).await;
-        match (span, &committed) {
-            (None, _) => {}
-            (Some(mut span), Ok(committed)) => {
-                span.set("kvasm.deliveries", committed.deliveries);
-                span.end();
-            }
-            (Some(span), Err(error)) => span.fail(error.class()),
+        if let (Some(span), Ok(committed)) = (&mut span, &committed) {
+            span.set("kvasm.deliveries", committed.deliveries);
         }
+        OpenSpan::finish(span, &committed, StoreError::class);
         let Committed {
             applied,
             deliveries,
