@@ -61,11 +61,6 @@ impl Error {
     /// Returns the error of a status and its message.
     #[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // Only used on wasm32.
     pub(crate) fn from_status(status: Status, message: String) -> Error {
-        let message = if message.is_empty() {
-            status.name().to_owned()
-        } else {
-            message
-        };
         match status {
             Status::NotFound => Error::NotFound(message),
             Status::Conflict => Error::Conflict(message),
@@ -114,6 +109,15 @@ impl Error {
     }
 }
 
+/// Returns the message of a status: the host's, or a default if it has sent none.
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // Only used on wasm32.
+pub(crate) fn message_of(status: Status, message: String) -> String {
+    match message.is_empty() {
+        true => status.name().to_owned(),
+        false => message,
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message())
@@ -129,7 +133,7 @@ mod tests {
     #[test]
     fn status_without_a_message_has_a_default_text() {
         for status in Status::ALL {
-            let error = Error::from_status(status, String::new());
+            let error = Error::from_status(status, message_of(status, String::new()));
             assert_eq!(error.to_string(), status.name());
             let retryable = matches!(status, Status::RateLimited | Status::Unavailable);
             assert_eq!(error.is_retryable(), retryable);

@@ -1,6 +1,6 @@
 //! Inputs and outputs of exported functions, and the code that runs one.
 
-use crate::{Error, HandlerError, json, sys};
+use crate::{HandlerError, json, sys};
 use kvasm_abi::{EXIT_FAILED, EXIT_LATER, EXIT_OK, EXIT_PERMANENT, EXIT_REFUSED};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,10 +71,12 @@ impl FunctionError {
     }
 }
 
+// With `format!`, since each crate that uses `to_string` has its own copy of the code that writes to a
+// string.
 impl<E: Display> From<E> for FunctionError {
     fn from(error: E) -> FunctionError {
         FunctionError {
-            message: error.to_string(),
+            message: format!("{error}"),
             refused: false,
         }
     }
@@ -83,7 +85,7 @@ impl<E: Display> From<E> for FunctionError {
 impl<E: Display> From<Refused<E>> for FunctionError {
     fn from(Refused(error): Refused<E>) -> FunctionError {
         FunctionError {
-            message: error.to_string(),
+            message: format!("{error}"),
             refused: true,
         }
     }
@@ -179,7 +181,7 @@ impl<T: IntoOutput, E: Into<FunctionError>> IntoOutput for Result<T, E> {
 /// Runs a function without an argument; the input is ignored.
 pub fn run<R: IntoOutput>(function: impl FnOnce() -> R) -> i32 {
     sys::start();
-    finish(function().into_output())
+    finish(function().into_output().map_err(Failure::from))
 }
 
 /// Runs a function with an argument.
@@ -196,8 +198,8 @@ pub(crate) fn run_on_input<E: Into<Failure>>(
 ) -> i32 {
     sys::start();
     match sys::input() {
-        Ok(input) => finish(work(input)),
-        Err(error) => finish(Err(error)),
+        Ok(input) => finish(work(input).map_err(Into::into)),
+        Err(error) => finish(Err(error.into())),
     }
 }
 
@@ -242,21 +244,15 @@ impl From<String> for Failure {
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        error.to_string().into()
-    }
-}
-
 /// Writes the output and returns the export's exit code. The output of a failure is its
 /// message.
-fn finish(result: Result<Vec<u8>, impl Into<Failure>>) -> i32 {
+fn finish(result: Result<Vec<u8>, Failure>) -> i32 {
     let failure: Failure = match result {
         Ok(output) => match sys::output(&output) {
             Ok(()) => return EXIT_OK,
             Err(e) => e.into(),
         },
-        Err(error) => error.into(),
+        Err(failure) => failure,
     };
     // If the host rejects the message too, only the exit code is left.
     let _ = sys::output(failure.message.as_bytes());

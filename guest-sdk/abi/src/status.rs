@@ -56,7 +56,9 @@ impl Status {
 
     /// Returns the status of a number, or `None` for zero, success and unknown numbers.
     pub fn from_code(code: i64) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.code() == code)
+        // They descend from -1.
+        let index = usize::try_from(code.checked_neg()?.checked_sub(1)?).ok()?;
+        Status::ALL.get(index).copied()
     }
 
     /// Returns the documented name, such as `NOT_FOUND`.

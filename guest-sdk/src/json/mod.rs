@@ -62,8 +62,8 @@ fn shown(json: &[u8], error: &serde_json::Error) -> (String, String) {
 #[inline(never)]
 fn at(json: &[u8], error: &serde_json::Error) -> String {
     match place(json) {
-        place if place.is_empty() => error.to_string(),
-        place => ["at ", &place, ": ", &error.to_string()].concat(),
+        place if place.is_empty() => format!("{error}"),
+        place => format!("at {place}: {error}"),
     }
 }
 

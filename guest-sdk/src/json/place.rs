@@ -1,11 +1,12 @@
 //! The place where a JSON text ends, such as `users[3].name`.
 
 /// An array or object that has begun and not ended.
-enum Open<'j> {
-    /// The index of the current element.
-    Array(usize),
-    /// The current key, as it is written, once it is known.
-    Object(Option<&'j [u8]>),
+struct Open<'j> {
+    is_array: bool,
+    /// The number of commas so far, which is the index of the current element.
+    index: usize,
+    /// The current key of an object, as it is written, once it is known.
+    key: Option<&'j [u8]>,
 }
 
 /// Returns the place of the last value in the start of a JSON text, empty for the whole value. The
@@ -16,31 +17,31 @@ pub(super) fn place(json: &[u8]) -> String {
     while let Some((byte, after)) = rest.split_first() {
         rest = after;
         match byte {
-            b'[' => open.push(Open::Array(0)),
-            b'{' => open.push(Open::Object(None)),
+            b'[' | b'{' => open.push(Open {
+                is_array: *byte == b'[',
+                index: 0,
+                key: None,
+            }),
             b']' | b'}' => drop(open.pop()),
-            b',' => match open.last_mut() {
-                Some(Open::Array(index)) => *index += 1,
-                Some(Open::Object(key)) => *key = None,
-                None => {}
-            },
-            b'"' => {
-                let (string, after) = rest.split_at(string_len(rest));
-                rest = after.get(1..).unwrap_or_default();
-                if let Some(Open::Object(key @ None)) = open.last_mut() {
-                    *key = Some(string);
+            b',' => {
+                if let Some(inner) = open.last_mut() {
+                    inner.index += 1;
+                    inner.key = None;
                 }
+            }
+            b'"' => {
+                let len = string_len(rest);
+                if let Some(inner) = open.last_mut().filter(|o| !o.is_array && o.key.is_none()) {
+                    inner.key = rest.get(..len);
+                }
+                rest = rest.get(len + 1..).unwrap_or_default();
             }
             _ => {}
         }
     }
     let mut place = String::new();
     for part in open {
-        match part {
-            Open::Array(index) => place.extend(["[", &index.to_string(), "]"]),
-            Open::Object(None) => {}
-            Open::Object(Some(key)) => push_key(&mut place, &String::from_utf8_lossy(key)),
-        }
+        push_part(&mut place, &part);
     }
     place
 }
@@ -56,13 +57,26 @@ fn string_len(text: &[u8]) -> usize {
     end.unwrap_or(text.len())
 }
 
-/// Adds a key as it is written in JSON: after a dot if it is a word, else in brackets.
-fn push_key(place: &mut String, key: &str) {
-    let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    match (is_word, place.is_empty()) {
-        (true, true) => place.push_str(key),
-        (true, false) => place.extend([".", key]),
-        (false, _) => place.extend(["[\"", key, "\"]"]),
+/// Adds the index in an array, or the key in an object as it is written: after a dot if it is a word,
+/// else in brackets.
+fn push_part(place: &mut String, part: &Open<'_>) {
+    let index = format!("{}", part.index);
+    let (before, text, after) = match part.key {
+        None if part.is_array => ("[", index.as_str(), "]"),
+        None => return,
+        Some(key) => {
+            // Without `from_utf8_lossy`, whose code is large.
+            let text = str::from_utf8(key).unwrap_or("\u{FFFD}");
+            let is_word = |key: &[u8]| key.iter().all(|c| c.is_ascii_alphanumeric() || *c == b'_');
+            match !key.is_empty() && is_word(key) {
+                true if place.is_empty() => ("", text, ""),
+                true => (".", text, ""),
+                false => ("[\"", text, "\"]"),
+            }
+        }
+    };
+    for text in [before, text, after] {
+        place.push_str(text);
     }
 }
 
@@ -88,5 +102,6 @@ mod tests {
         ] {
             assert_eq!(place(json.as_bytes()), expected, "{json}");
         }
+        assert_eq!(place(b"{\"a\":{\"\xff\":"), "a[\"\u{FFFD}\"]");
     }
 }

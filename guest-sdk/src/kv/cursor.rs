@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::http::BadRequest;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
 
 /// The end of a page. It is opaque, and valid only for the same collection, prefix, range and
@@ -25,10 +25,9 @@ impl Cursor {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
-}
 
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn text(&self) -> String {
+        let mut text = String::new();
         for group in self.0.chunks(3) {
             let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
             let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
@@ -36,10 +35,16 @@ impl fmt::Display for Cursor {
             for place in 0..=group.len() {
                 let digit = (bits >> (18 - 6 * place)) as usize & 63;
                 let digit = DIGITS.get(digit).copied().unwrap_or_default();
-                f.write_char(char::from(digit))?;
+                text.push(char::from(digit));
             }
         }
-        Ok(())
+        text
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text())
     }
 }
 
@@ -106,7 +111,7 @@ fn digit(ascii: u8) -> Result<u32, CursorError> {
 
 impl Serialize for Cursor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&self.text())
     }
 }
 

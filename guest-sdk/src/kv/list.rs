@@ -4,7 +4,7 @@ use super::{Batch, Cursor, Entry, Outcome, decode};
 use crate::sys::{self, Query};
 use crate::{Error, kv};
 use kvasm_abi::limits::PAGE_ENTRIES;
-use kvasm_abi::{BATCH_OPS_MAX, EntryHeader, FORMAT_JSON, PageEntry};
+use kvasm_abi::{BATCH_OPS_MAX, EntryHeader, FORMAT_JSON, Malformed, PageEntry};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::{fmt, str, vec};
@@ -137,8 +137,28 @@ impl List {
     ///
     /// # Errors
     /// As [`List::page_keys`].
-    pub fn count(self) -> Result<usize, Error> {
-        self.keys().try_fold(0, |count, key| key.map(|_| count + 1))
+    pub fn count(mut self) -> Result<usize, Error> {
+        // Without `keys`, whose code is large, and which copies each key.
+        let (mut count, mut left) = (0, self.limit);
+        while left != Some(0) {
+            let packed = self.packed(page_limit(left), false)?;
+            let page = unpacked(&packed, false)?;
+            let mut fetched = 0;
+            for entry in page.entries {
+                entry.map_err(malformed)?;
+                fetched += 1;
+            }
+            if let Some(left) = &mut left {
+                fetched = fetched.min(*left);
+                *left -= fetched;
+            }
+            count += fetched;
+            self.cursor = page.cursor.map(Cursor::from_bytes);
+            if self.cursor.is_none() {
+                break;
+            }
+        }
+        Ok(count)
     }
 
     /// Deletes the entries of the list, at most the limit, whatever their values. Returns how many
@@ -238,21 +258,21 @@ impl List {
         let limit = self
             .limit
             .map(|limit| u32::try_from(limit).unwrap_or(u32::MAX));
-        let fetched = self.fetch(limit, values, decode)?;
-        let items: Result<Vec<I>, Error> = fetched.items.into_iter().collect();
+        let packed = self.packed(limit, values)?;
+        let page = unpacked(&packed, values)?;
+        let mut items = Vec::new();
+        for entry in page.entries {
+            items.push(decode(entry.map_err(malformed)?)?);
+        }
         Ok(Page {
-            items: items?,
-            cursor: fetched.cursor,
+            items,
+            cursor: page.cursor.map(Cursor::from_bytes),
         })
     }
 
-    fn fetch<I>(
-        &self,
-        limit: Option<u32>,
-        values: bool,
-        decode: Decode<I>,
-    ) -> Result<Page<Result<I, Error>>, Error> {
-        let packed = sys::kv_list(
+    /// Fetches a page as the host packs it.
+    fn packed(&self, limit: Option<u32>, values: bool) -> Result<Vec<u8>, Error> {
+        sys::kv_list(
             &self.collection,
             &Query {
                 prefix: self.prefix.as_deref(),
@@ -263,15 +283,24 @@ impl List {
                 reverse: self.reverse,
                 values,
             },
-        )?;
-        let malformed = |_| Error::malformed("kv_list");
-        let page = kvasm_abi::Page::decode(&packed, values).map_err(malformed)?;
-        let item = |entry: Result<_, _>| entry.map_err(malformed).and_then(decode);
-        Ok(Page {
-            items: page.entries.map(item).collect(),
-            cursor: page.cursor.map(Cursor::from_bytes),
-        })
+        )
     }
+}
+
+/// Returns the limit of a page if this many items are left. For more than a page, it is the host's,
+/// which may be lower than the default.
+fn page_limit(left: Option<usize>) -> Option<u32> {
+    let few = left.filter(|left| *left <= PAGE_ENTRIES as usize);
+    few.and_then(|left| u32::try_from(left).ok())
+}
+
+fn unpacked(packed: &[u8], values: bool) -> Result<kvasm_abi::Page<'_>, Error> {
+    kvasm_abi::Page::decode(packed, values).map_err(malformed)
+}
+
+#[cold]
+fn malformed(_: Malformed) -> Error {
+    Error::malformed("kv_list")
 }
 
 fn key(entry: PageEntry<'_>) -> Result<String, Error> {
@@ -279,13 +308,9 @@ fn key(entry: PageEntry<'_>) -> Result<String, Error> {
 }
 
 fn json_entry<T: DeserializeOwned>(entry: PageEntry<'_>) -> Result<Entry<T>, Error> {
-    let (key, header, value) = parts(entry)?;
-    if i32::try_from(header.format) != Ok(FORMAT_JSON) {
-        return Err(Error::Type(format!(
-            "the entry {key:?} holds bytes, not JSON"
-        )));
-    }
-    Ok(Entry::new(key, header, decode(key, value)?))
+    let (key, header, value) = json_parts(entry)?;
+    let value = decode(key, value)?;
+    Ok(Entry::new(key, header, value))
 }
 
 fn bytes_entry(entry: PageEntry<'_>) -> Result<kv::Entry<Vec<u8>>, Error> {
@@ -293,13 +318,23 @@ fn bytes_entry(entry: PageEntry<'_>) -> Result<kv::Entry<Vec<u8>>, Error> {
     Ok(Entry::new(key, header, value.to_vec()))
 }
 
+fn json_parts(entry: PageEntry<'_>) -> Result<(&str, EntryHeader, &[u8]), Error> {
+    let (key, header, value) = parts(entry)?;
+    if i32::try_from(header.format) != Ok(FORMAT_JSON) {
+        return Err(Error::Type(format!(
+            "the entry {key:?} holds bytes, not JSON"
+        )));
+    }
+    Ok((key, header, value))
+}
+
 fn parts(entry: PageEntry<'_>) -> Result<(&str, EntryHeader, &[u8]), Error> {
-    let (header, value) = entry.value.ok_or_else(|| Error::malformed("kv_list"))?;
+    let (header, value) = entry.value.ok_or(Malformed).map_err(malformed)?;
     Ok((text(entry.key)?, header, value))
 }
 
 fn text(key: &[u8]) -> Result<&str, Error> {
-    str::from_utf8(key).map_err(|_| Error::malformed("kv_list"))
+    str::from_utf8(key).map_err(|_| malformed(Malformed))
 }
 
 /// An iterator over the keys or entries of a list that fetches them page by page.
@@ -330,17 +365,17 @@ impl<I> Items<I> {
     }
 
     fn fetch(&mut self) -> Result<(), Error> {
-        // For more than a page, use the host's limit, which may be lower than the default.
-        let few = self.left.filter(|left| *left <= PAGE_ENTRIES as usize);
-        let limit = few.and_then(|left| u32::try_from(left).ok());
-        let page = self.list.fetch(limit, self.values, self.decode)?;
-        let mut items = page.items;
+        let packed = self.list.packed(page_limit(self.left), self.values)?;
+        let page = unpacked(&packed, self.values)?;
+        let decode = self.decode;
+        let item = |entry: Result<_, _>| entry.map_err(malformed).and_then(decode);
+        let mut items: Vec<_> = page.entries.map(item).collect();
         if let Some(left) = &mut self.left {
             items.truncate(*left);
             *left -= items.len();
         }
         self.ended = page.cursor.is_none() || self.left == Some(0);
-        self.list.cursor = page.cursor;
+        self.list.cursor = page.cursor.map(Cursor::from_bytes);
         self.page = items.into_iter();
         Ok(())
     }

@@ -19,5 +19,5 @@ use crate::typed::Uuid;
 /// # Ok::<(), kvasm_guest::Error>(())
 /// ```
 pub fn unique_key() -> Result<String, Error> {
-    Uuid::now_v7().map(|uuid| uuid.to_string())
+    Uuid::now_v7().map(|uuid| uuid.text())
 }

@@ -9,6 +9,8 @@ pub(crate) mod native;
 pub(crate) use native::*;
 
 #[cfg(target_arch = "wasm32")]
+mod buffer;
+#[cfg(target_arch = "wasm32")]
 mod random;
 #[cfg(target_arch = "wasm32")]
 mod start;

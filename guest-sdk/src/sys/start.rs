@@ -4,19 +4,20 @@
 use super::wasm;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::panic::PanicHookInfo;
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Routes lines of the `log` crate and the messages of panics to the app's log.
 pub(crate) fn start() {
-    static STARTED: Once = Once::new();
-    STARTED.call_once(|| {
-        // This fails only if the module's own start code has set another logger, which stays in
-        // use.
-        if log::set_logger(&HostLog).is_ok() {
-            log::set_max_level(LevelFilter::Debug);
-        }
-        std::panic::set_hook(Box::new(report));
-    });
+    // An instance has one thread, so a `Once` would only be larger.
+    static IS_STARTED: AtomicBool = AtomicBool::new(false);
+    if IS_STARTED.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    // This fails only if the module's own start code has set another logger, which stays in use.
+    if log::set_logger(&HostLog).is_ok() {
+        log::set_max_level(LevelFilter::Debug);
+    }
+    std::panic::set_hook(Box::new(report));
 }
 
 /// Runs the module's constructors, once in each instance.
@@ -62,7 +63,7 @@ impl Log for HostLog {
         };
         match record.args().as_str() {
             Some(text) => wasm::log(level, text),
-            None => wasm::log(level, &record.args().to_string()),
+            None => wasm::log(level, &std::fmt::format(*record.args())),
         }
     }
 

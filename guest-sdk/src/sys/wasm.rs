@@ -1,8 +1,10 @@
 //! The imports of `kvasm_v1`, each wrapped in a safe function.
 #![allow(unsafe_code)]
 
+use super::buffer::{exactly, fill, length};
 use super::{CommitFailure, Query};
 use crate::Error;
+use crate::error::message_of;
 use kvasm_abi::{DeleteOptions, ListOptions, Range32, SetOptions, Status};
 use std::ptr;
 
@@ -378,19 +380,23 @@ pub(crate) fn http_fetch(request: &[u8]) -> Result<Vec<u8>, Error> {
     .map_err(error)
 }
 
-pub(crate) fn input() -> Result<Vec<u8>, Error> {
-    let len = length(raw::input_len()).map_err(error)?;
-    exactly(len, |out| {
-        // SAFETY: `out` has `len` bytes.
-        unsafe { raw::input_read(0, out, len) }
-    })
-    .map_err(error)
+/// Returns the input, or the message of an error. Every plugin has this function, so it must not need
+/// the code of an `Error`.
+pub(crate) fn input() -> Result<Vec<u8>, String> {
+    let read = |len| {
+        exactly(len, |out| {
+            // SAFETY: `out` has `len` bytes.
+            unsafe { raw::input_read(0, out, len) }
+        })
+    };
+    length(raw::input_len()).and_then(read).map_err(message)
 }
 
-pub(crate) fn output(bytes: &[u8]) -> Result<(), Error> {
+/// Writes the output. For the error see [`input`].
+pub(crate) fn output(bytes: &[u8]) -> Result<(), String> {
     // SAFETY: the bytes are borrowed.
     let answer = unsafe { raw::output_write(bytes.as_ptr(), bytes.len()) };
-    length(answer).map(|_| ()).map_err(error)
+    length(answer).map(drop).map_err(message)
 }
 
 pub(crate) fn context() -> Result<Vec<u8>, Error> {
@@ -413,41 +419,25 @@ pub(crate) fn now_ms() -> i64 {
 }
 
 pub(crate) fn random_fill(bytes: &mut [u8]) -> Result<(), Error> {
+    try_random_fill(bytes).map_err(error)
+}
+
+/// As [`random_fill`], but for the status of an error.
+pub(super) fn try_random_fill(bytes: &mut [u8]) -> Result<(), i64> {
     for chunk in bytes.chunks_mut(RANDOM_BYTES_MAX) {
         // SAFETY: the chunk is borrowed for writing.
         let answer = unsafe { raw::random_fill(chunk.as_mut_ptr(), chunk.len()) };
-        length(answer).map_err(error)?;
+        length(answer)?;
     }
     Ok(())
 }
 
-/// Makes a call that returns a length, with a buffer of `guess` bytes, and reads the host's
-/// result slot if the buffer was too small.
-fn fill(guess: usize, call: impl FnOnce(*mut u8, usize) -> i64) -> Result<Vec<u8>, i64> {
-    let mut buffer = Vec::with_capacity(guess);
-    let cap = buffer.capacity();
-    let len = length(call(buffer.as_mut_ptr(), cap))?;
-    if len > cap {
-        return exactly(len, |out| {
-            // SAFETY: `out` has `len` bytes.
-            unsafe { raw::result_read(0, out, len) }
-        });
-    }
-    // SAFETY: `len <= cap`, and then the host has written `len` bytes.
-    unsafe { buffer.set_len(len) };
-    Ok(buffer)
-}
-
-/// Makes a call that must copy exactly `len` bytes.
-fn exactly(len: usize, call: impl FnOnce(*mut u8) -> i64) -> Result<Vec<u8>, i64> {
-    let mut buffer = Vec::with_capacity(len);
-    let copied = length(call(buffer.as_mut_ptr()))?;
-    if copied != len {
-        return Err(Status::Internal.code());
-    }
-    // SAFETY: the capacity is at least `len`, and the host has written `len` bytes.
-    unsafe { buffer.set_len(len) };
-    Ok(buffer)
+/// Reads the host's result slot, which has `len` bytes.
+pub(super) fn result(len: usize) -> Result<Vec<u8>, i64> {
+    exactly(len, |out| {
+        // SAFETY: `out` has `len` bytes.
+        unsafe { raw::result_read(0, out, len) }
+    })
 }
 
 /// Returns the contents of the host's result slot, up to this many bytes.
@@ -461,27 +451,30 @@ fn slot(bytes_max: usize) -> Vec<u8> {
     buffer
 }
 
-fn length(answer: i64) -> Result<usize, i64> {
-    usize::try_from(answer).map_err(|_| answer)
-}
-
 fn yes_or_no(answer: i64) -> Result<bool, Error> {
     length(answer).map(|answer| answer != 0).map_err(error)
 }
 
 /// Returns the error of a status. It must be called before the next host call.
 fn error(code: i64) -> Error {
+    let message = message(code);
+    match Status::from_code(code) {
+        Some(status) => Error::from_status(status, message),
+        None => Error::Internal(message),
+    }
+}
+
+/// Returns the message of an error. It must be called before the next host call.
+fn message(code: i64) -> String {
     let message = fill(TEXT_GUESS_BYTES, |out, cap| {
         // SAFETY: `out` has `cap` bytes.
         unsafe { raw::error_message(out, cap) }
     });
-    let message = message.unwrap_or_default();
-    let message = String::from_utf8_lossy(&message).into_owned();
+    // A host's messages are UTF-8. Without `from_utf8_lossy`, whose code is large.
+    let message = String::from_utf8(message.unwrap_or_default()).unwrap_or_default();
     match Status::from_code(code) {
-        Some(status) => Error::from_status(status, message),
-        None => Error::Internal(format!(
-            "the host returned the unknown status {code}: {message}"
-        )),
+        Some(status) => message_of(status, message),
+        None => format!("the host returned the unknown status {code}: {message}"),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::KeyPart;
 use crate::{Error, now_ms, random_fill};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
@@ -62,17 +62,25 @@ impl Uuid {
         *variant = *variant & 0x3f | 0x80;
         Uuid(bytes)
     }
+
+    /// Returns its text. It needs no formatting, whose code is large.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::with_capacity(36);
+        for (index, byte) in self.0.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                text.push('-');
+            }
+            for digit in [byte >> 4, byte & 0x0f] {
+                text.push(char::from_digit(digit.into(), 16).unwrap_or_default());
+            }
+        }
+        text
+    }
 }
 
 impl fmt::Display for Uuid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                f.write_char('-')?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
+        f.write_str(&self.text())
     }
 }
 
@@ -101,7 +109,7 @@ impl FromStr for Uuid {
 
 impl Serialize for Uuid {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&self.text())
     }
 }
 
@@ -114,14 +122,13 @@ impl<'de> Deserialize<'de> for Uuid {
 
 impl KeyPart for Uuid {
     fn write_part(&self, out: &mut String) {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{self}");
+        out.push_str(&self.text());
     }
 
     fn read_part(text: &str) -> Option<Uuid> {
         let bytes = <[u8; 16]>::read_part(&text.replace('-', ""))?;
         // Only its own text, so that each UUID has one key.
-        Some(Uuid(bytes)).filter(|uuid| uuid.to_string() == text)
+        Some(Uuid(bytes)).filter(|uuid| uuid.text() == text)
     }
 }
 
