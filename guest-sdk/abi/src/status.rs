@@ -85,3 +85,18 @@ impl core::fmt::Display for Status {
         f.write_str(self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_is_found_by_its_number_and_no_other() {
+        for status in Status::ALL {
+            assert_eq!(Status::from_code(status.code()), Some(status));
+        }
+        for code in [i64::MIN, -13, 0, 1, i64::MAX] {
+            assert_eq!(Status::from_code(code), None, "{code}");
+        }
+    }
+}
