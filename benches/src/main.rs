@@ -19,6 +19,7 @@ mod schema;
 mod sdk;
 mod settings;
 mod targets;
+mod watch;
 mod writes;
 
 use anyhow::Result;
@@ -177,6 +178,10 @@ const BENCHMARKS: &[(&str, Measure)] = &[
     ("timer-sqlite", |r, e| events::timers(r, e, Engine::Sqlite)),
     ("timer-postgres", |r, e| {
         events::timers(r, e, Engine::Postgres)
+    }),
+    ("watch-sqlite", |r, e| watch::measure(r, e, Engine::Sqlite)),
+    ("watch-postgres", |r, e| {
+        watch::measure(r, e, Engine::Postgres)
     }),
     ("soak", pressure::soak),
     ("claim-sqlite", |r, e| events::claims(r, e, Engine::Sqlite)),
