@@ -13,6 +13,8 @@ mod hosts;
 mod logs;
 mod metrics;
 mod otel;
+mod otel_transport;
+mod otlp_certificates;
 mod otlp_collector;
 mod otlp_reader;
 mod secrets;
