@@ -19,9 +19,12 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::model::{App, AppName};
+use kvasm::service::{Span, SpanArrival, SpanSink, Spans};
 use kvasm::store::{SqliteOptions, SqliteStore};
 use kvasm::{Blame, Call, DeployError, Host, InvokeError};
+use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const MODULE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -34,7 +37,11 @@ async fn main() -> Result<()> {
     let address = address.unwrap_or_else(|| "127.0.0.1:8080".to_owned());
 
     let store = SqliteStore::open(SqliteOptions::new(path)).await?;
-    let host = Host::builder().store(store).instances(32).build()?;
+    let (sender, finished) = mpsc::channel(1_024);
+    let spans = Spans::into_sink(Arc::new(SpanChannel(sender)), "sqlite");
+    let host = Host::builder().store(store).instances(32).spans(spans);
+    let host = host.build()?;
+    tokio::spawn(print_spans(finished));
 
     // Handlers of changes and schedules run only while a dispatcher does.
     let stop = CancellationToken::new();
@@ -55,6 +62,34 @@ async fn ctrl_c() {
     // If signals are unavailable, the service runs until it is killed.
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// Passes finished spans on to a task that exports them.
+struct SpanChannel(mpsc::Sender<Span>);
+
+impl SpanSink for SpanChannel {
+    fn samples(&self, arrival: &SpanArrival<'_>) -> bool {
+        // A trace that began elsewhere has a flag with the decision.
+        !arrival.is_continued || arrival.trace.is_sampled()
+    }
+
+    fn record(&self, span: Span) {
+        // A call must not wait for an exporter: what does not fit is dropped.
+        let _ = self.0.try_send(span);
+    }
+}
+
+/// Prints spans. A real service converts them for its exporter.
+async fn print_spans(mut finished: mpsc::Receiver<Span>) {
+    while let Some(span) = finished.recv().await {
+        let trace = span.context.trace_id();
+        let parent = span.parent.map_or(0, |parent| parent.get());
+        let (name, took, error) = (&span.name, span.took, span.error.as_deref());
+        eprintln!(
+            "{trace} {parent:016x} {:016x} {name} {took:?} {error:?}",
+            span.id
+        );
     }
 }
 

@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 /// A plugin built by `cargo xtask guests`.
@@ -14,21 +16,39 @@ fn counter() -> Vec<u8> {
     std::fs::read(folder.join("counter.wasm")).unwrap()
 }
 
+/// How many programs were started: tests run at the same time.
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
 /// The program with its own store, killed when this is dropped.
 struct Service {
     child: Child,
     address: String,
     folder: PathBuf,
+    /// The lines of its standard error.
+    lines: Receiver<String>,
 }
 
 impl Service {
     fn start() -> Service {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = folder.join(format!("embed-axum-{}", std::process::id()));
+        let folder = folder.join(format!(
+            "embed-axum-{}-{}",
+            std::process::id(),
+            STARTED.fetch_add(1, Ordering::Relaxed)
+        ));
         std::fs::create_dir_all(&folder).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_embed-axum"));
         command.arg(folder.join("service.db")).arg("127.0.0.1:0");
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // The test may have ended.
+                let _ = sender.send(line);
+            }
+        });
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -37,6 +57,20 @@ impl Service {
             child,
             address,
             folder,
+            lines,
+        }
+    }
+
+    /// Waits for the line of a span, and returns its trace, its parent and its own id.
+    fn span(&self, name: &str) -> [String; 3] {
+        let name = format!(" {name} ");
+        loop {
+            let line = self.lines.recv_timeout(Duration::from_secs(60));
+            let line = line.unwrap_or_else(|_| panic!("no span{name}"));
+            if line.contains(&name) {
+                let mut parts = line.split(' ').map(str::to_owned);
+                return [(); 3].map(|()| parts.next().unwrap());
+            }
         }
     }
 
@@ -90,4 +124,21 @@ fn customer_plugins_are_isolated_from_each_other() {
     assert!((400..503).contains(&refused.0), "{refused:?}");
     let refused = service.ask("PUT", "/customers/acme/plugin", b"not wasm");
     assert_eq!(refused.0, 422, "{refused:?}");
+}
+
+#[test]
+fn spans_of_a_call_are_printed() {
+    let service = Service::start();
+    let deployed = service.ask("PUT", "/customers/acme/plugin", &counter());
+    assert_eq!(deployed.0, 200, "{deployed:?}");
+    let input = br#"{"name":"visits","by":1}"#;
+    let called = service.ask("POST", "/customers/acme/hooks/add", input);
+    assert_eq!(called.0, 200, "{called:?}");
+    // Spans end from the inside.
+    let committed = service.span("commit");
+    let called = service.span("call add");
+    assert_eq!(committed[0], called[0]);
+    // It begins the trace.
+    assert_eq!(called[1], "0".repeat(16));
+    assert_ne!(called[2], committed[2]);
 }

@@ -79,6 +79,12 @@ impl Environment {
         self.set.get(name).map(String::as_str)
     }
 
+    /// Returns the names of the variables of OpenTelemetry that are set.
+    pub(super) fn otel_names(&self) -> impl Iterator<Item = &str> {
+        let names = self.set.keys().map(String::as_str);
+        names.filter(|name| name.starts_with(OTEL))
+    }
+
     /// Warns of variables that begin with the prefix but are unknown.
     pub(super) fn warn_of_unknown(&self) {
         for name in &self.unknown {

@@ -110,6 +110,15 @@ impl TraceContext {
         }
     }
 
+    /// Returns another span of the same trace.
+    #[must_use]
+    pub fn with_span(&self, span_id: NonZeroU64) -> TraceContext {
+        TraceContext {
+            span_id,
+            ..self.clone()
+        }
+    }
+
     /// Returns the identity of the trace.
     pub fn trace_id(&self) -> TraceId {
         self.trace_id

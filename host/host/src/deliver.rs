@@ -178,9 +178,24 @@ impl Host {
             .as_ref()
             .map(|recorder| delivery_span(recorder, app, delivery));
         let caller = Caller::handler(app, event)
-            .with_trace(trace)
+            .with_trace(trace.clone())
             .with_recorder(recorder);
-        let delivered = self.deliver_as(caller, app, delivery, receipt).await;
+        let delivered = match &delivery.target {
+            DeliveryTarget::Function(name) => {
+                let name = name.as_str().into();
+                self.run_handler(caller, app, delivery, receipt, name).await
+            }
+            DeliveryTarget::Webhook => {
+                let sent = self.send_webhook(caller, &trace, app, delivery, receipt);
+                sent.await.map(|()| Cost::default()).map_err(|error| {
+                    let error = DeliverFailure::Webhook(error);
+                    DeliverError {
+                        error,
+                        plugin: None,
+                    }
+                })
+            }
+        };
         match (span, &delivered) {
             // Not a failure: the handler, or the receiver, asks to be run again later.
             (Some(mut span), Err(error)) if error.error.deferral_ms().is_some() => {
@@ -190,29 +205,6 @@ impl Host {
             (span, delivered) => OpenSpan::finish(span, delivered, |error| error.error.class()),
         }
         delivered
-    }
-
-    async fn deliver_as(
-        &self,
-        caller: Caller,
-        app: &App,
-        delivery: &Arc<Delivery>,
-        receipt: LeaseToken,
-    ) -> Result<Cost, DeliverError> {
-        match &delivery.target {
-            DeliveryTarget::Function(name) => {
-                let name = name.as_str().into();
-                self.run_handler(caller, app, delivery, receipt, name).await
-            }
-            DeliveryTarget::Webhook => {
-                let sent = self.send_webhook(caller, app, delivery, receipt).await;
-                sent.map(|()| Cost::default())
-                    .map_err(|error| DeliverError {
-                        error: DeliverFailure::Webhook(error),
-                        plugin: None,
-                    })
-            }
-        }
     }
 
     async fn run_handler(
@@ -295,13 +287,16 @@ fn delivery_span(recorder: &SpanRecorder, app: &App, delivery: &Delivery) -> Ope
     span.set("kvasm.delivery.attempt", delivery.attempts);
     let is_webhook = matches!(delivery.target, DeliveryTarget::Webhook);
     span.set("kvasm.delivery.webhook", is_webhook);
-    span.set(
-        "faas.trigger",
-        match event.kind {
-            EventKind::Set { .. } | EventKind::Deleted { .. } => "datasource",
-            EventKind::Due | EventKind::Timer { .. } => "timer",
-        },
-    );
+    let (cause, operation) = match event.kind {
+        // Whether the entry was new is not known.
+        EventKind::Set { .. } => ("datasource", Some("edit")),
+        EventKind::Deleted { .. } => ("datasource", Some("delete")),
+        EventKind::Due | EventKind::Timer { .. } => ("timer", None),
+    };
+    span.set("faas.trigger", cause);
+    if let Some(operation) = operation {
+        span.set("faas.document.operation", operation);
+    }
     if let Some(active) = app.active.filter(|_| !is_webhook) {
         span.set("kvasm.plugin.version", active.version.to_string());
     }

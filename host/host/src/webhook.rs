@@ -2,7 +2,7 @@
 
 use super::Host;
 use super::call_recording::CallRecording;
-use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp};
+use kvasm_core::{App, Batch, Delivery, LeaseToken, Level, Timestamp, TraceContext};
 use kvasm_service::{
     CallContext, Caller, Deadline, LogRecord, LogSource, WebhookCall, WebhookError,
 };
@@ -20,6 +20,7 @@ impl Host {
     pub(super) async fn send_webhook(
         &self,
         caller: Caller,
+        trace: &TraceContext,
         app: &App,
         delivery: &Arc<Delivery>,
         receipt: LeaseToken,
@@ -31,7 +32,7 @@ impl Host {
         };
         let recording = CallRecording::of_delivery(self, app, delivery, &context);
         let sent = self
-            .send_and_acknowledge(&context.caller, app, delivery, receipt)
+            .send_and_acknowledge(&context.caller, trace, app, delivery, receipt)
             .await;
         recording.end_webhook(&sent);
         if let Err(error) = &sent
@@ -45,6 +46,7 @@ impl Host {
     async fn send_and_acknowledge(
         &self,
         caller: &Caller,
+        trace: &TraceContext,
         app: &App,
         delivery: &Delivery,
         receipt: LeaseToken,
@@ -57,14 +59,13 @@ impl Host {
         let webhook = trigger.and_then(|trigger| trigger.target.webhook());
         let webhook = webhook.ok_or(WebhookError::NoUrl)?;
         let secret = self.0.settings.secret(app, &webhook.secret).await?;
-        let trace = caller.trace().cloned();
-        let trace = trace.unwrap_or_else(|| delivery.event.handler_span());
         let call = WebhookCall {
             app,
             delivery,
             webhook,
             secret,
-            trace: &trace,
+            trace,
+            recorder: caller.recorder(),
             now: Timestamp::now(),
             deadline: Instant::now() + ATTEMPT_MAX,
         };

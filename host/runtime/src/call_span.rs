@@ -12,7 +12,7 @@ pub(super) fn call_span(
     let recorder = request.context.caller.recorder()?;
     let mut span = recorder.start_call(format!("call {name}"));
     span.set("kvasm.app", request.app_name.to_string());
-    span.set("faas.invoked_name", name.to_owned());
+    span.set("faas.name", name.to_owned());
     span.set("faas.invocation_id", request.context.request_id.to_string());
     Some((recorder.clone(), span))
 }

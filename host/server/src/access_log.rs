@@ -2,7 +2,7 @@
 
 use super::client_address::{self, Network, Remote};
 use super::request_ids::RequestIds;
-use super::request_span::{self, is_probe};
+use super::request_span::{self, SpanHead, is_probe};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use bytes::Bytes;
@@ -103,7 +103,13 @@ impl AccessLogLine {
     }
 
     /// Starts the span of the request, if its trace is sampled. It ends with the line.
-    pub(super) fn begin_span(&mut self, host: &Host, ids: &mut RequestIds) {
+    /// `scheme` is that by which the client has reached the server.
+    pub(super) fn begin_span(
+        &mut self,
+        host: &Host,
+        ids: &mut RequestIds,
+        scheme: impl FnOnce() -> &'static str,
+    ) {
         let route = self.route.as_ref().map(MatchedPath::as_str);
         if !host.spans().has_sink() || route.is_some_and(is_probe) {
             return;
@@ -112,10 +118,16 @@ impl AccessLogLine {
         let named = self.named.as_ref().filter(|name| host.has_seen_app(name));
         let app = named.map_or("", AppName::as_str);
         ids.recorder = host.spans().begin(&mut ids.trace, ids.is_continued, app);
-        self.span = ids
-            .recorder
-            .as_ref()
-            .map(|recorder| request_span::start(recorder, ids, self.method, route));
+        self.span = ids.recorder.as_ref().map(|recorder| {
+            let (method, client) = (self.method, self.client);
+            let head = SpanHead {
+                method,
+                route,
+                scheme: scheme(),
+                client,
+            };
+            request_span::start(recorder, ids, &head)
+        });
     }
 
     /// The time since the request began.

@@ -140,28 +140,41 @@ impl ClientView {
     pub(super) fn of(parts: &Parts, trusted: &[Network]) -> ClientView {
         let headers = &parts.headers;
         let remote = parts.extensions.get().map(|Remote(remote)| *remote);
-        let is_trusted = remote.is_some_and(|remote| {
-            let mut networks = trusted.iter();
-            networks.any(|network| network.contains(remote))
-        });
-        let forwarded = |name, parameter| match is_trusted {
-            true => forwarded(headers, name, parameter),
+        let named = match is_trusted(remote, trusted) {
+            true => forwarded(headers, X_FORWARDED_HOST, "host"),
             false => None,
         };
-        let scheme = forwarded(X_FORWARDED_PROTO, "proto");
-        let named = forwarded(X_FORWARDED_HOST, "host").or_else(|| {
+        let named = named.or_else(|| {
             let of_uri = parts.uri.authority().map(Authority::as_str);
             of_uri.or_else(|| headers.get(HOST)?.to_str().ok())
         });
         ClientView {
             address: remote.map(|remote| address(remote, headers, trusted)),
-            scheme: match scheme {
-                Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
-                _ => "http",
-            },
+            scheme: scheme(remote, headers, trusted),
             authority: named.and_then(authority),
         }
     }
+}
+
+/// Returns the scheme by which a client has reached the server: `https` if a trusted proxy says so,
+/// as for [`ClientView::of`], or else `http`.
+pub(super) fn scheme(
+    remote: Option<IpAddr>,
+    headers: &HeaderMap,
+    trusted: &[Network],
+) -> &'static str {
+    let scheme = match is_trusted(remote, trusted) {
+        true => forwarded(headers, X_FORWARDED_PROTO, "proto"),
+        false => None,
+    };
+    match scheme {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => "https",
+        _ => "http",
+    }
+}
+
+fn is_trusted(remote: Option<IpAddr>, trusted: &[Network]) -> bool {
+    remote.is_some_and(|remote| trusted.iter().any(|network| network.contains(remote)))
 }
 
 /// Returns what the nearest proxy has added: the last element of a header, or the parameter of the

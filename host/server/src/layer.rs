@@ -5,6 +5,7 @@ use super::SharedServer;
 use super::access_log::AccessLogLine;
 use super::auth;
 use super::budget::{BytesOwner, NoRoom};
+use super::client_address::{self, Remote};
 use super::counted::{count_request, count_response};
 use super::door;
 use super::problem::{Kind, Problem};
@@ -42,8 +43,12 @@ pub(super) async fn handle(
     let mut ids = RequestIds::sent(request.headers());
     let (id, trace_id) = (ids.request, ids.trace_id_to_log());
     let method = method(&request);
-    let mut line = AccessLogLine::new(&request, &ids, method, &shared.options.trusted_proxies);
-    line.begin_span(&shared.host, &mut ids);
+    let trusted = &shared.options.trusted_proxies;
+    let mut line = AccessLogLine::new(&request, &ids, method, trusted);
+    line.begin_span(&shared.host, &mut ids, || {
+        let remote = request.extensions().get().map(|Remote(remote)| *remote);
+        client_address::scheme(remote, request.headers(), trusted)
+    });
     request.extensions_mut().insert(ids);
     let route = line.route();
 

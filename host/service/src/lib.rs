@@ -26,6 +26,7 @@ mod logs;
 mod noop;
 mod notifier;
 mod outbound;
+mod outbound_span;
 mod permissions;
 mod rates;
 mod secrets;
@@ -80,6 +81,7 @@ pub use outbound::{
     HttpPermissions, Outbound, OutboundBlame, OutboundCaller, OutboundError, OutboundRequest,
     OutboundResponse,
 };
+pub use outbound_span::OutboundSpan;
 pub use rates::WriteRates;
 pub use secrets::{
     KeyFileError, Keyring, NewKey, OpenedSecret, Rotated, SecretsError, create_key_file,

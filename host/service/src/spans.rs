@@ -72,7 +72,7 @@ pub enum SpanKind {
     Internal,
     /// A request that the host answers.
     Server,
-    /// A request to a database.
+    /// A request to a database or to another server.
     Client,
     /// An event that the host handles.
     Consumer,
@@ -248,15 +248,30 @@ impl SpanRecorder {
     pub fn start_host_function(&self, name: &'static str) -> Option<OpenSpan> {
         let earlier = self.0.host_functions.fetch_add(1, Ordering::Relaxed);
         let is_kept = earlier < HOST_FUNCTION_SPANS_MAX;
-        is_kept.then(|| self.start(SpanKind::Internal, name).current())
+        is_kept.then(|| {
+            let mut span = self.start(SpanKind::Internal, name).current();
+            // A read of the store has no other span.
+            if name.starts_with("kv_") {
+                self.describe_database(&mut span, name);
+            }
+            span
+        })
     }
 
     /// Starts the span of an operation of the store.
     pub fn start_database(&self, operation: &'static str) -> OpenSpan {
         let mut span = self.start(SpanKind::Client, operation);
+        self.describe_database(&mut span, operation);
+        span
+    }
+
+    /// Sets the attributes of an operation of the store. An app is a namespace in it.
+    fn describe_database(&self, span: &mut OpenSpan, operation: &'static str) {
         span.set("db.system.name", self.0.database);
         span.set("db.operation.name", operation);
-        span
+        if !self.0.app.is_empty() {
+            span.set("db.namespace", self.0.app.to_string());
+        }
     }
 
     /// Returns the number of host functions whose spans were left out.
@@ -323,6 +338,12 @@ impl OpenSpan {
         }
     }
 
+    /// Returns the trace context of what it causes outside of the host.
+    pub fn trace(&self) -> Option<TraceContext> {
+        let span = self.span.as_ref()?;
+        Some(span.context.with_span(span.id))
+    }
+
     /// Links it to the span that caused it.
     pub fn link(&mut self, cause: &TraceContext) {
         if let Some(span) = &mut self.span {
@@ -349,11 +370,15 @@ impl OpenSpan {
         }
     }
 
-    /// Ends it as a failure. `kind` is one of few: the class of the error, not its text, which may
-    /// contain data.
-    pub fn fail(mut self, kind: &'static str) {
-        self.set("error.type", kind);
-        self.close(Some(Cow::Borrowed(kind)));
+    /// Ends it as a failure. `kind` is one of few: the class of the error or a status, not its text,
+    /// which may contain data.
+    pub fn fail(mut self, kind: impl Into<Cow<'static, str>>) {
+        let kind = cut(kind.into());
+        if let Some(span) = &mut self.span {
+            let value = SpanValue::Text(kind.clone());
+            span.attributes.push(("error.type", value));
+        }
+        self.close(Some(kind));
     }
 
     fn close(&mut self, error: Option<Cow<'static, str>>) {

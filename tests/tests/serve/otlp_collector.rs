@@ -1,12 +1,17 @@
 //! A collector of OpenTelemetry that answers as a test wants.
 
+use super::otlp_certificates::TlsListener;
 use super::otlp_reader::{ReadSpan, resource_of, series_of, series_of_text, spans_of};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
+use flate2::read::GzDecoder;
 use kvasm_tests::program::process::{Home, Server, eventually};
+use rustls::ServerConfig;
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
@@ -31,7 +36,7 @@ pub enum Mood {
 /// What the collector got.
 #[derive(Default)]
 struct Heard {
-    /// Paths, headers and bodies of requests that it accepted.
+    /// Paths, headers and decompressed bodies of requests that it accepted.
     accepted: Vec<(String, HeaderMap, Bytes)>,
     /// The number of the others.
     refused: usize,
@@ -40,6 +45,7 @@ struct Heard {
 /// A collector on loopback. It ends when it is dropped.
 pub struct Collector {
     pub address: SocketAddr,
+    scheme: &'static str,
     mood: Arc<Mutex<Mood>>,
     heard: Arc<Mutex<Heard>>,
     runtime: Runtime,
@@ -54,6 +60,21 @@ impl Collector {
     pub fn at(address: SocketAddr) -> Collector {
         let runtime = Runtime::new().unwrap();
         let listener = runtime.block_on(TcpListener::bind(address)).unwrap();
+        Collector::on(runtime, listener, "http")
+    }
+
+    /// Starts it with TLS.
+    pub fn with_tls(config: Arc<ServerConfig>) -> Collector {
+        let runtime = Runtime::new().unwrap();
+        let listener = runtime.block_on(TlsListener::bind(config));
+        Collector::on(runtime, listener, "https")
+    }
+
+    fn on(
+        runtime: Runtime,
+        listener: impl Listener<Addr = SocketAddr>,
+        scheme: &'static str,
+    ) -> Collector {
         let address = listener.local_addr().unwrap();
         let mood = Arc::new(Mutex::new(Mood::Healthy));
         let heard = Arc::<Mutex<Heard>>::default();
@@ -63,6 +84,7 @@ impl Collector {
             let mut heard = hears.lock().unwrap();
             match mood {
                 Mood::Healthy | Mood::Garbage => {
+                    let body = decompressed(&headers, body);
                     heard.accepted.push((uri.to_string(), headers, body))
                 }
                 _ => heard.refused += 1,
@@ -72,6 +94,7 @@ impl Collector {
         runtime.spawn(async move { axum::serve(listener, router).await.unwrap() });
         Collector {
             address,
+            scheme,
             mood,
             heard,
             runtime,
@@ -91,7 +114,7 @@ impl Collector {
 
     /// Starts a server that exports to it, with these variables.
     pub fn server(&self, home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> Server {
-        let endpoint = format!("otel.endpoint=http://{}", self.address);
+        let endpoint = format!("otel.endpoint={}://{}", self.scheme, self.address);
         let serve = kvasm_tests::program::process::SERVE_ARGUMENTS;
         let mut command = home.command(&[&serve[..], &["--set", &endpoint], arguments].concat());
         command.env("OTEL_BSP_SCHEDULE_DELAY", "50");
@@ -157,6 +180,18 @@ impl Collector {
         eventually("metrics", || (count() >= earlier + 2).then_some(()));
         let exports = self.accepted("/v1/metrics");
         [before, series_of(&exports[earlier + 1].1), scrape()]
+    }
+}
+
+fn decompressed(headers: &HeaderMap, body: Bytes) -> Bytes {
+    match headers.get(header::CONTENT_ENCODING) {
+        None => body,
+        Some(encoding) => {
+            assert_eq!(encoding, "gzip");
+            let mut whole = Vec::new();
+            GzDecoder::new(&body[..]).read_to_end(&mut whole).unwrap();
+            whole.into()
+        }
     }
 }
 

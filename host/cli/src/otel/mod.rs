@@ -6,19 +6,22 @@ mod metric_text;
 mod otel_variables;
 mod otlp_client;
 mod otlp_messages;
+mod otlp_target;
+mod otlp_tls;
 mod sampler;
 mod span_queue;
+mod variable_values;
 
 use super::environment::Environment;
 use super::failure::Failure;
+use super::output;
 use kvasm::metrics::Metrics;
 use kvasm::service::{SpanSink, Spans};
 use metric_messages::{ExportMetrics, ResourceMetrics, ScopeMetrics};
 use metric_text::{SampleTimes, metrics_of};
-use otel_variables::{MetricExport, OtelVariables};
+use otel_variables::{MetricExport, OtelVariables, is_heeded};
 use otlp_client::OtlpClient;
 use otlp_messages::{InstrumentationScope, OtlpResource, export_spans, otlp_resource};
-use prost::Message;
 use sampler::Sampler;
 use span_queue::SpanQueue;
 use std::sync::Arc;
@@ -28,6 +31,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The longest time that a stopping server waits for the collector.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// Maximum number of variables without effect that the log shows.
+const NAMES_SHOWN: usize = 20;
 
 /// The settings of the configuration.
 #[derive(Debug, Clone)]
@@ -60,7 +66,7 @@ impl OtelExport {
     /// semantic conventions.
     ///
     /// # Errors
-    /// A user error: a variable or setting that is invalid or not supported.
+    /// A user error: a variable, setting or file that is invalid or not supported.
     pub(super) fn start(
         settings: &OtelSettings,
         environment: &Environment,
@@ -73,7 +79,14 @@ impl OtelExport {
             resource,
             traces,
             metrics: of_metrics,
+            warnings,
         } = found.map_err(Failure::user)?;
+        if traces.is_some() || of_metrics.is_some() {
+            warn_of_unheeded(environment);
+        }
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
         let stop = CancellationToken::new();
         let mut export = OtelExport {
             spans: Spans::default(),
@@ -90,6 +103,7 @@ impl OtelExport {
                 client,
                 resource: resource.clone(),
                 delay: traces.delay,
+                limit: traces.limit,
                 metrics: metrics.clone(),
             };
             export.tasks.push(tokio::spawn(spans.run(stop.clone())));
@@ -116,12 +130,26 @@ impl OtelExport {
     }
 }
 
+/// Warns of variables of OpenTelemetry that have no effect.
+fn warn_of_unheeded(environment: &Environment) {
+    let unheeded = environment.otel_names().filter(|name| !is_heeded(name));
+    let names: Vec<_> = unheeded
+        .take(NAMES_SHOWN)
+        .map(output::escape_line)
+        .collect();
+    if !names.is_empty() {
+        let names = names.join(", ");
+        tracing::warn!("variables of OpenTelemetry that have no effect: {names}");
+    }
+}
+
 /// Exports spans.
 struct SpanExport {
     queue: Arc<SpanQueue>,
     client: OtlpClient,
     resource: Vec<(String, String)>,
     delay: Duration,
+    limit: Option<Duration>,
     metrics: Metrics,
 }
 
@@ -141,8 +169,13 @@ impl SpanExport {
                 }
             }
             let count = spans.len() as u64;
-            let body = export_spans(&self.resource, spans).encode_to_vec();
-            let name = match self.client.send(body.into(), &stop).await {
+            let resource = self.resource.clone();
+            let body = self.client.encode(move || export_spans(&resource, spans));
+            let is_exported = match body.await {
+                Some(body) => self.client.send(body, self.limit, &stop).await,
+                None => false,
+            };
+            let name = match is_exported {
                 true => "exported",
                 false => "failed",
             };
@@ -171,11 +204,10 @@ async fn export_metrics(
             now: nanos_now(),
         };
         let (metrics, resource) = (metrics.clone(), otlp_resource(&resource));
-        // On another thread, as a scrape: there can be thousands of lines.
-        let encode = move || metric_export(&metrics, resource, times);
-        if let Ok(export) = tokio::task::spawn_blocking(encode).await {
+        let body = client.encode(move || metric_export(&metrics, resource, times));
+        if let Some(body) = body.await {
             // What went wrong is in the log.
-            let _ = client.send_once(export.into()).await;
+            client.send_without_retry(body).await;
         }
         if is_last {
             return;
@@ -183,7 +215,7 @@ async fn export_metrics(
     }
 }
 
-fn metric_export(metrics: &Metrics, resource: OtlpResource, times: SampleTimes) -> Vec<u8> {
+fn metric_export(metrics: &Metrics, resource: OtlpResource, times: SampleTimes) -> ExportMetrics {
     let scope_metrics = ScopeMetrics {
         scope: Some(InstrumentationScope::of_host()),
         metrics: metrics_of(&metrics.encode(), times),
@@ -193,7 +225,7 @@ fn metric_export(metrics: &Metrics, resource: OtlpResource, times: SampleTimes) 
         scope_metrics: vec![scope_metrics],
     };
     let resource_metrics = vec![resource_metrics];
-    ExportMetrics { resource_metrics }.encode_to_vec()
+    ExportMetrics { resource_metrics }
 }
 
 fn nanos_now() -> u64 {

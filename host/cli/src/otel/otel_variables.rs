@@ -1,7 +1,8 @@
 //! The variables of the environment that OpenTelemetry defines.
 
+use super::otlp_target::{OtlpTarget, Signal};
 use super::sampler::SamplerKind;
-use std::fmt;
+use super::variable_values::{millis, number, only, pairs, unsupported};
 use std::time::Duration;
 
 /// What the variables and the setting `otel.endpoint` say.
@@ -13,6 +14,8 @@ pub(super) struct OtelVariables {
     pub(super) traces: Option<TraceExport>,
     /// How to export metrics; `None` if they are not exported.
     pub(super) metrics: Option<MetricExport>,
+    /// What has no effect although it is set. The texts have no values.
+    pub(super) warnings: Vec<String>,
 }
 
 /// How to export traces.
@@ -26,6 +29,8 @@ pub(super) struct TraceExport {
     pub(super) queue: usize,
     /// The maximum number of spans in a request.
     pub(super) batch: usize,
+    /// The longest time that a batch is tried to be exported, with all its requests.
+    pub(super) limit: Option<Duration>,
 }
 
 /// How to export metrics.
@@ -35,36 +40,59 @@ pub(super) struct MetricExport {
     pub(super) interval: Duration,
 }
 
-/// Where to send one of the signals.
-#[derive(Clone)]
-pub(super) struct OtlpTarget {
-    pub(super) url: reqwest::Url,
-    /// Names and values, which are secrets.
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) timeout: Duration,
-}
+/// The maximum number of spans that wait for their export. A span takes about 1 KiB.
+const QUEUE_MAX: u64 = 65_536;
 
-impl fmt::Debug for OtlpTarget {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OtlpTarget(..)")
-    }
-}
+/// Variables that are heeded, besides [`EXPORTER_OPTIONS`].
+const HEEDED: [&str; 17] = [
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_LOGS_EXPORTER",
+    "OTEL_METRIC_EXPORT_INTERVAL",
+    "OTEL_METRIC_EXPORT_TIMEOUT",
+    "OTEL_METRICS_EXPORTER",
+    "OTEL_PROPAGATORS",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_SDK_DISABLED",
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_EXPORTER",
+    SAMPLER,
+    SAMPLER_ARG,
+    HISTOGRAMS,
+    TEMPORALITY,
+];
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+const SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+/// How variables of the exporter begin; that of one of the signals has its name next.
+const EXPORTER: &str = "OTEL_EXPORTER_OTLP_";
+/// How they end.
+const EXPORTER_OPTIONS: [&str; 8] = [
+    "CERTIFICATE",
+    "CLIENT_CERTIFICATE",
+    "CLIENT_KEY",
+    "COMPRESSION",
+    "ENDPOINT",
+    "HEADERS",
+    "PROTOCOL",
+    "TIMEOUT",
+];
+const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
+const HISTOGRAMS: &str = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION";
 
-/// One of the kinds of data that OpenTelemetry exports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Signal {
-    Traces,
-    Metrics,
-}
-
-impl Signal {
-    /// Its name in variables.
-    fn name(self) -> &'static str {
-        match self {
-            Signal::Traces => "TRACES",
-            Signal::Metrics => "METRICS",
-        }
-    }
+/// Returns whether the exporter heeds a variable.
+pub(super) fn is_heeded(name: &str) -> bool {
+    let Some(option) = name
+        .strip_prefix(EXPORTER)
+        .filter(|_| !HEEDED.contains(&name))
+    else {
+        return HEEDED.contains(&name);
+    };
+    let of_signal = ["TRACES_", "METRICS_"]
+        .into_iter()
+        .find_map(|signal| option.strip_prefix(signal));
+    EXPORTER_OPTIONS.contains(&of_signal.unwrap_or(option))
 }
 
 impl OtelVariables {
@@ -78,190 +106,95 @@ impl OtelVariables {
         endpoint: Option<&str>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<OtelVariables, String> {
-        let target = |signal| OtlpTarget::read(endpoint, signal, &variable);
-        let traces = match target(Signal::Traces)? {
-            None => None,
-            Some(target) => {
-                let queue = number(&variable, "OTEL_BSP_MAX_QUEUE_SIZE", 2_048)?.min(QUEUE_MAX);
-                let batch = number(&variable, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?;
-                Some(TraceExport {
-                    target,
-                    sampler: sampler(&variable)?,
-                    delay: millis(&variable, "OTEL_BSP_SCHEDULE_DELAY", 5_000)?,
-                    queue: usize::try_from(queue).unwrap_or(usize::MAX),
-                    batch: usize::try_from(batch.min(queue)).unwrap_or(usize::MAX),
-                })
-            }
-        };
-        let metrics = match target(Signal::Metrics)? {
-            None => None,
-            Some(target) => {
-                const TEMPORALITY: &str = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
-                let is_cumulative = |text: String| text.eq_ignore_ascii_case("cumulative");
-                if !variable(TEMPORALITY).is_none_or(is_cumulative) {
-                    return Err(unsupported(TEMPORALITY, "cumulative"));
-                }
-                Some(MetricExport {
-                    target,
-                    interval: millis(&variable, "OTEL_METRIC_EXPORT_INTERVAL", 60_000)?,
-                })
-            }
-        };
-        Ok(OtelVariables {
+        let mut found = OtelVariables {
             resource: resource(&variable)?,
-            traces,
-            metrics,
+            traces: None,
+            metrics: None,
+            warnings: Vec::new(),
+        };
+        let disabled = variable("OTEL_SDK_DISABLED").map(|text| text.to_ascii_lowercase());
+        if disabled.as_deref() == Some("true") {
+            return Ok(found);
+        }
+        let mut target =
+            |signal| OtlpTarget::read(endpoint, signal, &variable, &mut found.warnings);
+        let (traces, metrics) = (target(Signal::Traces)?, target(Signal::Metrics)?);
+        if traces.is_none() && metrics.is_none() {
+            return Ok(found);
+        }
+        let traces = traces.map(|target| TraceExport::read(target, &variable));
+        found.traces = traces.transpose()?;
+        let metrics = metrics.map(|target| MetricExport::read(target, &variable));
+        found.metrics = metrics.transpose()?;
+        found.warnings.extend(warnings(&variable));
+        if !matches!(disabled.as_deref(), None | Some("false")) {
+            let warning = "OTEL_SDK_DISABLED has no effect: it is neither true nor false";
+            found.warnings.push(warning.to_owned());
+        }
+        Ok(found)
+    }
+}
+
+impl TraceExport {
+    fn read(
+        target: OtlpTarget,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<TraceExport, String> {
+        const LIMIT: &str = "OTEL_BSP_EXPORT_TIMEOUT";
+        let queue = number(&variable, "OTEL_BSP_MAX_QUEUE_SIZE", 2_048)?.min(QUEUE_MAX);
+        let batch = number(&variable, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?;
+        let limit = variable(LIMIT).map(|_| millis(&variable, LIMIT, 1));
+        Ok(TraceExport {
+            target,
+            sampler: sampler(&variable)?,
+            delay: millis(&variable, "OTEL_BSP_SCHEDULE_DELAY", 5_000)?,
+            queue: usize::try_from(queue).unwrap_or(usize::MAX),
+            batch: usize::try_from(batch.min(queue)).unwrap_or(usize::MAX),
+            limit: limit.transpose()?,
         })
     }
 }
 
-/// The maximum number of spans that wait for their export. A span takes about 1 KiB.
-const QUEUE_MAX: u64 = 65_536;
-
-fn unsupported(name: &str, expected: &str) -> String {
-    format!("{name} is not supported; expected {expected}")
-}
-
-fn number(
-    variable: impl Fn(&str) -> Option<String>,
-    name: &str,
-    default: u64,
-) -> Result<u64, String> {
-    match variable(name) {
-        None => Ok(default),
-        Some(text) => match text.parse() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => Err(format!("{name} must be a number of at least 1")),
-        },
-    }
-}
-
-/// Reads a time of at most a day.
-fn millis(
-    variable: impl Fn(&str) -> Option<String>,
-    name: &str,
-    default: u64,
-) -> Result<Duration, String> {
-    let day = Duration::from_secs(24 * 60 * 60);
-    Ok(Duration::from_millis(number(variable, name, default)?).min(day))
-}
-
-impl OtlpTarget {
-    /// Reads where a signal goes; `None` if it is not exported.
+impl MetricExport {
     fn read(
-        endpoint: Option<&str>,
-        signal: Signal,
+        mut target: OtlpTarget,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> Result<Option<OtlpTarget>, String> {
-        let exporter = format!("OTEL_{}_EXPORTER", signal.name());
-        match variable(&exporter).as_deref() {
-            None | Some("otlp") => {}
-            Some("none") => return Ok(None),
-            Some(_) => return Err(unsupported(&exporter, "otlp or none")),
-        }
-        let is_disabled =
-            variable("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-        let Some(url) = url(endpoint, signal, &variable)?.filter(|_| !is_disabled) else {
-            return Ok(None);
-        };
-        // The variable of the signal comes before that of all signals. With the one that was found.
-        let first = |suffix: &str| {
-            let own = format!("OTEL_EXPORTER_OTLP_{}_{suffix}", signal.name());
-            let common = format!("OTEL_EXPORTER_OTLP_{suffix}");
-            let found = [own, common].into_iter();
-            found
-                .filter_map(|name| Some((variable(&name)?, name)))
-                .next()
-        };
-        let only = |suffix: &str, expected: &str| match first(suffix) {
-            Some((text, name)) if text != expected => Err(unsupported(&name, expected)),
-            _ => Ok(()),
-        };
-        only("PROTOCOL", "http/protobuf")?;
-        only("COMPRESSION", "none")?;
-        for suffix in ["CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"] {
-            if let Some((_, name)) = first(suffix) {
-                return Err(format!(
-                    "{name} is not supported: use a collector on this machine, or one with a certificate of a public authority"
-                ));
-            }
-        }
-        let headers = match first("HEADERS") {
-            None => Vec::new(),
-            Some((text, name)) => pairs(&text)
-                .ok_or_else(|| format!("{name} must be NAME=VALUE, separated by commas"))?,
-        };
-        let timeout = match first("TIMEOUT") {
-            None => Duration::from_secs(10),
-            Some((_, name)) => millis(&variable, &name, 10_000)?,
-        };
-        Ok(Some(OtlpTarget {
-            url,
-            headers,
-            timeout,
-        }))
+    ) -> Result<MetricExport, String> {
+        only(&variable, TEMPORALITY, "cumulative")?;
+        only(&variable, HISTOGRAMS, "explicit_bucket_histogram")?;
+        // An export of metrics is one request.
+        let limit = millis(&variable, "OTEL_METRIC_EXPORT_TIMEOUT", 30_000)?;
+        target.timeout = target.timeout.min(limit);
+        Ok(MetricExport {
+            target,
+            interval: millis(&variable, "OTEL_METRIC_EXPORT_INTERVAL", 60_000)?,
+        })
     }
 }
 
-/// Returns where to send a signal, if that is known.
-fn url(
-    endpoint: Option<&str>,
-    signal: Signal,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Option<reqwest::Url>, String> {
-    const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    let own = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.name());
-    let path = signal.name().to_ascii_lowercase();
-    let below = |base: &str| format!("{}/v1/{path}", base.trim_end_matches('/'));
-    let (name, text) = match (endpoint, variable(&own), variable(BASE)) {
-        (Some(base), ..) => ("otel.endpoint", below(base)),
-        (None, Some(url), _) => (own.as_str(), url),
-        (None, None, Some(base)) => (BASE, below(&base)),
-        (None, None, None) => return Ok(None),
+/// What the exporter does not do, though a variable asks for it.
+fn warnings(variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |text: &str| warnings.push(text.to_owned());
+    let has_other = |name: &str, expected: &str| {
+        let text = variable(name).unwrap_or_default().to_ascii_lowercase();
+        let mut parts = text.split(',').map(str::trim);
+        parts.any(|part| !part.is_empty() && part != expected)
     };
-    let invalid = |why| format!("{name} {why}");
-    let url = reqwest::Url::parse(&text).map_err(|_| invalid("is not a URL"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(invalid("must begin with http:// or https://"));
+    if has_other("OTEL_PROPAGATORS", "tracecontext") {
+        warn("OTEL_PROPAGATORS is not supported except for tracecontext, which is always on");
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(invalid(
-            "has a password in it; set OTEL_EXPORTER_OTLP_HEADERS instead",
-        ));
+    if has_other("OTEL_LOGS_EXPORTER", "none") {
+        warn("OTEL_LOGS_EXPORTER has no effect: logs are not exported");
     }
-    Ok(Some(url))
-}
-
-/// Parses a list of pairs, whose values may be percent-encoded.
-fn pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let parts = text
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty());
-    let pair = |part: &str| {
-        let (name, value) = part.split_once('=')?;
-        let name = name.trim();
-        (!name.is_empty()).then(|| Some((name.to_owned(), decoded(value.trim())?)))?
-    };
-    parts.map(pair).collect()
-}
-
-/// Decodes percent-encoding.
-fn decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((byte, more)) = rest.split_first() {
-        rest = more;
-        if *byte != b'%' {
-            bytes.push(*byte);
-            continue;
-        }
-        let (digits, more) = rest.split_at_checked(2)?;
-        let digits = std::str::from_utf8(digits).ok()?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = more;
+    let has_ratio =
+        variable(SAMPLER).is_some_and(|name| name.to_ascii_lowercase().ends_with("traceidratio"));
+    if !has_ratio && variable(SAMPLER_ARG).is_some() {
+        warn(
+            "OTEL_TRACES_SAMPLER_ARG has no effect without OTEL_TRACES_SAMPLER=parentbased_traceidratio or traceidratio",
+        );
     }
-    String::from_utf8(bytes).ok()
+    warnings
 }
 
 fn resource(variable: impl Fn(&str) -> Option<String>) -> Result<Vec<(String, String)>, String> {
@@ -284,14 +217,14 @@ fn resource(variable: impl Fn(&str) -> Option<String>) -> Result<Vec<(String, St
 }
 
 fn sampler(variable: impl Fn(&str) -> Option<String>) -> Result<SamplerKind, String> {
-    let ratio = || match variable("OTEL_TRACES_SAMPLER_ARG") {
+    let ratio = || match variable(SAMPLER_ARG) {
         None => Ok(1.0),
         Some(text) => match text.parse::<f64>() {
             Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(ratio),
             _ => Err("OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1".to_owned()),
         },
     };
-    let name = variable("OTEL_TRACES_SAMPLER");
+    let name = variable(SAMPLER).map(|name| name.to_ascii_lowercase());
     let (ratio, parent_based) = match name.as_deref() {
         None | Some("parentbased_always_on") => (1.0, true),
         Some("parentbased_always_off") => (0.0, true),
@@ -301,7 +234,7 @@ fn sampler(variable: impl Fn(&str) -> Option<String>) -> Result<SamplerKind, Str
         Some("traceidratio") => (ratio()?, false),
         Some(_) => {
             let expected = "always_on, always_off or traceidratio, each also with parentbased_";
-            return Err(unsupported("OTEL_TRACES_SAMPLER", expected));
+            return Err(unsupported(SAMPLER, expected));
         }
     };
     Ok(SamplerKind {

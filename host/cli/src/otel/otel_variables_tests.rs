@@ -80,12 +80,19 @@ fn unsupported_values_are_refused_without_secrets() {
     for (name, value) in [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/x"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/secret"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "/secret"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "1s"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "1s"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=%secret"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
         ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "base2_exponential_bucket_histogram",
+        ),
         ("OTEL_TRACES_EXPORTER", "zipkin"),
         ("OTEL_METRICS_EXPORTER", "prometheus"),
         ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
@@ -97,10 +104,107 @@ fn unsupported_values_are_refused_without_secrets() {
         let error = read(Some("http://x"), &[(name, value), ratio]).unwrap_err();
         assert!(error.contains(name) && !error.contains("secret"), "{error}");
     }
-    for endpoint in ["x", "ftp://x", "http://user:secret@x"] {
+    for endpoint in ["x", "ftp://x", "http://user:secret@x", "http://x?secret"] {
         let error = read(Some(endpoint), &[]).unwrap_err();
         assert!(error.starts_with("otel.endpoint "), "{error}");
         assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn options_are_those_of_the_signal_before_those_of_all_and_case_does_not_matter() {
+    let found = read(
+        Some("https://x"),
+        &[
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "GZIP"),
+            ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "None"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "HTTP/Protobuf"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/all"),
+            ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "/metrics"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/certificate"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/key"),
+            ("OTEL_TRACES_EXPORTER", "OTLP"),
+            ("OTEL_TRACES_SAMPLER", "Always_Off"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "7000"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "20000"),
+            ("OTEL_PROPAGATORS", "TraceContext"),
+            ("OTEL_LOGS_EXPORTER", "none"),
+            ("OTEL_SDK_DISABLED", "False"),
+        ],
+    );
+    let found = found.unwrap();
+    assert!(found.warnings.is_empty(), "{:?}", found.warnings);
+    let (traces, metrics) = (found.traces.unwrap(), found.metrics.unwrap());
+    assert_eq!(traces.limit, Some(Duration::from_secs(7)));
+    assert_eq!(traces.sampler.ratio, 0.0);
+    let (traces, metrics) = (traces.target, metrics.target);
+    assert_eq!((traces.gzip, metrics.gzip), (true, false));
+    assert_eq!(traces.timeout, Duration::from_secs(60));
+    assert_eq!(metrics.timeout, Duration::from_secs(20));
+    let authorities = [&traces, &metrics].map(|target| {
+        let file = target.tls.authorities.as_ref();
+        file.unwrap().path.to_str().unwrap()
+    });
+    assert_eq!(authorities, ["/all", "/metrics"]);
+    let (certificate, key) = traces.tls.identity.unwrap();
+    assert_eq!(certificate.path.to_str(), Some("/certificate"));
+    assert_eq!(key.path.to_str(), Some("/key"));
+}
+
+#[test]
+fn what_has_no_effect_is_a_warning_without_values() {
+    for (name, value) in [
+        ("OTEL_PROPAGATORS", "tracecontext,secret"),
+        ("OTEL_LOGS_EXPORTER", "secret"),
+        ("OTEL_SDK_DISABLED", "secret"),
+        ("OTEL_TRACES_SAMPLER_ARG", "secret"),
+    ] {
+        let warnings = read(Some("http://x"), &[(name, value)]).unwrap().warnings;
+        let [warning] = &warnings[..] else {
+            panic!("{name}: {warnings:?}");
+        };
+        assert!(warning.starts_with(name) && !warning.contains("secret"));
+        assert!(read(None, &[(name, value)]).unwrap().warnings.is_empty());
+    }
+    let certificate = ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/secret");
+    let warnings = read(Some("http://x"), &[certificate]).unwrap().warnings;
+    assert_eq!(
+        warnings,
+        [
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE has no effect: the URL of the collector does not begin with https://"
+        ]
+    );
+    let found = read(None, &[("OTEL_METRICS_EXPORTER", "otlp")]).unwrap();
+    assert_eq!(
+        found.warnings,
+        [
+            "OTEL_METRICS_EXPORTER has no effect: set otel.endpoint or OTEL_EXPORTER_OTLP_ENDPOINT too"
+        ]
+    );
+    assert!(found.metrics.is_none());
+}
+
+#[test]
+fn heeded_variables_are_those_of_the_documentation() {
+    let documented = include_str!("../../../../docs/operating.md");
+    for name in HEEDED {
+        assert!(documented.contains(&format!("`{name}`")), "{name}");
+        assert!(is_heeded(name), "{name}");
+    }
+    for option in EXPORTER_OPTIONS {
+        let name = format!("OTEL_EXPORTER_OTLP_{option}");
+        assert!(documented.contains(&format!("`{name}`")), "{name}");
+        assert!(is_heeded(&name), "{name}");
+        assert!(is_heeded(&format!("OTEL_EXPORTER_OTLP_TRACES_{option}")));
+        assert!(is_heeded(&format!("OTEL_EXPORTER_OTLP_METRICS_{option}")));
+    }
+    for name in [
+        "OTEL_EXPORTER_OTLP_INSECURE",
+        "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+        "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    ] {
+        assert!(!is_heeded(name), "{name}");
     }
 }
 

@@ -1,11 +1,18 @@
 //! The client of the collector.
 
-use super::otel_variables::OtlpTarget;
+use super::otlp_target::OtlpTarget;
+use super::otlp_tls::with_tls;
 use crate::client::http_client;
 use crate::failure::Failure;
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use prost::Message;
 use reqwest::StatusCode;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use std::io::Write;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +32,10 @@ pub(super) struct OtlpClient {
     http: reqwest::Client,
     url: reqwest::Url,
     headers: HeaderMap,
+    /// The timeout of a request.
+    timeout: Duration,
+    /// Whether bodies are compressed.
+    gzip: bool,
     /// What it sends, for the log.
     what: &'static str,
     /// Whether the log has a line of the current failure.
@@ -54,45 +65,86 @@ impl OtlpClient {
             CONTENT_TYPE,
             HeaderValue::from_static("application/x-protobuf"),
         );
-        let http = http_client()
-            .connect_timeout(target.timeout)
-            .timeout(target.timeout)
-            .build()
-            .map_err(|error| Failure::host(error.to_string()))?;
+        if target.gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        let builder = http_client().connect_timeout(target.timeout);
+        let http = with_tls(builder, &target.tls)?.build();
+        let http = http.map_err(|error| {
+            let why = kvasm::service::error_chain(&error);
+            match target.tls.first() {
+                None => Failure::host(why),
+                Some(file) => Failure::user(format!("{}: {why}", file.variable)),
+            }
+        })?;
         Ok(OtlpClient {
             http,
             url: target.url.clone(),
             headers,
+            timeout: target.timeout,
+            gzip: target.gzip,
             what,
             is_reported: false,
             last_report: None,
         })
     }
 
-    /// Sends an export, with retries until `stop`. Returns whether the collector has taken it.
-    pub(super) async fn send(&mut self, body: Bytes, stop: &CancellationToken) -> bool {
-        let mut backoff = BACKOFF;
+    /// Builds and encodes a message for [`send`](OtlpClient::send), on a thread for such work: it can
+    /// be large. Returns `None` if that failed.
+    pub(super) async fn encode<M: Message>(
+        &self,
+        build: impl FnOnce() -> M + Send + 'static,
+    ) -> Option<Bytes> {
+        let gzip = self.gzip;
+        let encode = move || {
+            let body = build().encode_to_vec();
+            match gzip {
+                true => compressed(&body),
+                false => Ok(body),
+            }
+        };
+        let body = tokio::task::spawn_blocking(encode).await.ok()?;
+        body.ok().map(Bytes::from)
+    }
+
+    /// Sends an export, with retries until `stop`, for at most `limit`. Returns whether the collector
+    /// has taken it.
+    pub(super) async fn send(
+        &mut self,
+        body: Bytes,
+        limit: Option<Duration>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let (start, mut backoff) = (Instant::now(), BACKOFF);
+        let left = || limit.map_or(Duration::MAX, |limit| limit.saturating_sub(start.elapsed()));
         for at in 1..=TRIES {
-            let Err(retry) = self.send_once(body.clone()).await else {
+            let timeout = self.timeout.min(left());
+            let Err(retry) = self.send_once(body.clone(), timeout).await else {
                 return true;
             };
-            let Some(wait) = retry.filter(|_| at < TRIES) else {
+            let wait = retry.map(|wait| wait.max(backoff).min(WAIT_MAX));
+            let Some(wait) = wait.filter(|wait| at < TRIES && *wait < left()) else {
                 break;
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(wait.max(backoff).min(WAIT_MAX)) => {}
+                () = tokio::time::sleep(wait) => {}
             }
             backoff *= 2;
         }
         false
     }
 
+    /// Sends an export once. Returns whether the collector has taken it.
+    pub(super) async fn send_without_retry(&mut self, body: Bytes) -> bool {
+        self.send_once(body, self.timeout).await.is_ok()
+    }
+
     /// Sends an export. If the collector has not taken it, returns the wait before the next try, if
     /// one makes sense.
-    pub(super) async fn send_once(&mut self, body: Bytes) -> Result<(), Option<Duration>> {
+    async fn send_once(&mut self, body: Bytes, timeout: Duration) -> Result<(), Option<Duration>> {
         let what = self.what;
-        match self.post(body).await {
+        match self.post(body, timeout).await {
             Ok(()) => {
                 if std::mem::take(&mut self.is_reported) {
                     tracing::info!("the OpenTelemetry collector takes {what} again");
@@ -111,8 +163,8 @@ impl OtlpClient {
         }
     }
 
-    async fn post(&self, body: Bytes) -> Result<(), Untaken> {
-        let request = self.http.post(self.url.clone());
+    async fn post(&self, body: Bytes, timeout: Duration) -> Result<(), Untaken> {
+        let request = self.http.post(self.url.clone()).timeout(timeout);
         let sent = request.headers(self.headers.clone()).body(body).send();
         // Its text has the URL, which may contain what the operator does not want in a log.
         let response = sent.await.map_err(|error| Untaken {
@@ -138,4 +190,11 @@ impl OtlpClient {
             retry: is_temporary.then(|| Duration::from_secs(wait.unwrap_or(0))),
         })
     }
+}
+
+/// Compresses a body, at the fastest level: it competes with calls for the CPU.
+fn compressed(body: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(body)?;
+    encoder.finish()
 }

@@ -6,8 +6,10 @@ use super::memory::Guest;
 use super::state::{GuestState, GuestView, HostCalls};
 use bytes::Bytes;
 use kvasm_abi::{MODULE, Status, http};
-use kvasm_core::{HttpUrl, Subject, display_truncated};
-use kvasm_service::{OutboundCaller, OutboundError, OutboundRequest, OutboundResponse, Stage};
+use kvasm_core::{HttpUrl, Subject, TraceContext, display_truncated};
+use kvasm_service::{
+    OutboundCaller, OutboundError, OutboundRequest, OutboundResponse, OutboundSpan, Stage,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use wasmtime::{Caller, Linker};
@@ -51,7 +53,11 @@ async fn http_fetch<T: GuestView>(
     let mut request = decode(frame)?;
     let state = guest.state();
     count(state)?;
-    add_headers(state, &mut request.headers);
+    let recorder = state.context.caller.recorder();
+    let span = OutboundSpan::start(recorder, &request.method, request.url.origin());
+    let trace = span.as_ref().and_then(OutboundSpan::trace);
+    let trace = trace.as_ref().or(state.context.caller.trace());
+    add_headers(state, trace, &mut request.headers);
     let (outbound, permissions) = (state.services.outbound.clone(), state.settings.clone());
     let (app, app_name) = (state.context.caller.app(), state.app_name.clone());
     let caller = OutboundCaller {
@@ -61,8 +67,11 @@ async fn http_fetch<T: GuestView>(
         deadline: state.context.deadline.at(),
     };
     let fetch = outbound.fetch(caller, request);
-    let response = state.meter.exclude_in(Stage::Fetching, fetch).await?;
-    let answer = encode(&response)?;
+    let response = state.meter.exclude_in(Stage::Fetching, fetch).await;
+    if let Some(span) = span {
+        span.end(&response);
+    }
+    let answer = encode(&response?)?;
     guest.acquire_cpu_permit(answer.len()).await;
     guest.answer(out, answer)
 }
@@ -126,9 +135,13 @@ pub fn fuzz_fetch(frame: Vec<u8>) -> Result<OutboundRequest, Option<Status>> {
     })
 }
 
-/// Adds the headers that a plugin may set itself: the trace of the run and, in a handler, a key by
+/// Adds the headers that a plugin may set itself: the trace, and, in a handler, a key by
 /// which the receiver can recognise a repetition.
-fn add_headers(state: &GuestState, headers: &mut Vec<(String, String)>) {
+fn add_headers(
+    state: &GuestState,
+    trace: Option<&TraceContext>,
+    headers: &mut Vec<(String, String)>,
+) {
     let has = |headers: &[(String, String)], name: &str| {
         let mut names = headers.iter().map(|(name, _)| name);
         names.any(|found| found.eq_ignore_ascii_case(name))
@@ -139,7 +152,7 @@ fn add_headers(state: &GuestState, headers: &mut Vec<(String, String)>) {
         headers.push(("idempotency-key".to_owned(), delivery.event_id.to_string()));
     }
     // A state belongs to its parent, so a plugin that sets one has to set both.
-    if let Some(trace) = state.context.caller.trace()
+    if let Some(trace) = trace
         && !has(headers, "traceparent")
         && !has(headers, "tracestate")
     {

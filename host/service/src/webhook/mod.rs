@@ -7,7 +7,7 @@ pub(crate) use cloud_event::encode_change;
 
 use super::{
     HttpPermissions, OpenedSecret, Outbound, OutboundBlame, OutboundCaller, OutboundError,
-    OutboundRequest, OutboundResponse, ServiceError,
+    OutboundRequest, OutboundResponse, OutboundSpan, ServiceError, SpanRecorder,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use thiserror::Error;
 pub use signature::SigningKeyError;
 pub(crate) use signature::SigningKeys;
 
+const METHOD: &str = "POST";
 /// The maximum delay that a receiver can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 /// How often, and for how long, an attempt waits for the app's rate limit. That writes nothing, while
@@ -129,8 +130,11 @@ pub struct WebhookCall<'c> {
     pub webhook: &'c Webhook,
     /// The app's secret of the name that the webhook has, if it is set.
     pub secret: Option<OpenedSecret>,
-    /// The trace context of the request.
+    /// The trace context of the delivery.
     pub trace: &'c TraceContext,
+    /// Records the span of the request, whose trace context the receiver then gets. Without it the
+    /// receiver gets that of the delivery.
+    pub recorder: Option<&'c SpanRecorder>,
     /// The time of the attempt.
     pub now: Timestamp,
     /// When the attempt ends.
@@ -143,8 +147,11 @@ impl WebhookCall<'_> {
     /// # Errors
     /// [`WebhookError`], unless the response has a status from 200 to 299.
     pub async fn send(&self, outbound: &dyn Outbound) -> Result<(), WebhookError> {
-        let request = self.request()?;
         let origin = self.webhook.url.origin();
+        let keys = self.keys()?;
+        let span = OutboundSpan::start(self.recorder, METHOD, origin);
+        let trace = span.as_ref().and_then(OutboundSpan::trace);
+        let request = self.request(&keys, trace.as_ref().unwrap_or(self.trace))?;
         let caller = OutboundCaller {
             app: self.app.id,
             app_name: self.app.name.as_str(),
@@ -152,6 +159,9 @@ impl WebhookCall<'_> {
             deadline: self.deadline,
         };
         let response = within_the_rate(|| outbound.fetch(caller, request.clone())).await;
+        if let Some(span) = span {
+            span.end(&response);
+        }
         let response = response.map_err(WebhookError::Outbound)?;
         match response.status {
             200..=299 => Ok(()),
@@ -163,14 +173,20 @@ impl WebhookCall<'_> {
         }
     }
 
-    fn request(&self) -> Result<OutboundRequest, WebhookError> {
-        let Webhook { url, secret: name } = self.webhook;
+    fn keys(&self) -> Result<SigningKeys, WebhookError> {
         let keys = SigningKeys::of(self.secret.as_ref());
-        let keys = keys.map_err(|error| WebhookError::BadSecret {
-            name: name.clone(),
+        keys.map_err(|error| WebhookError::BadSecret {
+            name: self.webhook.secret.clone(),
             error,
-        })?;
-        let body = cloud_event::encode(&self.app.name, self.delivery, self.trace);
+        })
+    }
+
+    fn request(
+        &self,
+        keys: &SigningKeys,
+        trace: &TraceContext,
+    ) -> Result<OutboundRequest, WebhookError> {
+        let body = cloud_event::encode(&self.app.name, self.delivery, trace);
         let body = body.map_err(|error| {
             ServiceError::Internal(kvasm_core::store::StoreError::Failed(error.into()))
         })?;
@@ -182,14 +198,14 @@ impl WebhookCall<'_> {
             ("webhook-signature", keys.sign(&id, timestamp, &body)),
             ("webhook-id", id),
             ("webhook-timestamp", timestamp.to_string()),
-            ("traceparent", self.trace.parent()),
+            ("traceparent", trace.parent()),
         ];
-        let state = self.trace.state();
+        let state = trace.state();
         headers.extend(state.map(|state| ("tracestate", state.to_owned())));
         let headers = headers.into_iter();
         Ok(OutboundRequest {
-            method: "POST".to_owned(),
-            url: url.clone(),
+            method: METHOD.to_owned(),
+            url: self.webhook.url.clone(),
             headers: headers.map(|(n, v)| (n.to_owned(), v)).collect(),
             body: Bytes::from(body),
             timeout: None,
