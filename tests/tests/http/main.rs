@@ -16,6 +16,7 @@ mod grants;
 mod handler_requests;
 mod handlers;
 mod idempotency;
+mod late_work;
 mod limits;
 mod logs;
 mod openapi;
