@@ -12,6 +12,7 @@ mod cost;
 mod entries;
 mod events;
 mod faults;
+mod full_log;
 mod grants;
 mod handler_requests;
 mod handlers;
