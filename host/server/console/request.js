@@ -1,15 +1,19 @@
-// Sends a request to the plugin's HTTP handler, and shows its response as text. The server returns it
-// as data: nothing of it is displayed as a page or run.
+// Sends a request to the plugin's HTTP handler, and shows its response as text or in hexadecimal. The
+// server returns it as data: nothing of it is displayed as a page or run.
 
 import { path, send } from "./api.js";
 import { Answer, logOf } from "./answer.js";
-import { html, link, useAction, useState } from "./ui.js";
+import { html, link, useAction, useRef, useState } from "./ui.js";
 import { Definitions, Field, HiddenCharacters, Lacks, Refusal, Table, Text } from "./ui.js";
 import { LogTable } from "./logs.js";
 import { may } from "./access.js";
-import { fromBase64, parseExact } from "./values.js";
+import { size } from "./text.js";
+import { fromBase64, parseExact, toBase64 } from "./values.js";
 
 const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
+/** The largest file: a request has at most 64 KiB with everything else, where bytes take a third more. */
+const FILE_MAX = 47 * 1024;
 
 /** Headers as typed, one in a line. */
 function headersOf(text) {
@@ -40,15 +44,33 @@ function Response({ app, done }) {
   </section>`;
 }
 
+/** The body as the API reads it: a file as bytes, or else what was typed. */
+async function bodyOf(file, text) {
+  if (!file) return text === "" ? {} : { text };
+  if (file.size > FILE_MAX) throw new Error(`The file has ${size(file.size)}. A file as the body has at most ${size(FILE_MAX)}.`);
+  return { bytes: toBase64(new Uint8Array(await file.arrayBuffer())) };
+}
+
+function FileField({ file, onFile }) {
+  const input = useRef(null);
+  const drop = () => { input.current.value = ""; onFile(null); };
+  return html`<div>
+    <${Field} label="Body from a file" hint=${`At most ${size(FILE_MAX)}. It is sent as it is, instead of the text.`}>
+      <input ref=${input} type="file" name="body-file" onChange=${(event) => onFile(event.target.files[0] ?? null)} /><//>
+    ${file && html`<p class="buttons"><span>The body is <${Text} value=${file.name} />, ${size(file.size)}.</span>
+      <button type="button" onClick=${drop}>Send the text instead</button></p>`}
+  </div>`;
+}
+
 export function HandlerRequest({ app }) {
   const [method, setMethod] = useState("GET");
   const [target, setTarget] = useState("/");
   const [headers, setHeaders] = useState("");
   const [body, setBody] = useState("");
+  const [file, setFile] = useState(null);
   const run = useAction(async () => {
     const began = performance.now();
-    const asked = { method, path: target, headers: headersOf(headers) };
-    if (body !== "") asked.text = body;
+    const asked = { method, path: target, headers: headersOf(headers), ...await bodyOf(file, body) };
     const response = await send("POST", path(["apps", app, "request"]), {
       body: JSON.stringify(asked), type: "application/json", headers: { "Kvasm-Cost": "?1" },
     });
@@ -72,8 +94,9 @@ export function HandlerRequest({ app }) {
       <${Field} label="Headers" hint="One in a line, such as Accept: text/html. Your token is not passed on.">
         <textarea name="headers" rows="2" spellcheck=${false} value=${headers} onInput=${(event) => setHeaders(event.target.value)}></textarea><//>
       <${Field} label="Body" hint="Text, of at most 64 KiB with the rest of the request">
-        <textarea name="body" rows="3" spellcheck=${false} value=${body} onInput=${(event) => setBody(event.target.value)}></textarea><//>
-      <${HiddenCharacters} text=${target + headers + body} />
+        <textarea name="body" rows="3" spellcheck=${false} disabled=${file !== null} value=${body} onInput=${(event) => setBody(event.target.value)}></textarea><//>
+      <${FileField} file=${file} onFile=${setFile} />
+      <${HiddenCharacters} text=${target + headers + (file ? "" : body)} />
       <p class="buttons"><button type="submit" class="primary" disabled=${run.busy}>Send</button>
         <span role="status">${run.busy ? "Running …" : ""}</span></p>
     </form>`}

@@ -4,6 +4,7 @@
 
 mod console;
 mod entry_views;
+mod handler_bodies;
 mod hostile_page;
 mod overview;
 mod page;

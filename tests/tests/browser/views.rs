@@ -3,6 +3,7 @@
 
 use super::console::is_inert;
 use super::entry_views;
+use super::handler_bodies::bodies;
 use super::hostile_page::answering;
 use super::page::Page;
 use super::stage::{HOSTILE, SHOWN, Stage};
@@ -38,6 +39,7 @@ fn views_work(width: u32, dark: bool) {
     entry_views::live(&stage, &page);
     compare(&page);
     log(&page);
+    bodies(&stage, &page);
     let neighbour = stage.send("GET", "/v1/apps/neighbour/kv/export", "", b"");
     // What the test itself wrote there.
     assert_eq!(neighbour.ok().text().lines().count(), 2);

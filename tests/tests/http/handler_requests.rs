@@ -1,11 +1,14 @@
 //! Requests to a plugin's HTTP handler whose response is data.
 
 use super::calls::{data, echo, frame};
-use kvasm::model::Scope;
+use super::idempotency::gated;
+use kvasm::model::{Limits, Scope};
 use kvasm::server::AdminAddress;
 use kvasm_tests::guests::{manifest, module, module_with, wasm};
-use kvasm_tests::server::{ApiResponse, Server};
+use kvasm_tests::server::{ApiResponse, Server, eventually};
 use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const PATH: &str = "/v1/apps/shop/request";
 
@@ -290,4 +293,106 @@ async fn handler_requests_are_only_where_the_api_is() {
     assert_eq!(answer.header("x-content-type-options"), "nosniff");
     // The pages themselves are not there.
     server.root.get("/a/shop/x").await.expect(404);
+}
+
+/// Waits until the server holds nothing of requests, and no call runs or waits.
+async fn becomes_idle(server: &Server) {
+    let idle = [
+        "kvasm_instances 0",
+        "kvasm_admission_queue 0",
+        "kvasm_http_bytes_in_flight 0",
+    ];
+    eventually("nothing is left behind", async || {
+        let metrics = server.host.metrics().encode();
+        idle.iter().all(|gauge| metrics.contains(gauge))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handler_that_computes_for_ever_ends_at_its_limit() {
+    let server = Server::with(|builder| {
+        // On a busy machine a second of CPU time takes long.
+        builder.limits(Limits {
+            wall_time: Duration::from_secs(60),
+            ..Limits::default()
+        })
+    })
+    .await;
+    let http = manifest(&[r#"{"kind":"http","name":"run"}"#]);
+    let endless = module_with("", &http, "(loop $l (br $l)) (i32.const 0)");
+    server.deployed("shop", endless).await;
+    server.deployed("neighbour", wasm("web")).await;
+    let get = json!({"method": "GET", "path": "/notes/a"});
+    let looping = {
+        let (client, get) = (server.root.clone(), get.clone());
+        tokio::spawn(async move { client.json("POST", PATH, get).await })
+    };
+    eventually("it runs", async || {
+        server.host.metrics().encode().contains("kvasm_instances 1")
+    })
+    .await;
+    let other = "/v1/apps/neighbour/request";
+    server.root.json("POST", other, get).await.expect(200);
+    let ended = looping.await.unwrap();
+    ended.expect_problem(504, "plugin-timeout");
+    becomes_idle(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handler_that_waits_for_ever_ends_at_its_deadline() {
+    let (server, _gate, runs) = gated(Duration::from_secs(3)).await;
+    server.deployed("neighbour", wasm("web")).await;
+    let get = json!({"method": "GET", "path": "/notes/a"});
+    let waiting = {
+        let (client, get) = (server.root.clone(), get.clone());
+        tokio::spawn(async move { client.json("POST", PATH, get).await })
+    };
+    eventually("it runs", async || runs.load(Ordering::SeqCst) == 1).await;
+    let other = "/v1/apps/neighbour/request";
+    server.root.json("POST", other, get).await.expect(200);
+    let ended = waiting.await.unwrap();
+    ended.expect_problem(504, "plugin-timeout");
+    becomes_idle(&server).await;
+}
+
+/// Of clients that leave, the one whose handler runs has its effect, and the one that waits has none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_leave_leave_nothing_behind() {
+    let (server, gate, runs) = gated(Duration::from_secs(600)).await;
+    let one = json!({"calls_at_once": 1});
+    let limits = "/v1/apps/shop/limits";
+    server.root.json("PATCH", limits, one).await.expect(200);
+    let ask = || {
+        let body = json!({"method": "POST", "path": "/"}).to_string();
+        let request = server.root.request("POST", PATH).body(body);
+        tokio::spawn(request.header("content-type", "application/json").send())
+    };
+    let running = ask();
+    eventually("one runs", async || runs.load(Ordering::SeqCst) == 1).await;
+    let queued = ask();
+    eventually("one waits", async || {
+        let metrics = server.host.metrics().encode();
+        metrics.contains("kvasm_admission_queue 1")
+    })
+    .await;
+    for client in [running, queued] {
+        client.abort();
+        assert!(client.await.unwrap_err().is_cancelled());
+    }
+    eventually("none waits", async || {
+        let metrics = server.host.metrics().encode();
+        metrics.contains("kvasm_admission_queue 0")
+    })
+    .await;
+    gate.add_permits(1);
+    becomes_idle(&server).await;
+    // The slot is free again.
+    gate.add_permits(1);
+    let next = ask().await.unwrap().unwrap();
+    assert_eq!(next.status(), 200);
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    let sum = server.root.get("/v1/apps/shop/kv/entry?collection=c&key=n");
+    assert_eq!(sum.await.expect(200).text(), "2");
+    becomes_idle(&server).await;
 }

@@ -349,8 +349,8 @@ async fn answer_that_is_too_large_to_keep_is_not_run_again() {
     assert_eq!(effects(&server, "shop").await, 2);
 }
 
-/// A server whose calls wait for a permit each.
-async fn gated(wall_time: Duration) -> (Server, Arc<Semaphore>, Arc<AtomicU64>) {
+/// A server whose calls wait for a permit each, and the number of those that have begun.
+pub async fn gated(wall_time: Duration) -> (Server, Arc<Semaphore>, Arc<AtomicU64>) {
     let (gate, runs) = (Arc::new(Semaphore::new(0)), Arc::<AtomicU64>::default());
     let (in_guest, counted) = (Arc::clone(&gate), Arc::clone(&runs));
     let set_up = move |builder: HostBuilder| {

@@ -1,12 +1,13 @@
-//! What the views of the console ask for, on a store with 10,000 apps, a million entries and 100,000
-//! dead letters.
+//! What the views of the console ask for, on a store with 10,000 apps, a million entries, 100,000 dead
+//! letters and a full log.
 
+use crate::full_log;
 use crate::overview::dispatch_with;
 use kvasm::dispatch::DispatchOptions;
 use kvasm::store::{PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::guests::wasm;
 use kvasm_tests::postgres::{fresh_database, shared, store_options};
-use kvasm_tests::server::{ApiClient, Server, eventually};
+use kvasm_tests::server::{ApiClient, ApiResponse, Server, eventually};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ const APPS: u64 = 10_000;
 const LETTERS: u32 = 100_000;
 /// The limit on a quiet machine is 300 ms. The machine of a test is busy.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// The pages of a search of the log that finds nothing: each reads 8 MiB.
+const SEARCH_PAGES_MAX: usize = 3;
 /// The largest answer to a view.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
@@ -47,8 +50,6 @@ fn views(cursor: &str, before: &str) -> Vec<String> {
         "deliveries?limit=25",
         "deliveries?limit=25&trigger=absent",
         "dead-letters?limit=1",
-        "logs?limit=200",
-        "logs?limit=200&grep=absent",
         "calls?limit=50",
         "limits",
         "config",
@@ -97,12 +98,35 @@ async fn sample(server: &Server) {
 
 /// Asks for a view. Prints and returns its time if it is too long, or its answer too large.
 async fn measure(api: &ApiClient, view: &str) -> Option<String> {
+    measure_page(api, view).await.0
+}
+
+/// Like [`measure`]. Also returns the answer.
+async fn measure_page(api: &ApiClient, view: &str) -> (Option<String>, ApiResponse) {
     let start = Instant::now();
     let answer = api.get(view).await.expect(200);
     let (took, bytes) = (start.elapsed(), answer.body.len());
     let found = format!("{:>6} ms {bytes:>7} bytes {view}", took.as_millis());
     println!("{found}");
-    (took > PATIENCE || bytes > ANSWER_BYTES_MAX).then_some(found)
+    let is_bad = took > PATIENCE || bytes > ANSWER_BYTES_MAX;
+    (is_bad.then_some(found), answer)
+}
+
+/// Asks for lines of a log, and for older ones as long as it finds none.
+async fn measure_search(api: &ApiClient, view: &str, exists: bool) -> Vec<String> {
+    let (mut bad, mut page) = (Vec::new(), view.to_owned());
+    for _ in 0..SEARCH_PAGES_MAX {
+        let (problem, answer) = measure_page(api, &page).await;
+        bad.extend(problem);
+        let older = answer.header("kvasm-next");
+        if !answer.body.is_empty() || older.is_empty() {
+            assert_eq!(!answer.body.is_empty(), exists, "{view}");
+            return bad;
+        }
+        page = format!("{view}&before={older}");
+    }
+    bad.push(format!("more than {SEARCH_PAGES_MAX} pages of {view}"));
+    bad
 }
 
 /// Counts what a replay or discard of dead letters selects.
@@ -137,6 +161,7 @@ async fn views_answer_quickly(store: Arc<dyn Store>, fill: impl FnOnce(&str) + S
     tokio::task::spawn_blocking(move || fill(&id))
         .await
         .unwrap();
+    let old = full_log::fill(server.host.store(), api.secret(), &shop).await;
     println!("filled in {:?}", start.elapsed());
     sample(&server).await;
     let overview = api.get("/v1/overview").await.expect(200).json();
@@ -152,6 +177,9 @@ async fn views_answer_quickly(store: Arc<dyn Store>, fill: impl FnOnce(&str) + S
     let mut bad = Vec::new();
     for view in views(&cursor, &before) {
         bad.extend(measure(api, &view).await);
+    }
+    for (view, exists) in full_log::views(old) {
+        bad.extend(measure_search(api, &view, exists).await);
     }
     for (verb, selection) in [
         ("replay", json!({"all": true, "dry_run": true})),

@@ -3,6 +3,7 @@
 use kvasm_tests::postgres::{fresh_database, shared};
 use kvasm_tests::program::process::{Home, Server, eventually};
 use serde_json::Value;
+use std::time::Duration;
 
 fn overview(server: &Server) -> Value {
     let answer = server.admin("GET", "/v1/overview", "text/plain", b"");
@@ -64,6 +65,62 @@ fn killed_host_is_gone_and_a_stopped_one_is_not() {
         FROM hosts WHERE name = 'lives'";
     assert_eq!(shared().psql(name, ahead).unwrap().trim(), "t");
     lives.stop();
+}
+
+/// The only handler sleeps, so that a second delivery waits, and the schedule is one that this version
+/// cannot read.
+#[test]
+fn program_lists_late_schedules_and_overdue_deliveries() {
+    let home = Home::new();
+    let store = home.path("kvasm.db");
+    let of_store = format!("sqlite:{store}");
+    let settings = [
+        "dispatch.handlers=1",
+        "limits.wall_time=1h",
+        "dispatch.sample=20ms",
+    ];
+    let set = settings.iter().flat_map(|setting| ["--set", setting]);
+    let arguments: Vec<_> = ["--store", &of_store].into_iter().chain(set).collect();
+    let server = home.start(&arguments);
+    server.deploy_guest("demo");
+    let put = |trigger: &str, body: &[u8]| {
+        let path = format!("/v1/apps/demo/triggers/{trigger}");
+        server.admin("PUT", &path, "application/json", body).ok();
+    };
+    put("changed", br#"{"function":"sleep","collection":"c"}"#);
+    put("yearly", br#"{"function":"sleep","schedule":"0 0 1 1 *"}"#);
+    for key in ["a", "b"] {
+        server.put("demo", key, b"1").ok();
+    }
+    eventually("one of them runs", || {
+        (server.metric("kvasm_deliveries_running ") == 1).then_some(())
+    });
+    let database = rusqlite::Connection::open(&store).unwrap();
+    database.busy_timeout(Duration::from_secs(60)).unwrap();
+    // The lease of the other one ends in the future.
+    let hours_ago = "UPDATE deliveries SET due_at = due_at - 7200000
+            WHERE due_at < (SELECT max(due_at) FROM deliveries);
+        UPDATE triggers SET schedule = 'at dawn', next_at = 1 WHERE name = 'yearly'";
+    database.execute_batch(hours_ago).unwrap();
+    let (url, token) = (server.url(), server.token.clone());
+    let shown = || {
+        let shown = home.run(&["--server", &url, "--token", &token, "overview"]);
+        assert_eq!(shown.code, 0, "{}", shown.stderr);
+        shown.stdout
+    };
+    let expected = [
+        "Schedules that are late: 1\n  demo  yearly  late by ",
+        "Apps with overdue deliveries: 1\n  demo  for 2h",
+    ];
+    let text = eventually("both are listed", || {
+        let text = shown();
+        expected
+            .iter()
+            .all(|line| text.contains(line))
+            .then_some(text)
+    });
+    assert!(!text.contains("Nothing needs a person"), "{text}");
+    server.kill();
 }
 
 #[test]

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 /// Segments of the first read of a page. Each further one reads twice as many.
 const SEGMENTS_FIRST: u32 = 4;
-/// Maximum number of segments of a read.
-const SEGMENTS_MAX: u32 = 128;
-/// Size of the segments that are read for one page, in bytes. A page may end before it is full.
+/// Maximum number of segments of a read, about 2 MiB.
+const SEGMENTS_MAX: u32 = 32;
+/// Size of the segments that are read for one page, in bytes, apart from the last read. A page may end
+/// before it is full.
 const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A place in an app's log or among its calls: before a record.
