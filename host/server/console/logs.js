@@ -22,33 +22,55 @@ export function LogTable({ app, rows }) {
   return html`<${Table} rows=${rows} columns=${columns} what="log lines" id=${(row) => `${row.seq} ${row.at}`} />`;
 }
 
+/** A page of the log, and from where older lines are searched, if there may be any. */
+async function page(app, filter, before, signal) {
+  const response = await send("GET", path(["apps", app, "logs"], { ...filter, before, limit: FIRST }), { signal });
+  const rows = [];
+  for await (const some of lines(response)) rows.push(...some);
+  return { rows, next: response.headers.get("Kvasm-Next") };
+}
+
+/** Reads older pages until there are enough lines: one page searches only a part of the log. */
+async function older(app, filter, first, signal, showOlder) {
+  let { rows, next } = first;
+  let count = rows.length;
+  while (next && count < FIRST && !signal.aborted) {
+    ({ rows, next } = await page(app, filter, next, signal));
+    count += rows.length;
+    showOlder(rows);
+  }
+}
+
 /**
- * Follows the log until the signal; reconnects where it ended. That is a time and not a sequence
- * number, which begins again when the host restarts.
+ * Shows the first rows and follows the log from there until the signal; reconnects where it ended. That
+ * is a time and not a sequence number, which begins again when the host restarts.
  */
-function follow(app, filter, signal, show, tell) {
+function follow(app, filter, begin, signal, show, tell) {
+  let isBegun = false;
   let since;
   let newest = new Set();
+  const remember = (some) => {
+    const last = Math.max(...some.map((row) => row.at));
+    if (last !== since) newest = new Set();
+    since = last;
+    for (const row of some) if (row.at === since) newest.add(row.seq);
+  };
   return reconnecting(signal, tell, async () => {
-    const limit = since === undefined ? FIRST : ROWS_MAX;
-    const target = path(["apps", app, "logs"], { ...filter, since, limit, follow: "true" });
+    if (!isBegun) {
+      const rows = await begin();
+      isBegun = true;
+      if (rows.length > 0) remember(rows);
+    }
+    const target = path(["apps", app, "logs"], { ...filter, since, limit: ROWS_MAX, follow: "true" });
     const response = await send("GET", target, { signal });
     tell("following");
     for await (const some of lines(response)) {
       const fresh = some.filter((row) => row.at !== since || !newest.has(row.seq));
       if (fresh.length === 0) continue;
-      const last = Math.max(...fresh.map((row) => row.at));
-      if (last !== since) newest = new Set();
-      since = last;
-      for (const row of fresh) if (row.at === since) newest.add(row.seq);
+      remember(fresh);
       show(fresh);
     }
   });
-}
-
-async function once(app, filter, signal, show) {
-  const response = await send("GET", path(["apps", app, "logs"], { ...filter, limit: FIRST }), { signal });
-  for await (const some of lines(response)) show(some);
 }
 
 export function Logs({ app, query }) {
@@ -59,6 +81,7 @@ export function Logs({ app, query }) {
   const [turn, setTurn] = useState(0);
   const [rows, setRows] = useState([]);
   const [state, setState] = useState("");
+  const [searching, setSearching] = useState(false);
   const [problem, setProblem] = useState(null);
   const [only, setOnly] = useState("");
   const waiting = useRef([]);
@@ -82,8 +105,18 @@ export function Logs({ app, query }) {
       waiting.current = [...waiting.current, ...some].slice(-ROWS_MAX);
     };
     const filter = { level, request: query.request, function: query.function };
-    const run = following ? follow(app, filter, stop.signal, show, setState) : once(app, filter, stop.signal, show);
-    run.then(() => setState(""), (error) => { if (!stop.signal.aborted) { setProblem(error); setState(""); } });
+    const unless = (change) => (value) => { if (!stop.signal.aborted) change(value); };
+    const refused = unless((error) => { setProblem(error); setSearching(false); setState(""); });
+    const showOlder = unless((some) => setRows((old) => [...some, ...old].slice(-ROWS_MAX)));
+    const begin = async () => {
+      const first = await page(app, filter, undefined, stop.signal);
+      show(first.rows);
+      older(app, filter, first, stop.signal, showOlder).then(unless(() => setSearching(false)), refused);
+      return first.rows;
+    };
+    setSearching(true);
+    const run = following ? follow(app, filter, begin, stop.signal, show, unless(setState)) : begin();
+    run.then(unless(() => setState("")), refused);
     return () => { clearInterval(draw); stop.abort(); };
   }, [app, level, query.request, query.function, following, turn]);
   const text = only.toLowerCase();
@@ -102,6 +135,6 @@ export function Logs({ app, query }) {
     <p class="dim">Lines of all hosts, the newest last; at most ${ROWS_MAX} are shown. <span role="status">${state}</span></p>
     ${query.request && html`<p><a href=${link(["apps", app, "calls"], { request: query.request })}>The call of this request</a></p>`}
     <${Refusal} problem=${problem} />
-    ${found.length > 0 ? html`<${LogTable} app=${app} rows=${found} />` : !problem && html`<p class="empty">No lines.</p>`}
+    ${found.length > 0 ? html`<${LogTable} app=${app} rows=${found} />` : !problem && html`<p class="empty">${searching ? "Searching older lines." : "No lines."}</p>`}
   </div>`;
 }

@@ -6,6 +6,7 @@ mod console;
 mod entry_views;
 mod handler_bodies;
 mod hostile_page;
+mod long_log;
 mod overview;
 mod page;
 mod screen;
