@@ -167,14 +167,15 @@ fn what_has_no_effect_is_a_warning_without_values() {
         assert!(warning.starts_with(name) && !warning.contains("secret"));
         assert!(read(None, &[(name, value)]).unwrap().warnings.is_empty());
     }
-    let certificate = ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/secret");
-    let warnings = read(Some("http://x"), &[certificate]).unwrap().warnings;
-    assert_eq!(
-        warnings,
-        [
-            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE has no effect: the URL of the collector does not begin with https://"
-        ]
-    );
+    for name in [
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    ] {
+        let found = read(Some("http://x"), &[(name, "/secret")]).unwrap();
+        let why = "has no effect: the URL of the collector does not begin with https://";
+        assert_eq!(found.warnings, [format!("{name} {why}")]);
+        assert!(found.traces.unwrap().target.tls.first().is_none());
+    }
     let found = read(None, &[("OTEL_METRICS_EXPORTER", "otlp")]).unwrap();
     assert_eq!(
         found.warnings,

@@ -85,14 +85,18 @@ impl OtlpTarget {
             signal,
             variable: &variable,
         };
-        let tls = options.tls()?;
+        let mut tls = options.tls()?;
         if url.scheme() == "http"
-            && let Some(file) = tls.first()
+            && let Some(file) = std::mem::take(&mut tls).first()
         {
             let name = &file.variable;
-            warnings.push(format!(
+            let warning = format!(
                 "{name} has no effect: the URL of the collector does not begin with https://"
-            ));
+            );
+            // The same variable may be for both signals.
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
         }
         options.protocol()?;
         Ok(Some(OtlpTarget {
