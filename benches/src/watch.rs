@@ -1,13 +1,11 @@
 //! What a set costs while an app has many watchers over HTTP, compared with none.
 
 use crate::Effort;
-use crate::events::{Engine, database};
-use crate::folders::folder;
+use crate::events::{Engine, store};
 use crate::report::{Row, Target, median};
 use anyhow::{Context, Result, ensure};
 use kvasm::model::{App, Collection, Key, Value};
 use kvasm::service::Caller;
-use kvasm::store::{PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store};
 use kvasm_tests::server::Server;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,18 +21,7 @@ const SETS: usize = 500;
 /// Sets one after another through the service, in an app of its own with and without watchers.
 pub fn measure(runtime: &Runtime, effort: Effort, engine: Engine) -> Result<Vec<Row>> {
     runtime.block_on(async {
-        // Kept until the end: it removes the folder.
-        let folder = folder()?;
-        let store: Arc<dyn Store> = match engine {
-            Engine::Sqlite => {
-                let options = SqliteOptions::new(folder.path().join("bench.db"));
-                Arc::new(SqliteStore::open(options).await?)
-            }
-            Engine::Postgres => {
-                let options = PostgresOptions::new(database()?);
-                Arc::new(PostgresStore::connect(options).await?)
-            }
-        };
+        let (store, _folder) = store(engine).await?;
         let server = Server::over(store, None).await;
         let watched = server.app("watched", false).await;
         let alone = server.app("alone", false).await;

@@ -30,6 +30,21 @@ impl Engine {
     }
 }
 
+/// Opens a new store. The folder, if it has one, is removed when it is dropped.
+pub async fn store(engine: Engine) -> Result<(Arc<dyn Store>, Option<TempDir>)> {
+    match engine {
+        Engine::Sqlite => {
+            let folder = folder()?;
+            let options = SqliteOptions::new(folder.path().join("bench.db"));
+            Ok((Arc::new(SqliteStore::open(options).await?), Some(folder)))
+        }
+        Engine::Postgres => {
+            let options = PostgresOptions::new(database()?);
+            Ok((Arc::new(PostgresStore::connect(options).await?), None))
+        }
+    }
+}
+
 /// A host with a store of its own.
 pub struct BenchHost {
     pub host: Host,
@@ -41,17 +56,7 @@ impl BenchHost {
         engine: Engine,
         set_up: impl FnOnce(HostBuilder) -> HostBuilder,
     ) -> Result<BenchHost> {
-        let (store, folder): (Arc<dyn Store>, _) = match engine {
-            Engine::Sqlite => {
-                let folder = folder()?;
-                let options = SqliteOptions::new(folder.path().join("bench.db"));
-                (Arc::new(SqliteStore::open(options).await?), Some(folder))
-            }
-            Engine::Postgres => {
-                let options = PostgresOptions::new(database()?);
-                (Arc::new(PostgresStore::connect(options).await?), None)
-            }
-        };
+        let (store, folder) = store(engine).await?;
         Ok(BenchHost {
             host: set_up(Host::builder().shared_store(store)).build()?,
             _folder: folder,
