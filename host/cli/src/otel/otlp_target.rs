@@ -1,6 +1,6 @@
 //! Where to send traces or metrics, and how.
 
-use super::variable_values::{millis, pairs, unsupported};
+use super::variable_values::{millis, only, pairs, unsupported};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -135,12 +135,9 @@ impl<V: Fn(&str) -> Option<String>> SignalOptions<V> {
     }
 
     fn protocol(&self) -> Result<(), String> {
-        const EXPECTED: &str = "http/protobuf";
         match self.find("PROTOCOL") {
-            Some((text, name)) if !text.eq_ignore_ascii_case(EXPECTED) => {
-                Err(unsupported(&name, EXPECTED))
-            }
-            _ => Ok(()),
+            None => Ok(()),
+            Some((_, name)) => only(&self.variable, &name, "http/protobuf"),
         }
     }
 

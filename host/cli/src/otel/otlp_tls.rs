@@ -19,23 +19,24 @@ pub(super) fn with_tls(
     tls: &OtlpTls,
 ) -> Result<ClientBuilder, Failure> {
     if let Some(file) = &tls.authorities {
-        let certificates = Certificate::from_pem_bundle(&read(file)?);
-        let certificates = certificates.ok().filter(|found| !found.is_empty());
-        let certificates =
-            certificates.ok_or_else(|| invalid(file, "it has no valid certificate in PEM"))?;
-        builder = builder.tls_certs_only(certificates);
+        builder = builder.tls_certs_only(certificates(file, &read(file)?)?);
     }
     if let Some((certificate, key)) = &tls.identity {
         let mut pem = read(certificate)?;
-        if !matches!(Certificate::from_pem_bundle(&pem), Ok(found) if !found.is_empty()) {
-            return Err(invalid(certificate, "it has no valid certificate in PEM"));
-        }
+        certificates(certificate, &pem)?;
         pem.push(b'\n');
         pem.extend(read(key)?);
         let why = "it has no private key in PEM without a password";
         builder = builder.identity(Identity::from_pem(&pem).map_err(|_| invalid(key, why))?);
     }
     Ok(builder)
+}
+
+/// Returns the certificates of a file, at least one.
+fn certificates(file: &NamedFile, pem: &[u8]) -> Result<Vec<Certificate>, Failure> {
+    let found = Certificate::from_pem_bundle(pem);
+    let found = found.ok().filter(|found| !found.is_empty());
+    found.ok_or_else(|| invalid(file, "it has no valid certificate in PEM"))
 }
 
 fn read(file: &NamedFile) -> Result<Vec<u8>, Failure> {
