@@ -1,6 +1,6 @@
 // The answer of a call, and its log.
 
-import { path, send, lines } from "./api.js";
+import { path, rowsOf, send } from "./api.js";
 import { html } from "./ui.js";
 import { Hex, JsonText, download } from "./values.js";
 import { size } from "./text.js";
@@ -19,10 +19,8 @@ function textOf(bytes) {
 
 export async function logOf(app, requestId) {
   try {
-    const found = [];
     const response = await send("GET", path(["apps", app, "logs"], { request: requestId, limit: 200 }));
-    for await (const some of lines(response)) found.push(...some);
-    return found;
+    return await rowsOf(response);
   } catch {
     // The token may not have log:read.
     return [];

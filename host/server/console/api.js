@@ -110,3 +110,10 @@ export async function* lines(response) {
     yield parts.filter((line) => line !== "").map((line) => JSON.parse(line));
   }
 }
+
+/** Reads all rows of a response in JSON Lines. */
+export async function rowsOf(response) {
+  const rows = [];
+  for await (const some of lines(response)) rows.push(...some);
+  return rows;
+}

@@ -1,6 +1,6 @@
 // The calls of an app's plugin that have ended, the newest first.
 
-import { lines, path, send } from "./api.js";
+import { path, rowsOf, send } from "./api.js";
 import { html, link, usePages, useState, Field, Listing, Text } from "./ui.js";
 import { plural, time } from "./text.js";
 
@@ -39,10 +39,8 @@ export function Calls({ app, query }) {
       since: since && Date.now() - Number(since) * 60_000,
     });
     const response = await send("GET", target, { signal });
-    const rows = [];
-    for await (const some of lines(response)) rows.push(...some);
     return {
-      rows: rows.reverse(),
+      rows: (await rowsOf(response)).reverse(),
       next: response.headers.get("Kvasm-Next"),
       leftOut: Number(response.headers.get("Kvasm-Left-Out") ?? 0),
     };

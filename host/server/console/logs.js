@@ -1,6 +1,6 @@
 // The log of an app, followed as it grows.
 
-import { lines, path, reconnecting, send } from "./api.js";
+import { lines, path, reconnecting, rowsOf, send } from "./api.js";
 import { html, link, useEffect, useRef, useState, Field, Refusal, Table, Text } from "./ui.js";
 import { time } from "./text.js";
 
@@ -25,9 +25,7 @@ export function LogTable({ app, rows }) {
 /** A page of the log, and from where older lines are searched, if there may be any. */
 async function page(app, filter, before, signal) {
   const response = await send("GET", path(["apps", app, "logs"], { ...filter, before, limit: FIRST }), { signal });
-  const rows = [];
-  for await (const some of lines(response)) rows.push(...some);
-  return { rows, next: response.headers.get("Kvasm-Next") };
+  return { rows: await rowsOf(response), next: response.headers.get("Kvasm-Next") };
 }
 
 /** Reads older pages until there are enough lines: one page searches only a part of the log. */
