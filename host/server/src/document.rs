@@ -439,27 +439,27 @@ fn members(name: &str, schema: &mut Value) {
     }
 }
 
-/// Adds the bounds of integers: formats are only hints, and none is unsigned.
+/// Adds the bounds of integers, and replaces the formats that cannot hold them: OpenAPI's are
+/// all signed, and a generated client takes `int32` for the type of its field.
 fn bound_integers(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            let format = members
-                .get("format")
-                .and_then(Value::as_str)
-                .map(str::to_owned);
+            let format = members.get("format").and_then(Value::as_str);
             let is_signed = !members.contains_key("minimum");
-            let bounds: Option<(Value, Value)> = match (format.as_deref(), is_signed) {
+            let bounds: Option<(Value, Value)> = match (format, is_signed) {
                 (Some("int32"), false) => Some((0.into(), u32::MAX.into())),
-                (Some("int64"), false) => {
-                    members.remove("format");
-                    Some((0.into(), u64::MAX.into()))
-                }
+                (Some("int64"), false) => Some((0.into(), u64::MAX.into())),
                 (Some("int64"), true) => Some((i64::MIN.into(), i64::MAX.into())),
                 _ => None,
             };
             if let Some((min, max)) = bounds {
                 members.entry("minimum").or_insert(min);
-                members.entry("maximum").or_insert(max);
+                let max = members.entry("maximum").or_insert(max).as_i64();
+                match max {
+                    Some(max) if i32::try_from(max).is_ok() => {}
+                    Some(_) => drop(members.insert("format".to_owned(), "int64".into())),
+                    None => drop(members.remove("format")),
+                }
             }
             members.values_mut().for_each(bound_integers);
         }

@@ -156,3 +156,45 @@ async fn references_of_the_document_resolve() {
         assert!(document.pointer(pointer).is_some(), "{reference}");
     }
 }
+
+/// A client generated from the document holds every integer that the server sends or accepts.
+#[tokio::test]
+async fn integers_of_the_document_fit_their_formats() {
+    fn integers<'d>(value: &'d Value, found: &mut Vec<&'d Value>) {
+        let is_integer = match &value["type"] {
+            Value::Array(types) => types.iter().any(|name| name == "integer"),
+            name => name == "integer",
+        };
+        if is_integer {
+            found.push(value);
+        }
+        match value {
+            Value::Object(members) => {
+                members.values().for_each(|member| integers(member, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| integers(item, found)),
+            _ => {}
+        }
+    }
+    let server = Server::start().await;
+    let document = document(&server.root).await;
+    let mut all = Vec::new();
+    integers(&document, &mut all);
+    assert!(all.len() > 50);
+    for schema in all {
+        let bound = |member: &str| {
+            let bound = schema[member].as_i64().map(i128::from);
+            bound.or(schema[member].as_u64().map(i128::from))
+        };
+        let (Some(min), Some(max)) = (bound("minimum"), bound("maximum")) else {
+            panic!("{schema} has no bounds");
+        };
+        let (least, most) = match schema["format"].as_str() {
+            Some("int32") => (i32::MIN.into(), i32::MAX.into()),
+            Some("int64") => (i64::MIN.into(), i64::MAX.into()),
+            None => (0, u64::MAX.into()),
+            Some(format) => panic!("{schema} has the format {format:?}"),
+        };
+        assert!(least <= min && min <= max && max <= most, "{schema}");
+    }
+}
