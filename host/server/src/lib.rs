@@ -17,6 +17,7 @@ mod call_records;
 mod calls;
 mod client_address;
 mod console;
+mod constraints;
 mod cost;
 mod counted;
 mod dead_letters;

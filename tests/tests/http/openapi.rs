@@ -1,7 +1,7 @@
 //! The parts of the server's OpenAPI document that the tests need.
 
 use kvasm_tests::server::{ApiClient, Server};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The access that an operation requires.
@@ -154,6 +154,37 @@ async fn references_of_the_document_resolve() {
     for reference in all {
         let pointer = reference.strip_prefix('#').unwrap();
         assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_documented_as_bytes() {
+    let server = Server::start().await;
+    let all = operations(&document(&server.root).await);
+    let bytes = json!({ "schema": { "type": "string", "format": "binary" } });
+    for (path, method, place, media_type) in [
+        (
+            "/v1/apps/{app}/plugins",
+            "POST",
+            "/requestBody",
+            "application/wasm",
+        ),
+        (
+            "/v1/apps/{app}/kv/entry",
+            "PUT",
+            "/requestBody",
+            "application/octet-stream",
+        ),
+        (
+            "/v1/apps/{app}/kv/entry",
+            "GET",
+            "/responses/200",
+            "application/octet-stream",
+        ),
+    ] {
+        let operation = all.iter().find(|found| found.names(path, method)).unwrap();
+        let body = operation.json.pointer(place).unwrap();
+        assert_eq!(body["content"][media_type], bytes, "{method} {path}");
     }
 }
 
