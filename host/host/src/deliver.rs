@@ -13,6 +13,7 @@ use kvasm_runtime::DeliveryContext;
 use kvasm_runtime::{Blame, CallError, CallFailure, InvocationTarget, Response};
 use kvasm_service::{
     CallContext, Caller, Deadline, OpenSpan, ServiceError, SpanKind, SpanRecorder, WebhookError,
+    rfc3339,
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -294,6 +295,9 @@ fn delivery_span(recorder: &SpanRecorder, app: &App, delivery: &Delivery) -> Ope
         EventKind::Due | EventKind::Timer { .. } => ("timer", None),
     };
     span.set("faas.trigger", cause);
+    if let (None, Some(time)) = (operation, rfc3339(event.at)) {
+        span.set("faas.time", time);
+    }
     if let Some(operation) = operation {
         span.set("faas.document.operation", operation);
     }

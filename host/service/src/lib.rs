@@ -29,6 +29,7 @@ mod outbound;
 mod outbound_span;
 mod permissions;
 mod rates;
+mod rfc3339;
 mod secrets;
 mod settings;
 mod snapshot;
@@ -83,6 +84,7 @@ pub use outbound::{
 };
 pub use outbound_span::OutboundSpan;
 pub use rates::WriteRates;
+pub use rfc3339::rfc3339;
 pub use secrets::{
     KeyFileError, Keyring, NewKey, OpenedSecret, Rotated, SecretsError, create_key_file,
     rotate_secrets_key,

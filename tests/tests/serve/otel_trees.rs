@@ -145,6 +145,33 @@ fn assert_tree(home: &Home, store: &str, database: &str) {
     server.stop_and_inspect_log(|log| assert!(!log.contains("sesame"), "{log}"));
 }
 
+/// `run` sets a timer that is due at once.
+#[test]
+fn span_of_a_timer_has_a_time() {
+    let (home, collector) = (Home::new(), Collector::start());
+    let server = collector.server(&home, &[], &[]);
+    let fields = manifest(&[
+        r#"{"kind":"function","name":"run"}"#,
+        r#"{"kind":"on_timer","name":"on_timer"}"#,
+    ]) + r#"(func (export "on_timer") (result i32) (i32.const 0))"#;
+    let run = "(drop (call $timer_set (i32.const 0) (i32.const 1) (i32.const 1) (i64.const 0)
+        (i32.const 0) (i32.const 0))) (i32.const 0)";
+    server.create_app("demo");
+    let grant = br#"{"grants":[{"kind":"timers"}]}"#;
+    let path = "/v1/apps/demo/grants";
+    server.admin("POST", path, "application/json", grant).ok();
+    let wasm = module_with("t", &fields, run);
+    let path = "/v1/apps/demo/plugins";
+    server.admin("POST", path, "application/wasm", &wasm).ok();
+    let trace = trace(1);
+    call(&server, "demo", "run", &trace, "01");
+    let rung = collector.wait_for(&trace, "deliver on_timer");
+    let attributes = &rung.attributes;
+    assert_eq!(attributes["faas.trigger"], "timer");
+    let time = &attributes["faas.time"];
+    assert!(time.starts_with("20") && time.ends_with('Z'), "{time}");
+}
+
 /// The `traceparent` of what a span has caused.
 fn parent_of(span: &ReadSpan) -> String {
     format!("00-{}-{}-01", span.trace_id, span.id)

@@ -2,13 +2,12 @@
 //!
 //! [the specification]: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 
+use crate::rfc3339;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kvasm_core::{AppName, Delivery, EventKind, Timestamp, TraceContext, Value};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use std::fmt::Write as _;
-use std::time::{Duration, UNIX_EPOCH};
 
 /// The media type of the body.
 pub(super) const MEDIA_TYPE: &str = "application/cloudevents+json";
@@ -132,15 +131,6 @@ fn encode_occurrence(event: &Occurrence<'_>) -> Result<Vec<u8>, serde_json::Erro
         data,
         data_base64: bytes,
     })
-}
-
-/// Formats a time; `None` before 1970 and after 9999.
-fn rfc3339(at: Timestamp) -> Option<String> {
-    let since = Duration::from_millis(u64::try_from(at.0).ok()?);
-    let mut text = String::new();
-    let time = humantime::format_rfc3339_millis(UNIX_EPOCH.checked_add(since)?);
-    write!(text, "{time}").ok()?;
-    Some(text)
 }
 
 #[cfg(test)]
