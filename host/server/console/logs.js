@@ -75,18 +75,19 @@ export function Logs({ app, query }) {
   const [level, setLevel] = useState("");
   const [request, setRequest] = useState(query.request ?? "");
   const [name, setName] = useState(query.function ?? "");
+  const [text, setText] = useState(query.text ?? "");
   const [following, setFollowing] = useState(true);
   const [turn, setTurn] = useState(0);
   const [rows, setRows] = useState([]);
   const [state, setState] = useState("");
   const [searching, setSearching] = useState(false);
   const [problem, setProblem] = useState(null);
-  const [only, setOnly] = useState("");
   const waiting = useRef([]);
   useEffect(() => {
     setRequest(query.request ?? "");
     setName(query.function ?? "");
-  }, [query.request, query.function]);
+    setText(query.text ?? "");
+  }, [query.request, query.function, query.text]);
   useEffect(() => {
     const stop = new AbortController();
     setRows([]);
@@ -102,7 +103,7 @@ export function Logs({ app, query }) {
     const show = (some) => {
       waiting.current = [...waiting.current, ...some].slice(-ROWS_MAX);
     };
-    const filter = { level, request: query.request, function: query.function };
+    const filter = { level, request: query.request, function: query.function, grep: query.text };
     const unless = (change) => (value) => { if (!stop.signal.aborted) change(value); };
     const refused = unless((error) => { setProblem(error); setSearching(false); setState(""); });
     const showOlder = unless((some) => setRows((old) => [...some, ...old].slice(-ROWS_MAX)));
@@ -116,23 +117,22 @@ export function Logs({ app, query }) {
     const run = following ? follow(app, filter, begin, stop.signal, show, unless(setState)) : begin();
     run.then(unless(() => setState("")), refused);
     return () => { clearInterval(draw); stop.abort(); };
-  }, [app, level, query.request, query.function, following, turn]);
-  const text = only.toLowerCase();
-  const found = text === "" ? rows : rows.filter((row) => `${row.message} ${row.function}`.toLowerCase().includes(text));
+  }, [app, level, query.request, query.function, query.text, following, turn]);
+  const filtered = () => link(["apps", app, "logs"], { request: request.trim(), function: name.trim(), text });
   return html`<div>
-    <form class="tools" onSubmit=${(event) => { event.preventDefault(); location.hash = link(["apps", app, "logs"], { request: request.trim(), function: name.trim() }); }}>
+    <form class="tools" onSubmit=${(event) => { event.preventDefault(); location.hash = filtered(); }}>
       <${Field} label="Level at least"><select value=${level} onChange=${(event) => setLevel(event.target.value)}>
         <option value="">all</option>${LEVELS.map((each) => html`<option value=${each}>${each}</option>`)}</select><//>
       <${Field} label="Request id"><input name="request" value=${request} onInput=${(event) => setRequest(event.target.value)} /><//>
       <${Field} label="Function"><input name="function" value=${name} onInput=${(event) => setName(event.target.value)} /><//>
+      <${Field} label="Text"><input name="text" value=${text} onInput=${(event) => setText(event.target.value)} /><//>
       <button type="submit">Filter</button>
-      <${Field} label="Shown lines with"><input type="search" value=${only} onInput=${(event) => setOnly(event.target.value)} /><//>
       <label class="check"><input type="checkbox" checked=${following} onChange=${(event) => setFollowing(event.target.checked)} /> Follow</label>
       ${!following && html`<button type="button" onClick=${() => setTurn(turn + 1)}>Reload</button>`}
     </form>
     <p class="dim">Lines of all hosts, the newest last; at most ${ROWS_MAX} are shown. <span role="status">${state}</span></p>
     ${query.request && html`<p><a href=${link(["apps", app, "calls"], { request: query.request })}>The call of this request</a></p>`}
     <${Refusal} problem=${problem} />
-    ${found.length > 0 ? html`<${LogTable} app=${app} rows=${found} />` : !problem && html`<p class="empty">${searching ? "Searching older lines." : "No lines."}</p>`}
+    ${rows.length > 0 ? html`<${LogTable} app=${app} rows=${rows} />` : !problem && html`<p class="empty">${searching ? "Searching older lines." : "No lines."}</p>`}
   </div>`;
 }

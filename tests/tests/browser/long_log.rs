@@ -9,20 +9,20 @@ use uuid::Uuid;
 
 const LINE: &str = "the first line";
 
-/// A plugin that logs one line, or with an input 500 lines of 4 KiB.
+/// A plugin that logs one line, or with an input 500 other lines of 4 KiB.
 fn chatty() -> Vec<u8> {
-    let data = format!("{LINE}{}", "x".repeat(4_096 - LINE.len()));
+    let data = format!("{LINE}{}", "x".repeat(4_096));
+    let first = LINE.len();
     let body = format!(
         "(local $left i32)
         (if (i64.eqz (call $input_read (i32.const 0) (i32.const 8192) (i32.const 8)))
-          (then (drop (call $log (i32.const 3) (i32.const 0) (i32.const {})))
+          (then (drop (call $log (i32.const 3) (i32.const 0) (i32.const {first})))
             (return (i32.const 0))))
         (local.set $left (i32.const 500))
         (loop $again
-          (drop (call $log (i32.const 3) (i32.const 0) (i32.const 4096)))
+          (drop (call $log (i32.const 3) (i32.const {first}) (i32.const 4096)))
           (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
-        (i32.const 0)",
-        LINE.len()
+        (i32.const 0)"
     );
     module_with(&data, "", &body)
 }
@@ -75,6 +75,17 @@ fn old_lines_of_a_long_log_are_found() {
     page.see("td", LINE);
     page.click("label", "Follow");
     page.see("button", "Reload");
+    page.see("td", LINE);
+    // By its text, also while the log is followed.
+    page.browser
+        .go(&format!("{}/#/apps/chatty/logs", stage.url()));
+    page.see("td", "xxx");
+    page.fill("input[name=text]", "first line");
+    page.click("button", "Filter");
+    page.see("td", LINE);
+    page.see_no("td", "xxx");
+    page.click("label", "Follow");
+    page.see("[role=status]", "following");
     page.see("td", LINE);
     // What is nowhere in the log is said to be missing once all of it was searched.
     view(&Uuid::nil().to_string());
