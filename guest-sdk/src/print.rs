@@ -31,7 +31,13 @@ pub fn to(is_error: bool, text: Arguments<'_>) {
     #[cfg(not(all(target_arch = "wasm32", target_os = "unknown")))]
     match is_error {
         true => std::eprint!("{text}"),
-        false => std::print!("{text}"),
+        false => {
+            std::print!("{text}");
+            // The standard library keeps the last line until its line break, and an instance ends
+            // without a flush.
+            #[cfg(target_os = "wasi")]
+            let _ = std::io::Write::flush(&mut std::io::stdout());
+        }
     }
 }
 

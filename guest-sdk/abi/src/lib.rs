@@ -49,6 +49,11 @@ pub const MODULE: &str = "kvasm_v1";
 /// The name of the linear memory that a guest must export.
 pub const MEMORY: &str = "memory";
 
+/// A declared function is exported under this prefix and its name, or under its name alone. The prefix
+/// is for languages in which an export of this name would be a symbol that others call, such as
+/// `write` of the C library.
+pub const FUNCTION_EXPORTS: &str = "kvasm_function:";
+
 /// The custom section that declares a plugin's functions.
 ///
 /// It contains JSON objects, one per line, as linkers concatenate the fragments of the

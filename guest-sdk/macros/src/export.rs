@@ -98,6 +98,8 @@ fn export(kind: Kind, args: TokenStream, function: &Function) -> syn::Result<Tok
     let section = section(&line);
     let types = types::section(kind, &name, function);
     let registration = harness::register(&line, Some(&function.ident));
+    // With the prefix it is no symbol that the C library or another crate calls, such as `write`.
+    let symbol = format!("{}{name}", kvasm_abi::FUNCTION_EXPORTS);
     Ok(quote! {
         #(#cfgs)*
         const _: () = {
@@ -107,7 +109,7 @@ fn export(kind: Kind, args: TokenStream, function: &Function) -> syn::Result<Tok
             }
             #[cfg(target_arch = "wasm32")]
             #[allow(unsafe_code)]
-            #[unsafe(export_name = #name)]
+            #[unsafe(export_name = #symbol)]
             extern "C" fn export() -> i32 {
                 invoke()
             }
@@ -272,20 +274,23 @@ pub(crate) mod tests {
             "#[cfg(a)] fn add(Json(n): Json<u8>) {}",
         );
         assert!(code.contains("fn add"));
-        assert!(code.contains("export_name = \"add-one\""));
+        assert!(code.contains("export_name = \"kvasm_function:add-one\""));
         assert!(
             code.contains(r#"b"{\"kind\":\"function\",\"name\":\"add-one\"}\n""#),
             "{code}"
         );
         assert_eq!(code.matches("cfg (a)").count(), 2);
         let raw = expanded(Kind::Function, "", "fn r#match() {}");
-        assert!(raw.contains("export_name = \"match\""));
+        assert!(raw.contains("export_name = \"kvasm_function:match\""));
     }
 
     #[test]
     fn handler_gets_an_export_and_a_manifest_line() {
         let code = expanded(Kind::Http, "", "fn handle(r: Request) -> Response {}");
-        assert!(code.contains("export_name = \"handle\""), "{code}");
+        assert!(
+            code.contains("export_name = \"kvasm_function:handle\""),
+            "{code}"
+        );
         assert!(
             code.contains(r#"b"{\"kind\":\"http\",\"name\":\"handle\"}\n""#),
             "{code}"
@@ -299,13 +304,19 @@ pub(crate) mod tests {
             "name = \"web\"",
             "fn handle(r: Request) -> Response {}",
         );
-        assert!(named.contains("export_name = \"web\""), "{named}");
+        assert!(
+            named.contains("export_name = \"kvasm_function:web\""),
+            "{named}"
+        );
     }
 
     #[test]
     fn handler_of_timers_has_a_fixed_name() {
         let code = expanded(Kind::Timer, "", "fn due(t: Timer<u8>) -> Result<(), E> {}");
-        assert!(code.contains("export_name = \"on_timer\""), "{code}");
+        assert!(
+            code.contains("export_name = \"kvasm_function:on_timer\""),
+            "{code}"
+        );
         let line = r#"b"{\"kind\":\"on_timer\",\"name\":\"on_timer\"}\n""#;
         assert!(code.contains(line), "{code}");
         let call = "run_timer :: < Timer < u8 > , Result < () , E > >";
@@ -447,7 +458,7 @@ pub(crate) mod tests {
             ("name = 1", "fn f() {}", "expected string literal"),
             ("name = \"a\", name = \"b\"", "fn f() {}", "given twice"),
             ("name = \"a b\"", "fn f() {}", "cannot contain ' '"),
-            ("", "fn exp() {}", "symbol that compiled code calls"),
+            ("", "fn memory() {}", "has a special meaning"),
             ("", "async fn f() {}", "cannot be `async`"),
             ("", "unsafe fn f() {}", "cannot be `unsafe`"),
             ("", "extern \"C\" fn f() {}", "must have the Rust ABI"),

@@ -6,6 +6,7 @@ use super::invocation::Invocation;
 use super::module_parts::NAME_SHOWN_BYTES;
 use super::source_lines::SourceLines;
 use crate::abi::{printable, printable_start};
+use kvasm_abi::FUNCTION_EXPORTS;
 use kvasm_core::{DeclaredTrigger, Digest, Exports, Needs, Watch};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -211,8 +212,7 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
     };
     let declared = declared::read(section)?;
     for DeclaredFunction { name, kind } in declared.functions {
-        let found = function(module, &name);
-        let (name, function) = found.ok_or_else(|| not_callable(module, &name))?;
+        let function = declared_function(module, &name)?;
         match kind {
             FunctionKind::Function | FunctionKind::Transaction => {
                 let function = Function {
@@ -238,6 +238,19 @@ fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, Loa
     Ok(offer)
 }
 
+/// Finds a declared function under its name, with the prefix for functions or without.
+fn declared_function(module: &Module, name: &str) -> Result<Function, LoadError> {
+    let prefixed = format!("{FUNCTION_EXPORTS}{name}");
+    let export = match module.get_export(&prefixed) {
+        Some(_) => prefixed.as_str(),
+        None => name,
+    };
+    match function(module, export) {
+        Some((_, function)) => Ok(function),
+        None => Err(not_callable(module, name, export)),
+    }
+}
+
 fn function(module: &Module, name: &str) -> Option<(String, Function)> {
     let signature = signature(module, name)?;
     if !signature.is_callable(name) {
@@ -253,9 +266,9 @@ fn function(module: &Module, name: &str) -> Option<(String, Function)> {
     Some((name.to_owned(), function))
 }
 
-/// Returns why a declared name cannot be called.
-fn not_callable(module: &Module, name: &str) -> LoadError {
-    let found = match module.get_export(name) {
+/// Returns why a function that is declared under a name cannot be called.
+fn not_callable(module: &Module, name: &str, export: &str) -> LoadError {
+    let found = match module.get_export(export) {
         None => return LoadError::MissingFunction(printable(name)),
         Some(ExternType::Func(function)) => shown_type(function.params(), function.results()),
         Some(ExternType::Global(_)) => "a global".to_owned(),

@@ -7,6 +7,7 @@ use crate::error::LoadError;
 use crate::inspect::{MemorySize, Omitted, SectionSizes, TableSize};
 use crate::manifest;
 use crate::module::{Signature, shown_type, wrong_type};
+use kvasm_abi::FUNCTION_EXPORTS;
 use std::collections::{BTreeMap, BTreeSet};
 use wasmparser::{
     CompositeInnerType, Encoding, ExternalKind, FromReader, FuncType, MemoryType, Parser, Payload,
@@ -232,7 +233,7 @@ impl<'w> ModuleParts<'w> {
         }
         let is_kept = match self.declared {
             _ if name == kvasm_abi::MEMORY => true,
-            Some(_) => self.declared_names.contains(name),
+            Some(_) => return self.add_declared(name, (kind, index)),
             None => {
                 let signature = self.signature(kind, index);
                 let is_callable = signature.is_some_and(|found| found.is_callable(name));
@@ -247,6 +248,18 @@ impl<'w> ModuleParts<'w> {
         };
         if is_kept {
             self.exports.insert(name, (kind, index));
+        }
+    }
+
+    /// The export with the prefix for functions precedes the one without.
+    fn add_declared(&mut self, export: &'w str, found: (ExternalKind, u32)) {
+        let name = export.strip_prefix(FUNCTION_EXPORTS).unwrap_or(export);
+        if !self.declared_names.contains(name) {
+            return;
+        }
+        match name == export {
+            true => drop(self.exports.entry(name).or_insert(found)),
+            false => drop(self.exports.insert(name, found)),
         }
     }
 

@@ -5,6 +5,7 @@ use super::invocation::{Invocation, StopReason};
 use super::source_lines::SourceLines;
 use crate::abi::printable;
 use crate::abi::{BadPointer, NoMemory};
+use kvasm_abi::FUNCTION_EXPORTS;
 use std::fmt::Write;
 use wasmtime::{FrameInfo, GcHeapOutOfMemory, ThrownException, Trap, WasmBacktrace};
 
@@ -134,6 +135,7 @@ fn is_panic(frame: &str) -> bool {
 fn readable_frame(frame: &FrameInfo, lines: &SourceLines) -> String {
     let mut out = match frame.func_name() {
         Some(name) => {
+            let name = name.strip_prefix(FUNCTION_EXPORTS).unwrap_or(name);
             // The alternate form leaves out the hash.
             let name = format!("{:#}", rustc_demangle::demangle(name));
             printable(&name.chars().take(NAME_CHARS_MAX).collect::<String>())

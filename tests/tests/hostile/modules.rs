@@ -5,7 +5,7 @@ use kvasm_tests::guests::{TestHost, manifest, module, module_with};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-async fn load_error(wasm: Vec<u8>) -> LoadError {
+pub async fn load_error(wasm: Vec<u8>) -> LoadError {
     let bench = TestHost::new().await;
     let error = bench.host.load(&bench.app, wasm).await.err().unwrap();
     assert_eq!(error.blame(), Blame::Guest);

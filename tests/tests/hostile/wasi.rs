@@ -1,7 +1,8 @@
 //! WASI preview 1: a C plugin with a libc runs, and has no access to the system.
 
-use kvasm::{Call, CallError};
-use kvasm_tests::guests::{TestHost, wasm};
+use super::modules::load_error;
+use kvasm::{Call, CallError, LoadError};
+use kvasm_tests::guests::{TestHost, manifest, module_with, wasm};
 use std::time::Duration;
 
 #[tokio::test]
@@ -54,9 +55,73 @@ async fn print_macros_of_the_sdk_reach_the_log_on_each_target() {
             "1 + 2 = 3",
             "\"text\" = \"text\"",
             "info  3 text",
+            "info  without a line break",
         ] {
             assert!(text.contains(line), "{guest}: {line}: {text}");
         }
+    }
+}
+
+/// An export named `write` must not become the symbol through which `println!` writes.
+#[tokio::test]
+async fn functions_may_have_the_names_of_c_symbols() {
+    let bench = TestHost::new().await;
+    for guest in ["sdk", "sdk-wasip1"] {
+        let plugin = bench.load(wasm(guest)).await;
+        let call = Call::function("write").input(b"5".to_vec());
+        let response = bench.host.call(&plugin, call).await.unwrap();
+        let lines = response.log.lines().iter().map(ToString::to_string);
+        assert_eq!(lines.collect::<Vec<_>>(), ["info  write 5"], "{guest}");
+        assert_eq!(response.output, b"6", "{guest}");
+        for name in ["remove", "memcpy", "main"] {
+            let call = Call::function(name);
+            let response = bench.host.call(&plugin, call).await.unwrap();
+            assert_eq!(response.output, name.as_bytes(), "{guest}");
+        }
+    }
+}
+
+/// Of two exports of a declared function, the host calls the one with the prefix.
+#[tokio::test]
+async fn export_with_the_prefix_precedes_the_one_without() {
+    let bench = TestHost::new().await;
+    let good = |name: &str| {
+        format!(
+            r#"(func (export "{name}") (result i32)
+                (drop (call $output_write (i32.const 0) (i32.const 1))) (i32.const 0))"#
+        )
+    };
+    let bad = |name: &str| format!(r#"(func (export "{name}") (param i32))"#);
+    let prefixed = "kvasm_function:write";
+    let section = manifest(&[r#"{"kind":"function","name":"write"}"#]);
+    let module = |exports: [String; 2]| {
+        module_with(
+            "x",
+            &format!("{section} {}", exports.concat()),
+            "(i32.const 1)",
+        )
+    };
+    for exports in [
+        [good(prefixed), bad("write")],
+        [bad("write"), good(prefixed)],
+    ] {
+        let wasm = module(exports);
+        let inspected = bench.host.inspect(wasm.clone()).await.unwrap();
+        assert_eq!(inspected.functions[0].not_callable, None);
+        let plugin = bench.load(wasm).await;
+        let written = bench.host.call(&plugin, Call::function("write")).await;
+        assert_eq!(written.unwrap().output, b"x");
+    }
+    for exports in [
+        [good("write"), bad(prefixed)],
+        [bad(prefixed), good("write")],
+    ] {
+        let wasm = module(exports);
+        let expected = LoadError::WrongType {
+            name: "write".to_owned(),
+            found: "(i32) -> ()".to_owned(),
+        };
+        assert_eq!(load_error(wasm).await.to_string(), expected.to_string());
     }
 }
 

@@ -221,4 +221,32 @@ fn prints() {
     eprintln!("to the error output");
     let (three, text) = dbg!(1 + 2, "text");
     println!("{three} {text}");
+    print!("without a line break");
+}
+
+/// Functions with the names of symbols of the C library, which the standard library calls.
+mod named_as_in_c {
+    use kvasm_guest::Json;
+    use kvasm_guest::print::println;
+
+    #[kvasm_guest::function]
+    fn write(Json(number): Json<u32>) -> Json<u32> {
+        println!("write {number}");
+        Json(number + 1)
+    }
+
+    #[kvasm_guest::function]
+    fn remove() -> String {
+        "remove".to_owned()
+    }
+
+    #[kvasm_guest::function]
+    fn memcpy() -> String {
+        "memcpy".to_owned()
+    }
+
+    #[kvasm_guest::function]
+    fn main() -> String {
+        "main".to_owned()
+    }
 }
