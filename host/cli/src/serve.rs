@@ -11,7 +11,7 @@ use clap::Args;
 use kvasm::dispatch::{DispatchOptions, Dispatcher};
 use kvasm::metrics::Metrics;
 use kvasm::server::{AdminAddress, ServerOptions, router, routers, serve};
-use kvasm::service::{Health, Spans};
+use kvasm::service::{Health, Spans, WatchLimits};
 use kvasm::{Compiler, Host};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -133,23 +133,18 @@ pub(super) async fn host(
     spans: Spans,
 ) -> Result<Host, Failure> {
     let opened = open::store(store, metrics.clone(), config.migrate, config).await?;
-    let host = Host::builder()
+    let host = open::limited(config)
         .shared_store(opened)
         .metrics(metrics.clone())
         .spans(spans)
         .secrets(open::keyring(store, config)?)
-        .limits(config.limits.clone())
         .instances(config.instances)
-        .memory(config.memory)
         .modules(config.modules)
-        .modules_bytes(config.modules_bytes)
         .compiler(compiler)
-        .compile_time(config.compile_time)
-        .compile_memory(config.compile_memory as u64)
         .cache_limits(config.cache)
         .queue(config.queue)
         .health(config.health)
-        .new_apps(config.new_apps);
+        .watch(watch_limits(config));
     let host = match config.compilers {
         Some(compilers) => host.compilers(compilers),
         None => host,
@@ -158,15 +153,32 @@ pub(super) async fn host(
     Ok(config.cache_dir.apply(host).build()?)
 }
 
+/// One app's watchers leave at least three quarters of an address's connections to others.
+fn watch_limits(config: &Config) -> WatchLimits {
+    let connections = match config.admin_listen {
+        Some(_) if config.admin.api => config.server.admin_connections,
+        _ => config.server.connections,
+    };
+    let of_app = config.watch.watchers_of_app;
+    WatchLimits {
+        watchers_of_app: of_app.min(connections / 4),
+        ..config.watch
+    }
+}
+
 /// File descriptors reserved for the store, the cache, compilers and the log, so that connections
 /// cannot use all of them.
 const RESERVED_FILES: u64 = 128;
 
-/// The number of public connections that the file limit allows.
-fn connections(config: &Config, files: u64) -> usize {
-    let wanted = config.server.connections;
+/// Fits the numbers of connections to the file limit.
+fn limit_connections(config: &mut Config, files: u64) {
     let of_admin = match config.admin_listen {
-        Some(_) => ADMIN_CONNECTIONS as u64,
+        Some(_) => {
+            let wanted = config.server.admin_connections;
+            let most = usize::try_from(files / 4).unwrap_or(usize::MAX).max(1);
+            config.server.admin_connections = wanted.min(most);
+            config.server.admin_connections as u64
+        }
         None => 0,
     };
     let of_egress = match &config.egress {
@@ -178,6 +190,7 @@ fn connections(config: &Config, files: u64) -> usize {
         .saturating_add(of_egress);
     let free = files.saturating_sub(others).max(files / 2).max(1);
     let free = usize::try_from(free).unwrap_or(usize::MAX);
+    let wanted = config.server.connections;
     if free < wanted {
         tracing::warn!(
             files,
@@ -185,7 +198,7 @@ fn connections(config: &Config, files: u64) -> usize {
              using {free} connections"
         );
     }
-    wanted.min(free)
+    config.server.connections = wanted.min(free);
 }
 
 /// The listen backlog. Beyond it the system drops connections, and those clients retry after a
@@ -203,9 +216,6 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
-
-/// Maximum number of open connections to the administration address.
-const ADMIN_CONNECTIONS: usize = 256;
 
 /// The open listeners of a server.
 struct Listeners {
@@ -253,7 +263,7 @@ impl Listeners {
         };
         let (public, admin) = routers(host.clone(), options.clone(), address, stop.clone());
         let of_admin = ServerOptions {
-            connections: ADMIN_CONNECTIONS,
+            connections: options.admin_connections,
             connections_of_address: None,
             ..options.clone()
         };
@@ -276,7 +286,7 @@ pub(super) async fn run(global: &Global, args: Serve) -> Result<CommandOutcome, 
     ignore_hangups()?;
     // Each connection needs a file descriptor; the system's default limit is often 1,024.
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => config.server.connections = connections(&config, files),
+        Ok(files) => limit_connections(&mut config, files),
         Err(error) => tracing::warn!(%error, "cannot raise the open file limit"),
     }
     let store = open::configured_store(&config)?;
@@ -472,11 +482,15 @@ mod tests {
 
     #[test]
     fn connection_limit_reserves_files_for_store_and_admin() {
-        let mut config = Config::default();
-        assert_eq!(connections(&config, 1_024), 1_024 - 128 - 256);
-        assert_eq!(connections(&config, u64::MAX), config.server.connections);
-        assert_eq!(connections(&config, 100), 50);
-        config.admin_listen = None;
-        assert_eq!(connections(&config, 1_024), 1_024 - 128);
+        let fitted = |admin: bool, files: u64| {
+            let mut config = Config::default();
+            config.admin_listen = config.admin_listen.filter(|_| admin);
+            limit_connections(&mut config, files);
+            (config.server.connections, config.server.admin_connections)
+        };
+        assert_eq!(fitted(true, 1_024), (1_024 - 128 - 256, 256));
+        assert_eq!(fitted(true, u64::MAX), (20_000, 8_192));
+        assert_eq!(fitted(true, 100), (50, 25));
+        assert_eq!(fitted(false, 1_024).0, 1_024 - 128);
     }
 }

@@ -25,6 +25,7 @@ mod deliveries;
 mod direct;
 mod document;
 mod door;
+mod endless;
 mod export;
 mod grants;
 mod health;
@@ -91,6 +92,10 @@ pub const PROBLEMS: &str = "urn:kvasm:problem:";
 pub struct ServerOptions {
     /// Maximum number of open connections; further ones wait to be accepted. Default 20,000.
     pub connections: usize,
+    /// Maximum number of open connections to the administration address of [`routers`]. Default
+    /// 8,192. Half of an address's connections are for requests that end: the others may watch
+    /// changes and follow logs.
+    pub admin_connections: usize,
     /// Maximum number of open connections of one client address, or of one IPv6 network of 64 bits;
     /// further ones are closed. `None` for no limit, as behind a proxy, where all clients have its
     /// address. Default 5,000.
@@ -127,6 +132,7 @@ impl Default for ServerOptions {
     fn default() -> ServerOptions {
         ServerOptions {
             connections: 20_000,
+            admin_connections: 8_192,
             connections_of_address: Some(5_000),
             trusted_proxies: Vec::new(),
             pages: PageOptions::default(),
@@ -158,6 +164,7 @@ struct ServerState {
     host: Host,
     budget: Arc<budget::Budget>,
     aside: Arc<offload::Offload>,
+    endless: endless::EndlessResponses,
     options: ServerOptions,
     trust: Authority,
     door: Door,
@@ -178,6 +185,7 @@ impl SharedServer {
         SharedServer(Arc::new(ServerState {
             budget: budget::Budget::new(options.bytes_in_flight, metrics),
             aside: Arc::new(offload::Offload::new()),
+            endless: endless::EndlessResponses::new(options.connections),
             host,
             options,
             trust,
@@ -193,6 +201,7 @@ impl SharedServer {
             host: self.host.clone(),
             budget: Arc::clone(&self.budget),
             aside: Arc::clone(&self.aside),
+            endless: endless::EndlessResponses::new(self.options.admin_connections),
             options: self.options.clone(),
             trust: self.trust.clone(),
             door: Door::Admin {

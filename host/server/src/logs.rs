@@ -24,6 +24,7 @@ use kvasm_service::{
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -98,10 +99,12 @@ pub(super) async fn show(
         if query.before.is_some() {
             return Err(refused("`before` and `follow` exclude each other"));
         }
+        let permit = shared.endless.begin()?;
         let following = shared.host.logs().follow(app.id);
         let following = following.ok_or_else(too_many)?;
         let follower = Follower {
             shared,
+            _permit: permit,
             app,
             headers: headers
                 .into_iter()
@@ -175,6 +178,7 @@ async fn lines(
 /// A request that follows an app's log, and its position.
 struct Follower {
     shared: SharedServer,
+    _permit: OwnedSemaphorePermit,
     app: App,
     /// The headers with the token, which is checked repeatedly.
     headers: HeaderMap,

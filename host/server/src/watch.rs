@@ -21,6 +21,7 @@ use serde::Deserialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
@@ -82,6 +83,7 @@ pub(super) async fn watch(
         None => params.after,
         Some(id) => Some(position(id.as_bytes())?),
     };
+    let permit = shared.endless.begin()?;
     let watcher = shared.host.change_feeds().watch(&app, filter, after).await;
     let watcher = watcher.map_err(refusal)?;
     let now = Instant::now();
@@ -92,6 +94,7 @@ pub(super) async fn watch(
             .filter(|(name, _)| name == AUTHORIZATION)
             .collect(),
         shared,
+        _permit: permit,
         app,
         id: ids.request,
         sent_position: watcher.position(),
@@ -130,6 +133,7 @@ fn refusal(error: WatchError) -> Problem {
 /// A request that watches an app.
 struct WatchStream {
     shared: SharedServer,
+    _permit: OwnedSemaphorePermit,
     app: App,
     /// The header with the token, which is checked repeatedly.
     token: HeaderMap,

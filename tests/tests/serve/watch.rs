@@ -1,6 +1,7 @@
 //! `kvasm kv watch` on a server that is killed and comes back.
 
 use kvasm_tests::program::process::{Home, Server, eventually};
+use kvasm_tests::program::raw_client::{RawConnection, request};
 use std::io::{BufRead, BufReader};
 use std::sync::{Arc, Mutex};
 
@@ -63,5 +64,64 @@ fn watching_command_continues_after_the_server_was_killed() {
     let code = command.wait().unwrap().code();
     assert_eq!(code, Some(2), "the user's fault");
     reader.join().unwrap();
+    server.stop();
+}
+
+/// Sends a request whose response does not end.
+fn begin(server: &Server, path: &str) -> RawConnection {
+    let mut line = server.open();
+    line.send(request("GET", path, &server.authorization(), b""));
+    line.wait_for(b"200 OK");
+    line
+}
+
+fn refused(server: &Server, path: &str, part: &str) {
+    let answer = server.try_request("GET", path, &server.authorization(), b"");
+    let answer = answer.expect("an answer").expect(429, "rate-limited");
+    assert!(answer.text().contains(part), "{}", answer.text());
+}
+
+#[test]
+fn number_of_watchers_is_configured() {
+    let home = Home::new();
+    let server = home.start(&["--set", "watch.watchers_of_app=2"]);
+    server.create_app("demo");
+    let path = "/v1/apps/demo/kv/watch";
+    let _open = [(); 2].map(|()| begin(&server, path));
+    refused(&server, path, "2 ");
+    server.stop();
+}
+
+/// Whoever may read an app must not occupy all connections of the address of operators.
+#[test]
+fn endless_responses_leave_connections_to_operators() {
+    let home = Home::new();
+    let server = home.start(&["--set", "server.connections=16"]);
+    let apps = ["evil", "other", "quiet"];
+    for app in apps {
+        server.create_app(app);
+    }
+    let watch = |app: &str| format!("/v1/apps/{app}/kv/watch");
+    let mut open: Vec<_> = (0..4).map(|_| begin(&server, &watch("evil"))).collect();
+    refused(&server, &watch("evil"), "4 ");
+    open.push(begin(&server, &watch("quiet")));
+    open.extend((0..3).map(|_| begin(&server, "/v1/apps/other/logs?follow=true")));
+    for path in [&watch("quiet"), "/v1/apps/quiet/logs?follow=true"] {
+        refused(&server, path, "half of its connections");
+    }
+    assert_eq!(server.get("/healthz").status, 200);
+    let listed = server.admin("GET", "/v1/apps", "text/plain", b"").ok();
+    assert!(listed.text().contains("quiet"));
+    // A place that is free can be taken.
+    open.clear();
+    eventually("a place for another", || {
+        let answer = server.try_request(
+            "GET",
+            &format!("{}?follow=false", watch("quiet")),
+            &server.authorization(),
+            b"",
+        );
+        (answer?.status == 200).then_some(())
+    });
     server.stop();
 }

@@ -136,6 +136,13 @@ const KEYS: &[Key] = &[
         admin.console
     ),
     key!(
+        "admin.connections",
+        "maximum number of open connections to admin.listen; half of them may watch changes and follow logs",
+        permits,
+        to_string,
+        server.admin_connections
+    ),
+    key!(
         "pages.domain",
         "domain below which each app has a host name of its own, {app}.DOMAIN; or none",
         limit,
