@@ -42,6 +42,8 @@ pub fn build(parent: &Path, out: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn build_go(folder: &Path, module: &Path) -> Result<()> {
+    // A file of its own: Go leaves one that is up to date as it is, with what was appended to it.
+    let built = module.with_extension("go");
     let mut command = Command::new(toolchains::go()?);
     command
         .args([
@@ -51,7 +53,7 @@ fn build_go(folder: &Path, module: &Path) -> Result<()> {
             "-ldflags=-s -w",
             "-o",
         ])
-        .arg(module)
+        .arg(&built)
         .arg(".")
         .current_dir(folder)
         .stdin(Stdio::null())
@@ -64,7 +66,7 @@ fn build_go(folder: &Path, module: &Path) -> Result<()> {
         .env("GOFLAGS", "-mod=mod")
         .env_remove("GOROOT");
     run(&mut command)?;
-    add_declarations(folder, module)
+    add_declarations(folder, &built, module)
 }
 
 fn build_zig(folder: &Path, module: &Path) -> Result<()> {
@@ -92,9 +94,9 @@ fn build_assemblyscript(folder: &Path, module: &Path) -> Result<()> {
     run(&mut command)
 }
 
-/// Appends the section that declares the plugin to a module, from the file `kvasm.json` beside its
-/// source.
-fn add_declarations(folder: &Path, module: &Path) -> Result<()> {
+/// Appends the section that declares the plugin to what was built, from the file `kvasm.json` beside
+/// its source.
+fn add_declarations(folder: &Path, built: &Path, module: &Path) -> Result<()> {
     let file = folder.join("kvasm.json");
     let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let declarations: Vec<Value> = serde_json::from_slice(&text)
@@ -103,7 +105,7 @@ fn add_declarations(folder: &Path, module: &Path) -> Result<()> {
         .iter()
         .map(|line| format!("{line}\n"))
         .collect();
-    let mut bytes = fs::read(module)?;
+    let mut bytes = fs::read(built)?;
     bytes.extend(custom_section(SECTION, lines.as_bytes())?);
     fs::write(module, bytes).with_context(|| format!("cannot write {}", module.display()))
 }
