@@ -182,6 +182,21 @@ impl<S: Display> Display for TextMessage<S> {
     }
 }
 
+/// Returns the least text above every text that starts with `prefix`, if there is one, as its head and
+/// its last character. UTF-8 sorts by code point, so the last character that has a successor is
+/// replaced by it, and the rest is cut off.
+pub fn after_prefix(prefix: &str) -> Option<(&str, char)> {
+    let mut chars = prefix.chars();
+    loop {
+        let next = match chars.next_back()? {
+            char::MAX => continue,
+            '\u{d7ff}' => '\u{e000}',
+            other => char::from_u32(u32::from(other) + 1)?,
+        };
+        return Some((chars.as_str(), next));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 
 use super::key::bound;
 use super::{Collection, Entry, Invalid, Key, Subject};
+use kvasm_abi::names::after_prefix;
 use std::ops::Bound;
 
 /// A range of keys, compared bytewise.
@@ -48,8 +49,8 @@ impl KeyRange {
         let mut range = KeyRange::ALL;
         if let Some(prefix) = prefix {
             let prefix = bound(prefix, Subject::Prefix)?;
-            if let Some(after) = after_prefix(&prefix) {
-                range.upper = Bound::Excluded(after);
+            if let Some((head, last)) = after_prefix(&prefix) {
+                range.upper = Bound::Excluded(format!("{head}{last}"));
             }
             range.lower = Bound::Included(prefix);
         }
@@ -115,23 +116,6 @@ impl KeyRange {
     }
 }
 
-/// Returns the least text above every text that starts with `prefix`, if there is one. UTF-8 sorts
-/// by code point, so the last character that has a successor is replaced by it, and the rest is cut
-/// off.
-fn after_prefix(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        let next = match last {
-            char::MAX => continue,
-            '\u{d7ff}' => '\u{e000}',
-            other => char::from_u32(u32::from(other) + 1)?,
-        };
-        chars.push(next);
-        return Some(chars.into_iter().collect());
-    }
-    None
-}
-
 /// A request for one page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListQuery {
@@ -177,7 +161,8 @@ mod tests {
             ("\u{10ffff}\u{10ffff}", None),
             ("", None),
         ] {
-            assert_eq!(after_prefix(prefix).as_deref(), after, "{prefix:?}");
+            let found = after_prefix(prefix).map(|(head, last)| format!("{head}{last}"));
+            assert_eq!(found.as_deref(), after, "{prefix:?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Outbound requests, which a function of the test answers.
 
 use super::faults::{Check, operate};
-use super::urls::url_origin;
+use super::urls::{url_origin, without_dots};
 use super::{cost, declared, with};
 use crate::Error;
 use crate::http::{Request, Response};
@@ -36,7 +36,7 @@ fn send(frame: &[u8]) -> Result<Vec<u8>, Error> {
     headers.extend(headers_of_host(&headers));
     check(&head.method, &headers, body)?;
     declared::require_origin(&origin)?;
-    let mut request = Request::builder(&head.method, &head.url).body(body);
+    let mut request = Request::builder(&head.method, &without_dots(&head.url)).body(body);
     for (name, value) in headers {
         request = request.header(&name, value);
     }

@@ -10,6 +10,7 @@ use crate::Error;
 use crate::sys::Query;
 use kvasm_abi::json::Integer;
 use kvasm_abi::limits::PAGE_BYTES;
+use kvasm_abi::names;
 use kvasm_abi::{
     EntryHeader, FOREIGN_CURSOR, FORMAT_BYTES, FORMAT_JSON, GET_WITH_HEADER, SetOptions,
 };
@@ -474,14 +475,12 @@ fn decode_cursor<'a>(
 
 fn tag(collection: &str, query: &Query<'_>, key: &str) -> [u8; 8] {
     let mut hasher = DefaultHasher::new();
-    (
-        collection,
-        query.prefix,
-        query.start,
-        query.end,
-        query.reverse,
-        key,
-    )
-        .hash(&mut hasher);
+    // As on a host, other options for the same range of keys make the same list.
+    let lower = query.prefix.max(query.start);
+    let after_prefix = query.prefix.and_then(names::after_prefix);
+    let after_prefix = after_prefix.map(|(head, last)| format!("{head}{last}"));
+    let ends = [after_prefix.as_deref(), query.end];
+    let upper = ends.into_iter().flatten().min();
+    (collection, lower, upper, query.reverse, key).hash(&mut hasher);
     hasher.finish().to_le_bytes()
 }

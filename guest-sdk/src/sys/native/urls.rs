@@ -49,6 +49,31 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// Resolves `.` and `..` in a URL's path, also percent-encoded ones, as the host does before it sends
+/// a request (WHATWG URL, "path state").
+pub(super) fn without_dots(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let begin = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at(begin);
+    let (path, after) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let mut segments: Vec<&str> = Vec::new();
+    let mut given = path.split('/').skip(1).peekable();
+    while let Some(segment) = given.next() {
+        let is_last = given.peek().is_none();
+        match &*segment.to_ascii_lowercase().replace("%2e", ".") {
+            "." if is_last => segments.push(""),
+            "." => {}
+            ".." => {
+                segments.pop();
+                segments.extend(is_last.then_some(""));
+            }
+            _ => segments.push(segment),
+        }
+    }
+    let path: String = segments.iter().map(|part| format!("/{part}")).collect();
+    format!("{scheme}://{authority}{path}{after}")
+}
+
 fn check(url: &str) -> Result<(), &'static str> {
     if url.contains(|c: char| c.is_control() || c.is_whitespace()) {
         return Err("it contains white space or a control character");
@@ -91,5 +116,29 @@ fn check_name(name: &str) -> Result<(), &'static str> {
     match !name.is_ascii() || name.starts_with('[') || name.contains('%') {
         true => Ok(()),
         false => check_host_name(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The paths are those that a host sends.
+    #[test]
+    fn dots_in_a_path_are_resolved() {
+        for (url, sent) in [
+            ("http://a.test/./b/../c", "http://a.test/c"),
+            ("http://a.test/a/..", "http://a.test/"),
+            (
+                "http://a.test/a/.?q=/../#/..",
+                "http://a.test/a/?q=/../#/..",
+            ),
+            ("http://a.test/%2e%2E/b/%2e", "http://a.test/b/"),
+            ("http://a.test/..//a...b", "http://a.test//a...b"),
+            ("http://a.test?/..", "http://a.test?/.."),
+            ("http://a.test", "http://a.test"),
+        ] {
+            assert_eq!(without_dots(url), sent, "{url}");
+        }
     }
 }

@@ -351,14 +351,8 @@ impl Kv for Transaction {
             *collection == list.collection && query.range.contains(key) && in_page(key)
         };
         let view = self.view.lock();
-        for ((_, key), addition) in view.added.iter().filter(|(at, _)| in_list(at)) {
-            let before = merged.get(key).and_then(Option::as_ref);
-            let entry = (list.with_values).then(|| addition.apply(before, now));
-            let entry = entry.transpose().map_err(|why| {
-                let at = (list.collection.clone(), key.clone());
-                ServiceError::of_increment(why, &at)
-            })?;
-            merged.insert(key.clone(), entry);
+        for ((_, key), _) in view.added.iter().filter(|(at, _)| in_list(at)) {
+            merged.entry(key.clone()).or_insert(None);
         }
         for ((_, key), entry) in view.written.iter().filter(|(at, _)| in_list(at)) {
             match entry
@@ -369,13 +363,21 @@ impl Kv for Transaction {
                 None => merged.remove(key),
             };
         }
-        drop(view);
         let mut entries: Vec<_> = merged.into_iter().collect();
         if list.reverse {
             entries.reverse();
         }
         let cut = entries.len() > query.limit as usize;
         entries.truncate(query.limit as usize);
+        // Only now: an addition that fails concerns a list that has its entry.
+        for (key, entry) in entries.iter_mut().filter(|_| list.with_values) {
+            let at = (list.collection.clone(), key.clone());
+            if let Some(addition) = view.added.get(&at) {
+                let sum = addition.apply(entry.as_ref(), now);
+                *entry = Some(sum.map_err(|why| ServiceError::of_increment(why, &at))?);
+            }
+        }
+        drop(view);
         let cursor = match entries.last().filter(|_| cut) {
             Some((key, _)) => Some(seal(caller, &list, key)),
             None => page.cursor,
