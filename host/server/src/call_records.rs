@@ -29,7 +29,8 @@ const PAGE_CALLS_MAX: usize = 10_000;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CallParams {
-    /// Number of calls, the newest ones; 100 by default.
+    /// Number of calls, the newest ones; 100 by default. A response has at most 10,000, whatever is
+    /// asked for.
     limit: Option<u32>,
     /// Only calls that ended at or after this time.
     since: Option<i64>,
