@@ -5,7 +5,7 @@ use super::apps::find;
 use super::auth::Authenticated;
 use super::body;
 use super::logs::KVASM_NEXT;
-use super::params::{Params, Segments, refused};
+use super::params::{Params, Segments, check_range, refused};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
@@ -99,6 +99,7 @@ pub(super) async fn list(
 }
 
 fn filter(params: CallParams) -> Result<CallFilter, Problem> {
+    check_range("since", params.since, params.until)?;
     let request = params.request.as_deref().map(Uuid::try_parse);
     let is_known = |outcome: &String| CALL_OUTCOMES.contains(&outcome.as_str());
     if !params.outcome.as_ref().is_none_or(is_known) {
