@@ -6,7 +6,7 @@ import os
 import schemathesis
 
 
-@schemathesis.serializer("application/jsonl")
+@schemathesis.serializer("application/jsonl", "application/x-ndjson")
 def lines(ctx, value):
     if isinstance(value, bytes):
         return value

@@ -8,8 +8,8 @@ impl Metrics {
         self.0.log_lines_dropped.inc_by(lines);
     }
 
-    /// Counts lines of apps' logs that are not stored: `flood`, because an app writes too many, or
-    /// `store`, because the store did not take them in time.
+    /// Counts lines of apps' logs that are not stored: `flood`, because an app writes too many,
+    /// `queue`, because too many bytes were waiting, or `store`, because the store failed.
     pub fn app_log_lines_lost(&self, name: &'static str, lines: u64) {
         self.0
             .app_log_lines_lost
@@ -17,8 +17,8 @@ impl Metrics {
             .inc_by(lines);
     }
 
-    /// Counts calls that are not recorded: `flood`, because an app makes too many, or `store`,
-    /// because the store did not take the records in time.
+    /// Counts calls that are not recorded: `flood`, because an app makes too many, `queue`,
+    /// because too many bytes were waiting, or `store`, because the store failed.
     pub fn call_records_lost(&self, name: &'static str, calls: u64) {
         self.0
             .call_records_lost

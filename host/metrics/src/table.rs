@@ -376,13 +376,13 @@ fn of_background(inner: &MetricsInner, table: &mut Table<'_>) {
     table.counter(
         "app_log_lines_lost",
         "name",
-        "Lines of apps' logs that are not stored, because the app writes too many (flood) or the store did not take them in time (store)",
+        "Lines of apps' logs that are not stored, because the app writes too many (flood), too many bytes were waiting to be stored (queue) or the store failed (store)",
         inner.app_log_lines_lost.clone(),
     );
     table.counter(
         "call_records_lost",
         "name",
-        "Calls that are not recorded, because the app makes too many (flood) or the store did not take the records in time (store)",
+        "Calls that are not recorded, because the app makes too many (flood), too many bytes were waiting to be stored (queue) or the store failed (store)",
         inner.call_records_lost.clone(),
     );
     of_watchers(inner, table);

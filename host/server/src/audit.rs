@@ -4,7 +4,7 @@ use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
 use super::body;
-use super::params::{Params, Segments, page_limit, refused};
+use super::params::{Params, Segments, check_range, page_limit, refused};
 use super::problem::Problem;
 use axum::extract::State;
 use axum::response::Response;
@@ -80,6 +80,7 @@ impl AuditListParams {
                 "`action` must be such as `token.create` or `token`",
             ));
         }
+        check_range("since", self.since, self.until)?;
         Ok(AuditQuery {
             actor: self.actor,
             action: self.action,

@@ -5,7 +5,7 @@ use super::apps::find;
 use super::auth::Authenticated;
 use super::body;
 use super::logs::KVASM_NEXT;
-use super::params::{Params, Segments, refused};
+use super::params::{Params, Segments, check_range, refused};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
@@ -29,7 +29,8 @@ const PAGE_CALLS_MAX: usize = 10_000;
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CallParams {
-    /// Number of calls, the newest ones; 100 by default.
+    /// Number of calls, the newest ones; 100 by default. A response has at most 10,000, whatever is
+    /// asked for.
     limit: Option<u32>,
     /// Only calls that ended at or after this time.
     since: Option<i64>,
@@ -98,6 +99,7 @@ pub(super) async fn list(
 }
 
 fn filter(params: CallParams) -> Result<CallFilter, Problem> {
+    check_range("since", params.since, params.until)?;
     let request = params.request.as_deref().map(Uuid::try_parse);
     let is_known = |outcome: &String| CALL_OUTCOMES.contains(&outcome.as_str());
     if !params.outcome.as_ref().is_none_or(is_known) {

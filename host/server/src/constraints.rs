@@ -18,11 +18,14 @@ const IDEMPOTENCY_KEY: &str = r#"^([!#-~][!-~]{0,254}|"([!#-\[\]-~]|\\["\\]){1,2
 const ORIGIN: &str =
     r"^https?://(\*\.)?([a-z][a-z0-9]{0,62}\.){1,3}[a-z]{2,63}(:[1-9][0-9]{0,3})?$";
 const ACTION: &str = r"^[a-z_]+(\.[a-z_]+)*$";
-/// A path and a query of unreserved characters; others are percent-encoded.
-const TARGET: &str = r"^/[A-Za-z0-9/._~-]*(\?[A-Za-z0-9/._~=&-]*)?$";
-const BASE64: &str = "^([A-Za-z0-9+/]{4})*$";
-/// Simpler than what is accepted: a name and a value of characters that both may have.
-const HEADER: &str = "^[A-Za-z0-9-]+$";
+/// A percent-encoded path and query.
+const TARGET: &str =
+    r#"^/([!"$&-;=@-_a-z{|}~]|%[0-9A-Fa-f]{2})*(\?([!$&-;=?-~]|%[0-9A-Fa-f]{2})*)?$"#;
+/// With padding, whose unused bits are zero.
+const BASE64: &str =
+    "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
+const HEADER_NAME: &str = "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$";
+const HEADER_VALUE: &str = "^[\\t -~]*$";
 const NO_CONTROL: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 const NO_NUL: &str = "^[^\\u0000]*$";
 
@@ -62,7 +65,11 @@ pub(super) fn constraints_of(place: &str, name: &str) -> Option<Value> {
             "maxItems": 100,
             "items": {
                 "type": "array", "minItems": 2, "maxItems": 2,
-                "items": { "type": "string", "pattern": HEADER },
+                "prefixItems": [
+                    { "type": "string", "pattern": HEADER_NAME },
+                    { "type": "string", "pattern": HEADER_VALUE },
+                ],
+                "items": { "type": "string" },
             },
         }),
         "?after /v1/apps/{app}/timers" | "TimerRequest.timer" => text(1, 256, NO_NUL),

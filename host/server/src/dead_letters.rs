@@ -4,7 +4,7 @@ use super::SharedServer;
 use super::apps::find;
 use super::auth::Authenticated;
 use super::body::{self, JsonBody};
-use super::params::{Params, Segments, page_limit, refused};
+use super::params::{Params, Segments, check_range, page_limit, refused};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
@@ -48,13 +48,7 @@ fn dead_letter_filter(
         let refuse = |()| refused("`reason` must be attempts, age, deterministic or depth");
         word.parse::<DeadReason>().map_err(refuse)
     });
-    if let (Some(from), Some(until)) = (from, until)
-        && from >= until
-    {
-        return Err(refused(format!(
-            "`from` ({from}) must be less than `until` ({until})"
-        )));
-    }
+    check_range("from", from, until)?;
     Ok(DeadLetterFilter {
         ids: Vec::new(),
         trigger: trigger.map(TriggerName::parse).transpose()?,

@@ -6,7 +6,7 @@ use super::auth::Authenticated;
 use super::body::{self, JsonBody};
 use super::dead_letters::{check_selection, selection_ids};
 use super::param_types;
-use super::params::{Params, Segments, refused};
+use super::params::{Params, Segments, check_range};
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::State;
@@ -67,13 +67,7 @@ fn parse_filter(
     from: Option<i64>,
     until: Option<i64>,
 ) -> Result<DeliveryFilter, Problem> {
-    if let (Some(from), Some(until)) = (from, until)
-        && from >= until
-    {
-        return Err(refused(format!(
-            "`from` ({from}) must be less than `until` ({until})"
-        )));
-    }
+    check_range("from", from, until)?;
     Ok(DeliveryFilter {
         events: Vec::new(),
         trigger: trigger.map(TriggerName::parse).transpose()?,

@@ -195,11 +195,11 @@ fn merge(schema: &mut Value, shape: Value) {
 /// Statuses of an operation in addition to the common ones.
 fn own_statuses(path: &str, method: &str) -> &'static [u16] {
     match (path, method) {
-        ("/v1/apps/{app}/call/{function}", "post") => &[409, 422, 429, 504, 507],
+        ("/v1/apps/{app}/call/{function}", "post") => &[409, 410, 422, 429, 504, 507],
         ("/v1/apps/{app}/request", "post") => &[409, 429, 502, 504, 507],
-        ("/v1/apps", "post") => &[409],
+        ("/v1/apps", "post") => &[409, 507],
         ("/v1/apps/{app}/limits", "get") => &[412],
-        ("/v1/apps/{app}/limits", "put" | "patch") => &[412],
+        ("/v1/apps/{app}/limits", "put" | "patch") => &[412, 507],
         ("/v1/apps/{app}/plugins", "post") => &[409, 422, 507],
         ("/v1/apps/{app}/plugins/{version}", "delete") => &[409],
         ("/v1/apps/{app}/plugins/{version}/activate", "post") => &[409, 507],
@@ -210,6 +210,8 @@ fn own_statuses(path: &str, method: &str) -> &'static [u16] {
         ("/v1/apps/{app}/kv/commit", "post") => &[409, 412, 429, 507],
         ("/v1/apps/{app}/kv/increment", "post") => &[409, 429, 507],
         ("/v1/apps/{app}/kv/import", "post") => &[429, 507],
+        ("/v1/apps/{app}/kv/watch", "get") => &[429],
+        ("/v1/apps/{app}/config/{name}" | "/v1/apps/{app}/secrets/{name}", "put") => &[507],
         ("/v1/apps/{app}/grants", "post") => &[507],
         ("/v1/apps/{app}/triggers/{name}", "put") => &[507],
         ("/v1/apps/{app}/triggers/{name}", "delete") => &[409],
@@ -229,7 +231,8 @@ fn own_statuses(path: &str, method: &str) -> &'static [u16] {
 
 /// Adds the problem responses of an operation.
 fn problems(path: &str, method: &str, operation: &mut Map<String, Value>) {
-    let mut statuses = BTreeSet::from([400, 414, 431, 500, 503]);
+    // 421 is for a host name that is not that of the administration address.
+    let mut statuses = BTreeSet::from([400, 414, 421, 431, 500, 503]);
     let needs_token = operation.get("security").and_then(Value::as_array);
     if needs_token.is_some_and(|ways| !ways.is_empty()) {
         statuses.extend([401, 403]);

@@ -38,7 +38,9 @@ const REST_MAX: Duration = Duration::from_secs(10);
 /// Entries before an invalid line are imported; the problem reports their number.
 #[utoipa::path(post, path = "/v1/apps/{app}/kv/import", tag = "kv",
     params(("app" = String, Path)),
-    request_body(content = EntryLine, content_type = "application/jsonl"),
+    request_body(content(
+        (EntryLine = "application/jsonl"),
+        (EntryLine = "application/x-ndjson"))),
     responses((status = 200, body = Imported)), security(("token" = ["script:write"])))]
 pub(super) async fn import(
     State(shared): State<SharedServer>,

@@ -45,7 +45,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 pub(super) struct LogParams {
     /// Only lines with a larger `seq`.
     after: Option<u64>,
-    /// Number of lines, the newest ones; 100 by default.
+    /// Number of lines, the newest ones; 100 by default. A response has at most 10,000, whatever is
+    /// asked for.
     limit: Option<u32>,
     /// Only lines of the request with this id.
     request: Option<String>,

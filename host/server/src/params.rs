@@ -35,6 +35,20 @@ impl<T: DeserializeOwned> FromRequestParts<SharedServer> for Params<T> {
     }
 }
 
+/// Refuses a range of times that has none. `name` is the parameter of the first one.
+pub(super) fn check_range(
+    name: &str,
+    from: Option<i64>,
+    until: Option<i64>,
+) -> Result<(), Problem> {
+    match (from, until) {
+        (Some(from), Some(until)) if from >= until => Err(refused(format!(
+            "`{name}` ({from}) must be less than `until` ({until})"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn refused(why: impl Into<String>) -> Problem {
     Problem::new(problem::Kind::InvalidArgument, why)
 }

@@ -25,6 +25,8 @@ const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 /// Whether a header belongs to one connection, or to the host.
 fn is_hop_or_host_header(name: &HeaderName) -> bool {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_AUTHENTICATION_INFO: HeaderName =
+        HeaderName::from_static("proxy-authentication-info");
     const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     [
         CONNECTION,
@@ -33,6 +35,7 @@ fn is_hop_or_host_header(name: &HeaderName) -> bool {
         KEEP_ALIVE,
         KVASM_COST,
         PROXY_AUTHENTICATE,
+        PROXY_AUTHENTICATION_INFO,
         PROXY_AUTHORIZATION,
         PROXY_CONNECTION,
         REQUEST_ID,
@@ -47,18 +50,38 @@ fn is_hop_or_host_header(name: &HeaderName) -> bool {
     .contains(name)
 }
 
-/// Whether a response header affects the whole origin, and nothing else.
+/// Whether a response header affects the whole origin, and nothing else. Among them are questions for
+/// a password: a browser sends what it has for an origin and a realm to any path that asks for it.
 fn affects_origin(name: &HeaderName) -> bool {
+    let name = name.as_str();
     let names = [
         "accept-ch",
+        "accept-ch-lifetime",
+        "authentication-control",
+        "authentication-info",
+        "cache-group-invalidation",
+        "cache-groups",
         "critical-ch",
+        "expect-ct",
+        "idp-signin-status",
         "nel",
+        "observe-browsing-topics",
+        "optional-www-authenticate",
         "origin-agent-cluster",
         "report-to",
         "service-worker-allowed",
         "set-login",
+        "use-as-dictionary",
+        "www-authenticate",
     ];
-    names.contains(&name.as_str())
+    // Sessions bound to a device, by both of their names, and what advertisers store for an origin.
+    let families = [
+        "attribution-reporting-",
+        "sec-session-",
+        "secure-session-",
+        "shared-storage-",
+    ];
+    names.contains(&name) || families.iter().any(|family| name.starts_with(family))
 }
 
 /// Whether a response header affects other host names, or a proxy before the server. A browser that
@@ -71,6 +94,7 @@ fn affects_other_hosts(name: &HeaderName) -> bool {
         STRICT_TRANSPORT_SECURITY.as_str(),
         "clear-site-data",
         "public-key-pins",
+        "public-key-pins-report-only",
         "set-cookie2",
         "x-lighttpd-send-file",
         "x-sendfile",
@@ -291,6 +315,39 @@ mod tests {
                 "x-own: 1"
             ]
         );
+    }
+
+    /// One app could otherwise ask for the password that a browser has for another, and act for it.
+    #[test]
+    fn headers_of_the_origin_are_removed_below_a_shared_one_only() {
+        let of_origin = [
+            "Accept-CH-Lifetime",
+            "Attribution-Reporting-Register-Source",
+            "Authentication-Control",
+            "Authentication-Info",
+            "Cache-Group-Invalidation",
+            "Cache-Groups",
+            "Expect-CT",
+            "IdP-SignIn-Status",
+            "Observe-Browsing-Topics",
+            "Optional-WWW-Authenticate",
+            "Sec-Session-Registration",
+            "Secure-Session-Challenge",
+            "Secure-Session-Registration",
+            "Shared-Storage-Write",
+            "Use-As-Dictionary",
+            "WWW-Authenticate",
+        ];
+        let of_proxies = ["Proxy-Authenticate", "Proxy-Authentication-Info"];
+        let names = of_origin.iter().chain(&of_proxies);
+        let given: Vec<_> = names
+            .map(|name| ((*name).to_owned(), "Basic realm=\"quiet\"".to_owned()))
+            .collect();
+        let sent = |origin: &PageOrigin| of_response(&given, origin).unwrap();
+        assert_eq!(sent(&shared(Sandbox::Off)), HeaderMap::new());
+        let own = sent(&PageOrigin::Own);
+        assert_eq!(own.len(), of_origin.len(), "{own:?}");
+        assert!(of_origin.iter().all(|name| own.contains_key(*name)));
     }
 
     #[test]

@@ -250,6 +250,7 @@ impl From<Invalid> for Problem {
     fn from(error: Invalid) -> Problem {
         let kind = match &error {
             Invalid::TooLarge { subject, .. } if subject.is_body() => Kind::BodyTooLarge,
+            Invalid::Json(_) => Kind::MalformedJson,
             _ => Kind::InvalidArgument,
         };
         Problem::new(kind, error.to_string())

@@ -131,6 +131,21 @@ fn origin(shared: &SharedServer, app: &App) -> PageOrigin {
     }
 }
 
+/// A percent-encoded path and query. What a browser would encode or not send is refused, as it
+/// is likely a mistake: the handler would get another path than a client of its page.
+fn target(text: &str) -> Option<PathAndQuery> {
+    let is_escape = |after: &str| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    let is_target = text.starts_with('/')
+        && text.len() <= PATH_BYTES_MAX
+        && text.is_ascii()
+        && !text.contains('#')
+        && text.split('%').skip(1).all(is_escape);
+    is_target.then(|| text.parse().ok()).flatten()
+}
+
 /// The input of the handler for a request.
 fn input(app: &App, origin: &PageOrigin, request: &HandlerRequest) -> Result<Pieces, Problem> {
     let method = METHODS.iter().find(|method| **method == request.method);
@@ -138,9 +153,7 @@ fn input(app: &App, origin: &PageOrigin, request: &HandlerRequest) -> Result<Pie
         let all = METHODS.join(", ");
         refused(format!("`method` must be one of {all}"))
     })?;
-    let is_path = request.path.starts_with('/') && request.path.len() <= PATH_BYTES_MAX;
-    let target = is_path.then(|| request.path.parse::<PathAndQuery>().ok());
-    let target = target.flatten().ok_or_else(|| {
+    let target = target(&request.path).ok_or_else(|| {
         refused("`path` must begin with a slash and be a percent-encoded path and query of at most 8 KiB")
     })?;
     if request.headers.len() > HEADERS_MAX {

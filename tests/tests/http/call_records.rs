@@ -174,6 +174,8 @@ async fn each_call_is_recorded_with_how_it_ended() {
         "failed=maybe",
         "nonsense=1",
         "limit=-1",
+        "since=5&until=1",
+        "since=5&until=5",
     ] {
         let refused = server.root.get(&format!("/v1/apps/shop/calls?{bad}")).await;
         refused.expect_problem(400, "invalid-argument");

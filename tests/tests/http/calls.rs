@@ -105,7 +105,8 @@ async fn function_output_is_not_served_as_html() {
 async fn plugin_headers_are_filtered_both_ways() {
     let server = Server::start().await;
     let head = r#"{"status":200,"headers":[["x-request-id","mine"],["set-cookie","a=1; Path=/"],
-        ["service-worker-allowed","/"],["clear-site-data","\"*\""],["x-own","1"]]}"#;
+        ["service-worker-allowed","/"],["clear-site-data","\"*\""],["x-own","1"],
+        ["www-authenticate","Basic realm=\"quiet\""]]}"#;
     server.deployed("shop", echo(head)).await;
     let given = "0190b2a4-7a5d-7cc1-8000-0123456789ab";
     let request = server.anonymous().request("GET", "/a/shop/x?y=1&y=%ff");
@@ -125,7 +126,11 @@ async fn plugin_headers_are_filtered_both_ways() {
     assert_eq!(answer.headers.get_all("x-request-id").iter().count(), 1);
     assert_eq!(answer.header("x-own"), "1");
     assert_eq!(answer.header("set-cookie"), "a=1; Path=/a/shop/");
-    for name in ["service-worker-allowed", "clear-site-data"] {
+    for name in [
+        "service-worker-allowed",
+        "clear-site-data",
+        "www-authenticate",
+    ] {
         assert_eq!(answer.header(name), "", "{name}");
     }
 }

@@ -229,3 +229,32 @@ async fn integers_of_the_document_fit_their_formats() {
         assert!(least <= min && min <= max && max <= most, "{schema}");
     }
 }
+
+#[tokio::test]
+async fn refusals_and_formats_of_the_server_are_documented() {
+    let server = Server::start().await;
+    let document = document(&server.root).await;
+    let all = operations(&document);
+    for operation in all.iter().filter(|found| found.path.starts_with("/v1/")) {
+        let misdirected = &operation.json["responses"]["421"];
+        assert!(misdirected.is_object(), "{}", operation.path);
+    }
+    for (path, method, status) in [
+        ("/v1/apps/{app}/config/{name}", "PUT", "507"),
+        ("/v1/apps/{app}/secrets/{name}", "PUT", "507"),
+        ("/v1/apps/{app}/kv/watch", "GET", "429"),
+        ("/v1/apps/{app}/call/{function}", "POST", "410"),
+    ] {
+        let operation = all.iter().find(|found| found.names(path, method)).unwrap();
+        let response = &operation.json["responses"][status];
+        assert!(response.is_object(), "{method} {path} {status}");
+    }
+    let import = "/paths/~1v1~1apps~1{app}~1kv~1import/post/requestBody/content";
+    let import = document.pointer(import).unwrap();
+    for media_type in ["application/jsonl", "application/x-ndjson"] {
+        assert!(import[media_type]["schema"].is_object(), "{media_type}");
+    }
+    let headers = "/components/schemas/HandlerRequest/properties/headers/items/prefixItems";
+    let headers = document.pointer(headers).unwrap();
+    assert_ne!(headers[0]["pattern"], headers[1]["pattern"]);
+}

@@ -6,7 +6,8 @@ use kvasm_tests::server::{ApiResponse, Server};
 
 const HEAD: &str = r#"{"status":200,"headers":[["set-cookie","a=1; Domain=apps.test; Path=/"],
     ["set-cookie","__Host-b=1; Secure; Path=/"],["service-worker-allowed","/"],
-    ["clear-site-data","\"cookies\""],["content-security-policy","default-src 'self'"]]}"#;
+    ["clear-site-data","\"cookies\""],["www-authenticate","Basic realm=\"quiet\""],
+    ["content-security-policy","default-src 'self'"]]}"#;
 
 async fn server(pages: PageOptions) -> Server {
     let options = ServerOptions {
@@ -58,6 +59,7 @@ async fn app_has_an_origin_of_its_own_below_the_domain() {
         ["a=1; Path=/", "__Host-b=1; Secure; Path=/"]
     );
     assert_eq!(answer.header("service-worker-allowed"), "/");
+    assert_eq!(answer.header("www-authenticate"), "Basic realm=\"quiet\"");
     // It would clear the cookies of the neighbour and of the server too.
     assert_eq!(answer.header("clear-site-data"), "");
     assert_eq!(
@@ -68,6 +70,7 @@ async fn app_has_an_origin_of_its_own_below_the_domain() {
     let answer = get(&server, &["apps.test"], "/a/shop/x").await.expect(200);
     assert_eq!(echoed(&answer)["mount"], "/a/shop");
     assert_eq!(all(&answer, "content-security-policy").len(), 2);
+    assert_eq!(answer.header("www-authenticate"), "");
 }
 
 /// What the plugin's page requests from its own origin goes to the plugin, whatever the path.

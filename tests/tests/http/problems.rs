@@ -86,6 +86,12 @@ async fn mismatched_content_types_are_rejected() {
     ] {
         post(bad).await.expect_problem(400, "malformed-json");
     }
+    server.app("shop", false).await;
+    for bad in ["", "{", "nul", "1 2"] {
+        let entry = "/v1/apps/shop/kv/entry?collection=c&key=k";
+        let put = api.bytes("PUT", entry, "application/json", bad).await;
+        put.expect_problem(400, "malformed-json");
+    }
     let deep = "[".repeat(60_000);
     let deep = api
         .bytes("POST", "/v1/apps", "application/json", deep)

@@ -239,6 +239,37 @@ async fn flooding_app_is_sampled_and_leaves_its_neighbour_alone() {
     assert!(metrics.contains("kvasm_upkeep_total{name=\"log_segments\"}"));
 }
 
+/// The notes that a full queue drops are not lost: their numbers are in later ones.
+#[tokio::test]
+async fn stored_lines_and_those_counted_as_lost_are_all_lines() {
+    let retention = LogRetention {
+        bytes_of_app: 64 * 1024 * 1024,
+        ..RETENTION
+    };
+    let server = Server::start().await;
+    let app = server.app("shop", true).await;
+    let keeper = server.host.log_keeper();
+    keeper.attach();
+    for call in 0..15 {
+        let lines = (0..1_000).map(|_| line("f", "x".repeat(1_000)));
+        server.host.logs().push(app.id, lines);
+        // A round writes a part of the queue.
+        if call % 5 == 4 {
+            keeper.round(&retention).await.unwrap();
+        }
+    }
+    keeper.flush(&retention).await.unwrap();
+    let found = all(&server, "shop", "limit=10000").await;
+    let (stored, notes): (Vec<_>, Vec<_>) = found.iter().partition(|line| line.starts_with('x'));
+    let counts = notes.iter().map(|note| note.split(' ').next().unwrap());
+    let lost: u64 = counts.map(|count| count.parse::<u64>().unwrap()).sum();
+    assert_eq!(stored.len() as u64 + lost, 15_000, "{notes:?}");
+    let full = "more than 4 MiB of this app's lines";
+    assert!(notes.iter().any(|note| note.contains(full)), "{notes:?}");
+    let metrics = server.host.metrics().encode();
+    assert!(metrics.contains("kvasm_app_log_lines_lost_total{name=\"queue\"}"));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn store_that_takes_no_logs_delays_no_call() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new());

@@ -141,15 +141,17 @@ impl TraceExport {
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<TraceExport, String> {
         const LIMIT: &str = "OTEL_BSP_EXPORT_TIMEOUT";
-        let queue = number(&variable, "OTEL_BSP_MAX_QUEUE_SIZE", 2_048)?.min(QUEUE_MAX);
-        let batch = number(&variable, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)?;
+        let queue = number(&variable, "OTEL_BSP_MAX_QUEUE_SIZE", 2_048, QUEUE_MAX)?;
+        // A batch is never larger than the queue, so a larger number is a mistake.
+        let batch = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE";
+        let batch = number(&variable, batch, queue.min(512), queue)?;
         let limit = variable(LIMIT).map(|_| millis(&variable, LIMIT, 1));
         Ok(TraceExport {
             target,
             sampler: sampler(&variable)?,
             delay: millis(&variable, "OTEL_BSP_SCHEDULE_DELAY", 5_000)?,
             queue: usize::try_from(queue).unwrap_or(usize::MAX),
-            batch: usize::try_from(batch.min(queue)).unwrap_or(usize::MAX),
+            batch: usize::try_from(batch).unwrap_or(usize::MAX),
             limit: limit.transpose()?,
         })
     }

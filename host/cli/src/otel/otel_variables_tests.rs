@@ -98,6 +98,7 @@ fn unsupported_values_are_refused_without_secrets() {
         ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
         ("OTEL_TRACES_SAMPLER_ARG", "2"),
         ("OTEL_BSP_SCHEDULE_DELAY", "-1"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "none"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "1m"),
     ] {
         let ratio = ("OTEL_TRACES_SAMPLER", "traceidratio");
@@ -109,6 +110,28 @@ fn unsupported_values_are_refused_without_secrets() {
         assert!(error.starts_with("otel.endpoint "), "{error}");
         assert!(!error.contains("secret"), "{error}");
     }
+}
+
+#[test]
+fn numbers_beyond_their_bounds_are_refused_with_value_and_bound() {
+    for (name, value, max) in [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "65537", "65536"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "99999", "2048"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "2049", "2048"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", "86400000"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "86400001", "86400000"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0", "86400000"),
+    ] {
+        let error = read(Some("http://x"), &[(name, value)]).unwrap_err();
+        let expected = format!("{name} must be a number from 1 to {max}, not {value}");
+        assert_eq!(error, expected);
+    }
+    let most = [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "65536"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "65536"),
+    ];
+    let traces = read(Some("http://x"), &most).unwrap().traces.unwrap();
+    assert_eq!((traces.queue, traces.batch), (65_536, 65_536));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The values of the variables of OpenTelemetry, by their types.
 
+use kvasm::model::display_truncated;
 use std::time::Duration;
 
 /// Says that a variable has a value that the exporter cannot do.
@@ -7,18 +8,22 @@ pub(super) fn unsupported(name: &str, expected: &str) -> String {
     format!("{name} is not supported; expected {expected}")
 }
 
-/// Reads a number of at least 1.
+/// Reads a number from 1 to a maximum. It is no secret, so the error may have it.
 pub(super) fn number(
     variable: impl Fn(&str) -> Option<String>,
     name: &str,
     default: u64,
+    max: u64,
 ) -> Result<u64, String> {
-    match variable(name) {
-        None => Ok(default),
-        Some(text) => match text.parse() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => Err(format!("{name} must be a number of at least 1")),
-        },
+    let Some(text) = variable(name) else {
+        return Ok(default);
+    };
+    match text.parse() {
+        Ok(number) if (1..=max).contains(&number) => Ok(number),
+        _ => Err(format!(
+            "{name} must be a number from 1 to {max}, not {}",
+            display_truncated(&text, 40)
+        )),
     }
 }
 
@@ -28,8 +33,8 @@ pub(super) fn millis(
     name: &str,
     default: u64,
 ) -> Result<Duration, String> {
-    let day = Duration::from_secs(24 * 60 * 60);
-    Ok(Duration::from_millis(number(variable, name, default)?).min(day))
+    const DAY: u64 = 24 * 60 * 60 * 1_000;
+    number(variable, name, default, DAY).map(Duration::from_millis)
 }
 
 /// Requires that a variable is unset or has this value, in any case.

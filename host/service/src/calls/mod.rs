@@ -12,9 +12,10 @@ pub use call_record::{
 };
 
 use crate::Logs;
+use crate::logs::lost::Lost;
 use crate::logs::now_us;
 use crate::logs::segment_record::{RecordSource, SegmentRecord};
-use crate::logs::unflushed::{Lost, Unflushed};
+use crate::logs::unflushed::{QUEUE_BYTES_MAX, Unflushed};
 use kvasm_core::AppId;
 use kvasm_metrics::Metrics;
 use parking_lot::Mutex;
@@ -111,28 +112,32 @@ impl CallRecords {
         });
         drop(state);
         for (app, lost) in due {
-            for note in notes(lost) {
-                self.logs.note(app, note);
+            for lost in lost.by_reason() {
+                self.logs.note(app, message(lost));
             }
         }
     }
 }
 
-/// Returns the text of lines about calls that were not recorded.
-fn notes(lost: Lost) -> Vec<String> {
-    let rates = CallEntry::RATES;
-    let (left_out, dropped) = (lost.flood, lost.store);
-    let flood = (left_out > 0).then(|| {
-        format!(
-            "{left_out} calls were not recorded: the app makes more than {} calls per second, so \
+/// Returns the text of a line about calls that were not recorded for one reason.
+fn message(lost: Lost) -> String {
+    let (rates, calls) = (CallEntry::RATES, lost.all());
+    if lost.flood > 0 {
+        return format!(
+            "{calls} calls were not recorded: the app makes more than {} calls per second, so \
              one in {} is recorded",
             rates.per_second, rates.sample
-        )
-    });
-    let dropped = (dropped > 0).then(|| {
-        format!("{dropped} records of calls were dropped: the store did not take them in time")
-    });
-    flood.into_iter().chain(dropped).collect()
+        );
+    }
+    if lost.queue > 0 {
+        return format!(
+            "{calls} records of calls were dropped: more than {} MiB of this app's records, or {} \
+             MiB of all apps', were waiting to be stored",
+            QUEUE_BYTES_MAX >> 20,
+            CallEntry::QUEUES_BYTES_MAX >> 20
+        );
+    }
+    format!("{calls} records of calls were dropped: the store failed")
 }
 
 impl RecordSource for CallRecords {
@@ -172,26 +177,27 @@ impl RecordSource for CallRecords {
             return Vec::new();
         };
         let lost = unflushed.take_lost_of(app);
-        if lost != Lost::default() {
+        if !lost.is_empty() {
             state.seq = now_us().max(state.seq + 1);
             let gap = CallEntry::Gap {
                 seq: state.seq,
-                calls: lost.flood.saturating_add(lost.store),
+                calls: lost.all().all(),
             };
-            unflushed.push(app, Arc::new(gap));
+            unflushed.push_note(app, Arc::new(gap), lost.all());
             let long_ago = Instant::now().checked_sub(TOLD_EVERY);
             let untold = state.untold.entry(app).or_insert_with(|| Untold {
                 lost: Lost::default(),
                 told: long_ago.unwrap_or_else(Instant::now),
             });
-            untold.lost.flood += lost.flood;
-            untold.lost.store += lost.store;
+            // The log says once what was lost, also if the gap itself is lost.
+            untold.lost += lost.new;
         }
         unflushed.take(app, bytes)
     }
 
     fn count_lost(metrics: &Metrics, lost: Lost) {
         metrics.call_records_lost("flood", lost.flood);
+        metrics.call_records_lost("queue", lost.queue);
         metrics.call_records_lost("store", lost.store);
     }
 }

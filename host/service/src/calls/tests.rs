@@ -192,3 +192,25 @@ fn flood_of_calls_leaves_a_gap_and_a_line_in_the_log() {
     calls.due(Duration::ZERO, 0);
     assert_eq!(lines().len(), 2);
 }
+
+#[test]
+fn gap_that_is_lost_is_recorded_again_but_not_logged_twice() {
+    let logs = Arc::<Logs>::default();
+    let calls = CallRecords::new(Arc::clone(&logs));
+    let app = AppId::generate();
+    calls.open_queue();
+    for _ in 0..12_000 {
+        calls.push(app, record("ok"));
+    }
+    assert!(calls.take(app, usize::MAX).len() > 10_000);
+    calls.with_queue(|all| all.written(app, true));
+    let again = calls.take(app, usize::MAX);
+    assert_eq!((again.len(), again[0].left_out()), (1, 12_000));
+    calls.with_queue(|all| all.written(app, false));
+    calls.due(Duration::ZERO, 0);
+    let lines = logs.read(app, 0, 100);
+    let numbers = lines.iter().map(|line| line.message.split(' ').next());
+    let logged: u64 = numbers.map(|n| n.unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(logged, 12_000, "{lines:?}");
+    assert!(calls.take(app, usize::MAX).is_empty());
+}

@@ -7,6 +7,7 @@
 
 pub(crate) mod flood_gate;
 mod keeper;
+pub(crate) mod lost;
 mod page;
 mod record;
 mod segment;
@@ -16,13 +17,14 @@ pub(crate) mod unflushed;
 
 use kvasm_core::{AppId, Level, Timestamp, display_truncated};
 use kvasm_metrics::Metrics;
+use lost::Lost;
 use parking_lot::Mutex;
 use segment_record::RecordSource;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
-use unflushed::{Lost, Unflushed};
+use unflushed::{QUEUE_BYTES_MAX, Unflushed};
 use uuid::Uuid;
 
 pub(crate) use keeper::within;
@@ -168,7 +170,7 @@ impl Logs {
             return;
         }
         for line in lines {
-            state.add(app, line);
+            state.add(app, line, None);
         }
         state.make_room();
         drop(state);
@@ -230,7 +232,7 @@ impl Logs {
 
     /// Adds a line of the host about the app's log.
     pub(crate) fn note(&self, app: AppId, message: String) {
-        self.state.lock().note(app, message);
+        self.state.lock().add(app, host_line(message), None);
         self.notify(app);
     }
 }
@@ -261,16 +263,14 @@ impl RecordSource for Logs {
     fn take(&self, app: AppId, bytes: usize) -> Vec<Arc<LogRecord>> {
         let mut state = self.state.lock();
         let unflushed = state.unflushed.as_mut();
-        let lost = unflushed.map_or_else(Lost::default, |all| all.take_lost_of(app));
-        let notes = notes(lost);
-        let has_notes = !notes.is_empty();
-        for note in notes {
-            state.note(app, note);
+        let lost = unflushed.map_or_else(Lost::default, |all| all.take_lost_of(app).all());
+        for lost in lost.by_reason() {
+            state.add(app, host_line(message(lost)), Some(lost));
         }
         let unflushed = state.unflushed.as_mut();
         let lines = unflushed.map_or_else(Vec::new, |all| all.take(app, bytes));
         drop(state);
-        if has_notes {
+        if lost.all() > 0 {
             self.notify(app);
         }
         lines
@@ -278,6 +278,7 @@ impl RecordSource for Logs {
 
     fn count_lost(metrics: &Metrics, lost: Lost) {
         metrics.app_log_lines_lost("flood", lost.flood);
+        metrics.app_log_lines_lost("queue", lost.queue);
         metrics.app_log_lines_lost("store", lost.store);
     }
 
@@ -294,31 +295,54 @@ impl RecordSource for Logs {
     }
 }
 
-/// Returns the text of lines about lines that were lost.
-fn notes(lost: Lost) -> Vec<String> {
+/// Returns the text of a line about lines that were lost for one reason.
+fn message(lost: Lost) -> String {
     use segment_record::SegmentRecord;
-    let rates = LogRecord::RATES;
-    let (left_out, dropped) = (lost.flood, lost.store);
-    let flood = (left_out > 0).then(|| {
-        format!(
-            "{left_out} lines were left out: the app writes more than {} lines per second, so the \
+    let (rates, lines) = (LogRecord::RATES, lost.all());
+    if lost.flood > 0 {
+        return format!(
+            "{lines} lines were left out: the app writes more than {} lines per second, so the \
              lines of one call in {} are kept",
             rates.per_second, rates.sample
-        )
-    });
-    let dropped = (dropped > 0)
-        .then(|| format!("{dropped} lines were dropped: the store did not take them in time"));
-    flood.into_iter().chain(dropped).collect()
+        );
+    }
+    if lost.queue > 0 {
+        return format!(
+            "{lines} lines were dropped: more than {} MiB of this app's lines, or {} MiB of all \
+             apps', were waiting to be stored",
+            QUEUE_BYTES_MAX >> 20,
+            LogRecord::QUEUES_BYTES_MAX >> 20
+        );
+    }
+    format!("{lines} lines were dropped: the store failed")
+}
+
+/// Returns a line of the host about an app's log.
+fn host_line(message: String) -> LogRecord {
+    LogRecord {
+        seq: 0,
+        at: Timestamp::now(),
+        level: Level::Warn,
+        source: LogSource::Host,
+        function: "log".into(),
+        request_id: Uuid::nil(),
+        trace_id: None,
+        message,
+        discarded: false,
+        cost: None,
+    }
 }
 
 impl LogState {
-    /// Adds a line, with the next position.
-    fn add(&mut self, app: AppId, mut line: LogRecord) {
+    /// Adds a line, with the next position. `lost` is what a note about lost lines counts.
+    fn add(&mut self, app: AppId, mut line: LogRecord, lost: Option<Lost>) {
         self.seq = now_us().max(self.seq + 1);
         line.seq = self.seq;
         let line = Arc::new(line);
-        if let Some(unflushed) = &mut self.unflushed {
-            unflushed.push(app, Arc::clone(&line));
+        match (&mut self.unflushed, lost) {
+            (Some(unflushed), Some(lost)) => unflushed.push_note(app, Arc::clone(&line), lost),
+            (Some(unflushed), None) => unflushed.push(app, Arc::clone(&line)),
+            (None, _) => {}
         }
         let ring = self.rings.entry(app).or_default();
         self.bytes += line.bytes();
@@ -327,23 +351,6 @@ impl LogState {
         while ring.lines.len() > LINES_MAX || ring.bytes > APP_BYTES_MAX {
             self.bytes -= ring.pop();
         }
-    }
-
-    /// Adds a line of the host about the app's log.
-    fn note(&mut self, app: AppId, message: String) {
-        let line = LogRecord {
-            seq: 0,
-            at: Timestamp::now(),
-            level: Level::Warn,
-            source: LogSource::Host,
-            function: "log".into(),
-            request_id: Uuid::nil(),
-            trace_id: None,
-            message,
-            discarded: false,
-            cost: None,
-        };
-        self.add(app, line);
     }
 
     /// Shrinks the largest logs, so that no app's lines displace those of an app that writes

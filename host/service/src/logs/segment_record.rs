@@ -1,7 +1,8 @@
 //! What the kinds of records have in common: lines of logs, and calls.
 
 use super::flood_gate::FloodRates;
-use super::unflushed::{Lost, Unflushed};
+use super::lost::Lost;
+use super::unflushed::Unflushed;
 use kvasm_core::store::SegmentKind;
 use kvasm_core::{AppId, Timestamp};
 use kvasm_metrics::Metrics;

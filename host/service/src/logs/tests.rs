@@ -198,3 +198,35 @@ fn log_bytes_are_bounded_per_app_and_in_total() {
     drop(state);
     assert_eq!(logs.read(quiet, 0, 10).len(), 1);
 }
+
+/// The lines of a note count as lost again if the note itself is.
+#[test]
+fn lines_that_are_stored_and_those_that_notes_count_are_all_lines() {
+    let (logs, app) = (Logs::default(), AppId::generate());
+    logs.open_queue();
+    let text = "x".repeat(1_000);
+    let (mut stored, mut counted) = (0, 0);
+    let mut write = |segments: usize, is_lost: bool| {
+        for _ in 0..segments {
+            let lines = logs.take(app, 64 * 1024);
+            logs.with_queue(|all| all.written(app, is_lost));
+            for line in lines.iter().filter(|_| !is_lost) {
+                let note = line.message.split(' ').next().unwrap();
+                match line.source {
+                    LogSource::Plugin => stored += 1,
+                    LogSource::Host => counted += note.parse::<u64>().unwrap(),
+                }
+            }
+        }
+    };
+    // The notes of one round are dropped before the next, or are in a segment that is lost.
+    for (calls, segments, is_lost) in [(5, 4, false), (5, 4, false), (5, 4, true), (0, 200, true)] {
+        for _ in 0..calls {
+            logs.push(app, (0..1_000).map(|_| line(&text)));
+        }
+        write(segments, is_lost);
+    }
+    write(200, false);
+    assert_eq!(stored + counted, 15_000, "{stored} {counted}");
+    assert!(logs.due(Duration::ZERO, 0).is_empty());
+}

@@ -4,6 +4,7 @@
 //! records of its own.
 
 use super::flood_gate::FloodGate;
+use super::lost::{Lost, Uncounted};
 use super::segment_record::SegmentRecord;
 use kvasm_core::AppId;
 use std::collections::{HashMap, VecDeque};
@@ -25,8 +26,10 @@ struct RecordQueue<R> {
     /// Since when it has records.
     since: Instant,
     gate: FloodGate,
-    /// Records dropped since they were last taken.
-    dropped: u64,
+    /// What was lost since it was last taken, besides what the gate has left out.
+    uncounted: Uncounted,
+    /// The notes among the records, by position, and what each says was lost.
+    notes: VecDeque<(u64, Lost)>,
 }
 
 impl<R: SegmentRecord> RecordQueue<R> {
@@ -37,24 +40,51 @@ impl<R: SegmentRecord> RecordQueue<R> {
             bytes: 0,
             since: now,
             gate: FloodGate::new(&R::RATES, now),
-            dropped: 0,
+            uncounted: Uncounted::default(),
+            notes: VecDeque::new(),
         }
     }
 
-    /// Drops the oldest record that is not being written. Returns its size, 0 if there is none.
-    fn drop_oldest(&mut self) -> usize {
-        let Some(record) = self.records.pop_front() else {
-            return 0;
-        };
-        self.bytes -= record.bytes();
-        self.dropped += 1;
-        record.bytes()
+    /// Adds a record.
+    fn add(&mut self, record: Arc<R>, now: Instant) {
+        if self.records.is_empty() {
+            self.since = now;
+        }
+        self.bytes += record.bytes();
+        self.records.push_back(record);
+    }
+
+    /// Drops the oldest records that are not being written, until the queue has `keep` bytes.
+    /// Returns what was lost.
+    fn shrink(&mut self, keep: usize) -> Lost {
+        let mut lost = Lost::default();
+        while self.bytes > keep {
+            let Some(record) = self.records.pop_front() else {
+                break;
+            };
+            self.bytes -= record.bytes();
+            if !self.repeats(record.seq()) {
+                lost.queue += 1;
+            }
+        }
+        self.uncounted.new += lost;
+        lost
+    }
+
+    /// Whether a record that is lost is a note. The next note then says what it says.
+    fn repeats(&mut self, seq: u64) -> bool {
+        let found = self.notes.binary_search_by_key(&seq, |(seq, _)| *seq);
+        let note = found.ok().and_then(|place| self.notes.remove(place));
+        if let Some((_, lost)) = note {
+            self.uncounted.again += lost;
+        }
+        note.is_some()
     }
 
     /// Whether it can be forgotten.
     fn is_idle(&self) -> bool {
         let is_empty = self.records.is_empty() && self.in_flight.is_empty();
-        is_empty && self.dropped == 0 && self.gate.is_idle()
+        is_empty && self.uncounted.is_empty() && self.gate.is_idle()
     }
 }
 
@@ -64,15 +94,6 @@ pub struct Unflushed<R> {
     bytes: usize,
     /// Records that were left out or dropped, not yet counted.
     lost: Lost,
-}
-
-/// Numbers of records that do not reach the store, by reason.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Lost {
-    /// The app wrote too many.
-    pub(crate) flood: u64,
-    /// The queue was full, or the store failed.
-    pub(crate) store: u64,
 }
 
 impl<R> Default for Unflushed<R> {
@@ -108,46 +129,43 @@ impl<R: SegmentRecord> Unflushed<R> {
     /// Adds a record. Above the limits the oldest ones are dropped, of this app or of the one with
     /// the most.
     pub(crate) fn push(&mut self, app: AppId, record: Arc<R>) {
-        let now = Instant::now();
-        let queue = self
-            .apps
-            .entry(app)
-            .or_insert_with(|| RecordQueue::new(now));
-        if queue.records.is_empty() {
-            queue.since = now;
-        }
-        let bytes = record.bytes();
-        queue.records.push_back(record);
-        queue.bytes += bytes;
-        self.bytes += bytes;
-        while queue.bytes > QUEUE_BYTES_MAX {
-            match queue.drop_oldest() {
-                0 => break,
-                freed => {
-                    self.bytes -= freed;
-                    self.lost.store += 1;
-                }
-            }
+        self.enqueue(app, record);
+        if let Some(queue) = self.apps.get_mut(&app) {
+            self.bytes -= queue.bytes;
+            self.lost += queue.shrink(QUEUE_BYTES_MAX);
+            self.bytes += queue.bytes;
         }
         while self.bytes > R::QUEUES_BYTES_MAX {
             let largest = self.apps.values_mut().max_by_key(|queue| queue.bytes);
             let Some(queue) = largest else { return };
-            let keep = queue.bytes / 2;
-            let before = self.bytes;
-            while queue.bytes > keep {
-                match queue.drop_oldest() {
-                    0 => break,
-                    freed => {
-                        self.bytes -= freed;
-                        self.lost.store += 1;
-                    }
-                }
-            }
-            if self.bytes == before {
+            let before = queue.bytes;
+            self.lost += queue.shrink(before / 2);
+            self.bytes -= before - queue.bytes;
+            if queue.bytes == before {
                 // All of it is being written.
                 return;
             }
         }
+    }
+
+    /// Adds a note of the host that says what was lost. If the note is lost, the next one says it.
+    /// A note displaces no record: there is at most one for each segment and reason.
+    pub(crate) fn push_note(&mut self, app: AppId, note: Arc<R>, lost: Lost) {
+        let seq = note.seq();
+        self.enqueue(app, note);
+        if let Some(queue) = self.apps.get_mut(&app) {
+            queue.notes.push_back((seq, lost));
+        }
+    }
+
+    fn enqueue(&mut self, app: AppId, record: Arc<R>) {
+        let now = Instant::now();
+        self.bytes += record.bytes();
+        let queue = self
+            .apps
+            .entry(app)
+            .or_insert_with(|| RecordQueue::new(now));
+        queue.add(record, now);
     }
 
     /// Returns the records of an app.
@@ -166,7 +184,7 @@ impl<R: SegmentRecord> Unflushed<R> {
             !queue.is_idle()
         });
         let due = self.apps.iter().filter(|(_, queue)| {
-            let has_note = queue.gate.left_out() > 0 || queue.dropped > 0;
+            let has_note = queue.gate.left_out() > 0 || !queue.uncounted.is_empty();
             let has_records = !queue.records.is_empty() || !queue.in_flight.is_empty() || has_note;
             let waited = now.saturating_duration_since(queue.since);
             has_records && (waited >= age || queue.bytes >= bytes)
@@ -174,15 +192,14 @@ impl<R: SegmentRecord> Unflushed<R> {
         due.map(|(app, _)| *app).collect()
     }
 
-    /// Returns the numbers of an app's records that were lost since the last call.
-    pub(crate) fn take_lost_of(&mut self, app: AppId) -> Lost {
+    /// Returns the numbers of an app's records that were lost and that no note says.
+    pub(crate) fn take_lost_of(&mut self, app: AppId) -> Uncounted {
         let Some(queue) = self.apps.get_mut(&app) else {
-            return Lost::default();
+            return Uncounted::default();
         };
-        Lost {
-            flood: queue.gate.take_left_out(),
-            store: std::mem::take(&mut queue.dropped),
-        }
+        let mut uncounted = std::mem::take(&mut queue.uncounted);
+        uncounted.new.flood += queue.gate.take_left_out();
+        uncounted
     }
 
     /// Takes the next records of an app that are to be written, up to `bytes` bytes. They count as
@@ -216,9 +233,21 @@ impl<R: SegmentRecord> Unflushed<R> {
         let bytes: usize = records.iter().map(|record| record.bytes()).sum();
         queue.bytes -= bytes;
         self.bytes -= bytes;
+        let Some(last) = records.last().map(|record| record.seq()) else {
+            return;
+        };
         if is_lost {
-            queue.dropped += records.len() as u64;
-            self.lost.store += records.len() as u64;
+            let mut lost = Lost::default();
+            for record in &records {
+                if !queue.repeats(record.seq()) {
+                    lost.store += 1;
+                }
+            }
+            queue.uncounted.new += lost;
+            self.lost += lost;
+        }
+        while queue.notes.front().is_some_and(|(seq, _)| *seq <= last) {
+            queue.notes.pop_front();
         }
     }
 
@@ -280,11 +309,10 @@ mod tests {
         now += Duration::from_secs(1);
         assert_eq!(kept(&mut all, 1_100, now), 100 + 10);
         let left_out = 10 * (1_000 - 10 + 1_000 - 10);
-        assert_eq!(all.take_lost_of(app).flood, left_out);
-        assert_eq!(all.take_lost_of(app), Lost::default());
-        assert_eq!(all.take_lost_of(other), Lost::default());
+        assert_eq!(all.take_lost_of(app).new.flood, left_out);
+        assert!(all.take_lost_of(app).is_empty() && all.take_lost_of(other).is_empty());
         let lost = all.take_lost();
-        assert_eq!((lost.flood, lost.store), (left_out, 0));
+        assert_eq!((lost.flood, lost.all()), (left_out, left_out));
         now += Duration::from_secs(20);
         assert_eq!(kept(&mut all, 1_000, now), 1_000);
         // Forgotten once it has been quiet.
@@ -322,9 +350,10 @@ mod tests {
         assert_eq!((seqs[0], seqs[seqs.len() - 1]), (1, 100));
         assert!(seqs.len() < 52 && all.bytes <= QUEUE_BYTES_MAX);
         let dropped = 100 - seqs.len() as u64;
-        assert_eq!(all.take_lost().store, dropped);
+        assert_eq!(all.take_lost().queue, dropped);
         all.written(app, true);
-        assert_eq!(all.take_lost_of(app).store, dropped + 1);
+        let lost = all.take_lost_of(app).new;
+        assert_eq!((lost.queue, lost.store), (dropped, 1));
         while !all.take(app, QUEUE_BYTES_MAX).is_empty() {
             all.written(app, false);
         }
