@@ -120,8 +120,8 @@ impl ScheduleField {
 
     /// Returns the value of a number or a name; `None` for anything else, such as `L`.
     fn value(self, text: &str) -> Option<u32> {
-        let is_named = |name: &&str| name.eq_ignore_ascii_case(text);
-        let named = self.names.iter().position(|name| is_named(name));
+        let mut names = self.names.iter();
+        let named = names.position(|name| name.eq_ignore_ascii_case(text));
         let named = named.and_then(|at| u32::try_from(at).ok());
         named
             .map(|at| at + self.first_named)
