@@ -295,3 +295,34 @@ fn transactional_handler_is_a_transaction_natively_too() {
     assert!(undone.is_err());
     assert_eq!(written(), Some(1));
 }
+
+/// A mistake in a route is shown at the plugin's line.
+#[test]
+fn invalid_route_panics_at_the_line_that_adds_it() {
+    use std::sync::{Arc, Mutex};
+    let places = Arc::new(Mutex::new(Vec::new()));
+    let (seen, own) = (Arc::clone(&places), std::thread::current().id());
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| match info.location() {
+        // Other tests run beside this one.
+        Some(place) if std::thread::current().id() == own => {
+            seen.lock()
+                .unwrap()
+                .push((place.file().to_owned(), place.line()));
+        }
+        _ => before(info),
+    }));
+    let first = line!();
+    let added: [fn(); 3] = [
+        || drop(Router::new().get("no-slash", |_| ())),
+        || drop(Router::new().route("PURGE", "/{", |_| ())),
+        || drop(Router::new().any("/{a}/{a}", |_| ())),
+    ];
+    for add in added {
+        assert!(std::panic::catch_unwind(add).is_err());
+    }
+    let expected: Vec<_> = (2..5)
+        .map(|line| (file!().to_owned(), first + line))
+        .collect();
+    assert_eq!(*places.lock().unwrap(), expected);
+}

@@ -22,7 +22,8 @@
 //! ```
 //!
 //! - `status` is one of [`STATUSES`]; one of [`STATUSES_WITHOUT_BODY`] has no body.
-//! - `headers` may be absent if there are none.
+//! - `headers` may be absent if there are none; their number and size are limited
+//!   ([`check_response_headers`]).
 //!
 //! The head of an outbound request, which the plugin writes:
 //!
@@ -38,6 +39,7 @@
 //! 999.
 
 use crate::Malformed;
+use core::fmt;
 use core::ops::RangeInclusive;
 
 /// The size of the length before a frame's head, in bytes.
@@ -49,6 +51,46 @@ pub const STATUSES: RangeInclusive<u16> = 200..=599;
 /// The valid statuses whose responses have no body (RFC 9110). The host ignores the one of the
 /// plugin.
 pub const STATUSES_WITHOUT_BODY: [u16; 3] = [204, 205, 304];
+
+/// The maximum number of headers of a handler's response.
+pub const RESPONSE_HEADERS_MAX: usize = 100;
+/// The maximum size of the names and values of these headers together, in bytes.
+pub const RESPONSE_HEADER_BYTES_MAX: usize = 64 * 1024;
+
+/// A handler's response with too many headers, or too large ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyHeaders {
+    /// The number of headers.
+    pub count: usize,
+    /// The size of their names and values together, in bytes.
+    pub bytes: usize,
+}
+
+impl fmt::Display for TooManyHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TooManyHeaders { count, bytes } = self;
+        write!(
+            f,
+            "a response has at most {RESPONSE_HEADERS_MAX} headers, of {RESPONSE_HEADER_BYTES_MAX} \
+             bytes together; this one has {count}, of {bytes} bytes"
+        )
+    }
+}
+
+/// Checks the number and the size of the headers of a handler's response.
+///
+/// # Errors
+/// [`TooManyHeaders`] above [`RESPONSE_HEADERS_MAX`] or [`RESPONSE_HEADER_BYTES_MAX`].
+pub fn check_response_headers<S: AsRef<str>>(headers: &[(S, S)]) -> Result<(), TooManyHeaders> {
+    let count = headers.len();
+    let sizes = headers.iter();
+    let sizes = sizes.map(|(name, value)| name.as_ref().len() + value.as_ref().len());
+    let bytes = sizes.sum();
+    match count > RESPONSE_HEADERS_MAX || bytes > RESPONSE_HEADER_BYTES_MAX {
+        true => Err(TooManyHeaders { count, bytes }),
+        false => Ok(()),
+    }
+}
 
 /// Returns the length prefix of a head of this many bytes, or `None` if the length does not
 /// fit.

@@ -25,6 +25,7 @@ mod options;
 pub mod outbound;
 mod page;
 mod records;
+pub mod schedule;
 mod status;
 mod timers;
 
@@ -104,6 +105,9 @@ pub const PROVISIONAL_VERSION_MIN: u64 = 1 << 62;
 /// `kv_list`: the message of a cursor that the list does not accept.
 pub const FOREIGN_CURSOR: &str = "the cursor was not returned by a list of this collection with these options, or was \
      modified; restart the list without a cursor";
+
+/// `kv_get`: the message of an entry of bytes that is read as JSON.
+pub const HOLDS_BYTES: &str = "the entry holds bytes, not JSON; read it as bytes (`get_bytes` in the SDK, format 1 in the ABI)";
 
 /// `dead_letters`: the maximum number of dead letters in one result.
 pub const LETTERS_MAX: i32 = 1000;

@@ -97,6 +97,14 @@ fn export(kind: Kind, args: TokenStream, function: &Function) -> syn::Result<Tok
     let line = manifest::line(kind, &name, &args);
     let section = section(&line);
     let types = types::section(kind, &name, function);
+    // The symbol makes a second handler an error when the plugin is compiled or linked.
+    let only = (kind == Kind::Http).then(|| {
+        quote! {
+            #[allow(unsafe_code)]
+            #[unsafe(export_name = "kvasm_http_handler")]
+            static ONLY_HTTP_HANDLER: u8 = 0;
+        }
+    });
     let registration = harness::register(&line, Some(&function.ident));
     // With the prefix it is no symbol that the C library or another crate calls, such as `write`.
     let symbol = format!("{}{name}", kvasm_abi::FUNCTION_EXPORTS);
@@ -115,6 +123,7 @@ fn export(kind: Kind, args: TokenStream, function: &Function) -> syn::Result<Tok
             }
             #section
             #types
+            #only
             #registration
         };
     })
@@ -295,6 +304,7 @@ pub(crate) mod tests {
             code.contains(r#"b"{\"kind\":\"http\",\"name\":\"handle\"}\n""#),
             "{code}"
         );
+        assert!(code.contains("kvasm_http_handler"), "{code}");
         assert!(
             code.contains("run_http :: < Request , Response >"),
             "{code}"

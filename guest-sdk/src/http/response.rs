@@ -1,7 +1,7 @@
 //! The response of an HTTP handler, or of another server.
 
 use crate::{Error, json};
-use kvasm_abi::http::{STATUSES, STATUSES_WITHOUT_BODY};
+use kvasm_abi::http::{STATUSES, STATUSES_WITHOUT_BODY, check_response_headers};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,7 +29,7 @@ pub struct Response {
     /// The status, 200 to 599. Any other fails the call.
     pub status: u16,
     /// Names and values. A name that is not an HTTP token, or a value with a control character
-    /// other than tab, fails the call.
+    /// other than tab, fails the call, and so do more than 100 headers, or more than 64 KiB of them.
     pub headers: Vec<(String, String)>,
     /// The body. It is not sent with status 204, 205 or 304, which have none.
     pub body: Vec<u8>,
@@ -147,6 +147,7 @@ impl Response {
         for (name, value) in &self.headers {
             check_header(name, value)?;
         }
+        check_response_headers(&self.headers).map_err(|error| error.to_string())?;
         let head = Head {
             status: self.status,
             headers: &self.headers,
@@ -264,6 +265,19 @@ mod tests {
         ] {
             let message = response.encode().unwrap_err();
             assert!(message.contains(why), "{message}");
+        }
+        let many = |count: usize| {
+            let none = Response::new(200);
+            (0..count).fold(none, |response, _| response.header("a", "1"))
+        };
+        let large = |bytes: usize| Response::new(200).header("a", "x".repeat(bytes - 1));
+        for (allowed, refused, found) in [
+            (many(100), many(101), "has 101, of 202 bytes"),
+            (large(65536), large(65537), "has 1, of 65537 bytes"),
+        ] {
+            assert!(allowed.encode().is_ok());
+            let message = refused.encode().unwrap_err();
+            assert!(message.contains(found), "{message}");
         }
         let fine = Response::new(599).header("a", "é\t;=\"x\"");
         assert!(fine.encode().is_ok());

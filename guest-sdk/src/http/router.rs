@@ -77,6 +77,7 @@ impl<'h> Router<'h> {
     ///
     /// # Panics
     /// As [`Router::route`].
+    #[track_caller]
     pub fn get<R: IntoResponse>(
         self,
         pattern: &'h str,
@@ -89,6 +90,7 @@ impl<'h> Router<'h> {
     ///
     /// # Panics
     /// As [`Router::route`].
+    #[track_caller]
     pub fn post<R: IntoResponse>(
         self,
         pattern: &'h str,
@@ -101,6 +103,7 @@ impl<'h> Router<'h> {
     ///
     /// # Panics
     /// As [`Router::route`].
+    #[track_caller]
     pub fn put<R: IntoResponse>(
         self,
         pattern: &'h str,
@@ -113,6 +116,7 @@ impl<'h> Router<'h> {
     ///
     /// # Panics
     /// As [`Router::route`].
+    #[track_caller]
     pub fn patch<R: IntoResponse>(
         self,
         pattern: &'h str,
@@ -125,6 +129,7 @@ impl<'h> Router<'h> {
     ///
     /// # Panics
     /// As [`Router::route`].
+    #[track_caller]
     pub fn delete<R: IntoResponse>(
         self,
         pattern: &'h str,
@@ -138,6 +143,7 @@ impl<'h> Router<'h> {
     /// # Panics
     /// If the pattern does not begin with `/`, has a brace that does not enclose a whole segment, a
     /// parameter without a name, two of one name, or a `{*name}` that is not the last segment.
+    #[track_caller]
     pub fn route<R: IntoResponse>(
         mut self,
         method: &'h str,
@@ -152,6 +158,7 @@ impl<'h> Router<'h> {
     ///
     /// # Panics
     /// As [`Router::route`].
+    #[track_caller]
     pub fn any<R: IntoResponse>(
         mut self,
         pattern: &'h str,
@@ -207,6 +214,7 @@ impl<'h> Router<'h> {
         handler(request)
     }
 
+    #[track_caller]
     fn add(&mut self, method: Option<&'h str>, pattern: &'h str, handler: Handler<'h>) {
         let pattern = match Pattern::parse(pattern) {
             Ok(pattern) => pattern,

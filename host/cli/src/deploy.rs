@@ -7,7 +7,7 @@ use super::grant::{self, describe_changes};
 use super::{Global, input, output};
 use axum::body::Body;
 use clap::Args;
-use kvasm::api::{Deployed, PluginPage};
+use kvasm::api::{Deployed, PluginPage, PluginView};
 use kvasm::model::{AppName, Digest};
 use serde_json::json;
 
@@ -47,11 +47,14 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<CommandO
         }
         false => match upload(&client, app, &module, activate).await {
             Err(refused) if refused.is_kind("needs-unmet") => {
-                let version = match uploaded_before(&client, app, &module).await {
-                    Some(version) => version,
-                    None => upload(&client, app, &module, false).await?.version,
-                };
-                return Err(not_active(app, version, refused));
+                return Err(match uploaded_before(&client, app, &module).await {
+                    Some(before) if before.active => stays_active(app, before.version, refused),
+                    Some(before) => not_active(app, before.version, refused),
+                    None => {
+                        let uploaded = upload(&client, app, &module, false).await?;
+                        not_active(app, uploaded.version, refused)
+                    }
+                });
             }
             deployed => deployed?,
         },
@@ -93,11 +96,15 @@ async fn upload(
 
 /// Returns the newest version if it is this module, so that trying again does not add a version
 /// each time. A token may deploy and not list versions; then there is none.
-async fn uploaded_before(client: &Client, app: &AppName, module: &ModuleFile) -> Option<u32> {
+async fn uploaded_before(
+    client: &Client,
+    app: &AppName,
+    module: &ModuleFile,
+) -> Option<PluginView> {
     let path = RequestPath::app(app, &["plugins"]).with("limit", Some(1));
     let page: PluginPage = client.get(&path).await.ok()?;
-    let newest = page.plugins.first()?;
-    (newest.digest == Digest::of(&module.wasm).to_string()).then_some(newest.version)
+    let newest = page.plugins.into_iter().next()?;
+    (newest.digest == Digest::of(&module.wasm).to_string()).then_some(newest)
 }
 
 /// Grants all that an uploaded version needs, then activates it if wished.
@@ -130,4 +137,15 @@ fn not_active(app: &AppName, version: u32, refused: Failure) -> Failure {
         "`kvasm plugin needs {app} {version}` shows what it needs; \
          once it has that, run `kvasm plugin activate {app} {version}`"
     ))
+}
+
+/// The failure of a deployment of the module that is active, whose app no longer has what it needs.
+fn stays_active(app: &AppName, version: u32, refused: Failure) -> Failure {
+    let place = format!(
+        "nothing was uploaded: version {version} of {app} is this module and stays active, but it \
+         could not be activated again"
+    );
+    refused
+        .at(&place)
+        .with_advice(&format!("`kvasm plugin needs {app}` shows what it needs"))
 }

@@ -1,5 +1,6 @@
 //! Why input is not a valid value of the model.
 
+use super::{ConfigType, SettingName};
 use kvasm_abi::names::TextError;
 use thiserror::Error;
 
@@ -256,6 +257,18 @@ pub enum Invalid {
         subject: Subject,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// It is a configuration value that is not of the type that the active plugin version declares.
+    #[error(
+        "the active plugin version declares the configuration value {name} with the type {expected}; \
+         set {}",
+        .expected.values()
+    )]
+    ConfigType {
+        /// Its name.
+        name: SettingName,
+        /// The declared type.
+        expected: ConfigType,
     },
     /// It is not a valid schedule.
     #[error("{text:?} is not a schedule: {why}; example: \"*/5 * * * *\"")]

@@ -1,6 +1,8 @@
 //! What a plugin version needs from its app, beyond entries.
 
-use super::{ConfigValue, Grant, OriginPattern, SettingKind, SettingName, SettingValue, Settings};
+use super::{
+    ConfigValue, Grant, Invalid, OriginPattern, SettingKind, SettingName, SettingValue, Settings,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -100,6 +102,17 @@ impl ConfigType {
             ConfigType::Json => "json",
         }
     }
+
+    /// Returns which values it accepts, for a message.
+    pub(crate) const fn values(self) -> &'static str {
+        match self {
+            ConfigType::String => "any text",
+            ConfigType::Integer => "a decimal integer of 64 bits, such as 3",
+            ConfigType::Number => "a JSON number, such as 1.5",
+            ConfigType::Boolean => "true or false",
+            ConfigType::Json => "valid JSON; a text is in quotes there",
+        }
+    }
 }
 
 /// Parses a JSON number without white space around it, which parsers of other languages refuse.
@@ -145,6 +158,20 @@ impl Needs {
     /// Returns the declared configuration value of a name.
     pub fn config(&self, name: &str) -> Option<&ConfigNeed> {
         self.config.iter().find(|need| need.name.as_str() == name)
+    }
+
+    /// Checks that a configuration value is of the type that is declared for its name, if any.
+    ///
+    /// # Errors
+    /// [`Invalid::ConfigType`].
+    pub fn check_config(&self, name: &SettingName, value: &ConfigValue) -> Result<(), Invalid> {
+        match self.config(name.as_str()) {
+            Some(need) if !need.kind.accepts(value.as_str()) => Err(Invalid::ConfigType {
+                name: name.clone(),
+                expected: need.kind,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the grants that it needs. Configuration values need none, as an administrator sets

@@ -4,11 +4,9 @@ use super::{Invalid, Timestamp};
 use chrono::{DateTime, Utc};
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
+use kvasm_abi::schedule::{SCHEDULE_BYTES_MAX, ScheduleError, check};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-
-/// The maximum length of an expression, in bytes.
-const BYTES_MAX: usize = 128;
 
 /// A cron expression of five fields: minute, hour, day of the month, month, day of the week. Times
 /// are in UTC, so that no hour is skipped or repeated.
@@ -26,11 +24,13 @@ impl Schedule {
     /// [`Invalid::Schedule`] if it is not a cron expression, or never matches.
     pub fn parse(text: &str) -> Result<Schedule, Invalid> {
         let refuse = |why: String| Invalid::Schedule {
-            text: text.chars().take(BYTES_MAX).collect(),
+            text: text.chars().take(SCHEDULE_BYTES_MAX).collect(),
             why,
         };
-        if text.len() > BYTES_MAX {
-            return Err(refuse(format!("it is longer than {BYTES_MAX} bytes")));
+        if text.len() > SCHEDULE_BYTES_MAX {
+            return Err(refuse(format!(
+                "it is longer than {SCHEDULE_BYTES_MAX} bytes"
+            )));
         }
         if text.split_whitespace().count() != 5 {
             return Err(refuse("it must have five fields".to_owned()));
@@ -39,14 +39,17 @@ impl Schedule {
             .seconds(Seconds::Disallowed)
             .year(Year::Disallowed)
             .build();
-        let cron = parser.parse(text).map_err(|e| refuse(e.to_string()))?;
+        let cron = parser.parse(text).map_err(|_| refuse(reason(text)))?;
         let schedule = Schedule {
             text: text.to_owned(),
             cron: Box::new(cron),
         };
         match schedule.next_after(Timestamp(0)) {
             Some(_) => Ok(schedule),
-            None => Err(refuse("it never matches".to_owned())),
+            None => Err(refuse(match check(text) {
+                Err(error @ ScheduleError::NoSuchDay) => error.to_string(),
+                _ => "it never matches".to_owned(),
+            })),
         }
     }
 
@@ -68,6 +71,15 @@ impl Schedule {
         let until = DateTime::<Utc>::from_timestamp_millis(until.0);
         let last = until.and_then(|until| self.cron.find_previous_occurrence(&until, true).ok());
         last.map_or(from, |last| Timestamp(last.timestamp_millis()).max(from))
+    }
+}
+
+/// Returns why the parser refuses an expression, in the words that the SDK's macros use: those of the
+/// parser are about its own code.
+fn reason(text: &str) -> String {
+    match check(text) {
+        Err(error) => error.to_string(),
+        Ok(()) => "a field is not in the form of cron".to_owned(),
     }
 }
 
@@ -129,16 +141,25 @@ mod tests {
 
     #[test]
     fn invalid_schedule_is_rejected_with_a_reason() {
-        for bad in [
-            "",
-            "* * * *",
-            "* * * * * *",
-            "61 * * * *",
-            "a b c d e",
-            "0 0 31 2 *",
+        for (bad, why) in [
+            ("", "it must have five fields"),
+            ("* * * *", "it must have five fields"),
+            ("* * * * * *", "it must have five fields"),
+            ("61 * * * *", "the minute must be 0 to 59, not 61"),
+            ("a b c d e", "a field is not in the form of cron"),
+            (
+                "0 0 31 2 *",
+                "it never matches: its months do not have its days",
+            ),
+            (
+                "*/0 * * * *",
+                "the minute has a step of 0; a step is at least 1",
+            ),
+            ("0 0 1 * 3#9", "a field is not in the form of cron"),
         ] {
             let refusal = Schedule::parse(bad).unwrap_err().to_string();
-            assert!(refusal.contains("schedule"), "{bad}: {refusal}");
+            let expected = format!("{bad:?} is not a schedule: {why}; example: \"*/5 * * * *\"");
+            assert_eq!(refusal, expected);
         }
         assert!(Schedule::parse(&"* ".repeat(200)).is_err());
     }

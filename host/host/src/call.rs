@@ -4,14 +4,12 @@ use super::{AdmittedCall, Host, Plugin};
 use bytes::Bytes;
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    AnswerScope, App, AppId, Capability, Cost, Digest, Exports, IdempotencyKey, Level, Pieces,
-    PluginVersion, Principal, Timestamp, TraceContext, TraceId,
+    AnswerScope, App, AppId, Capability, Cost, Digest, Exports, IdempotencyKey, Pieces,
+    PluginVersion, Principal, TraceContext,
 };
-use kvasm_runtime::GuestLog;
 use kvasm_runtime::{CallFailure, CompiledPlugin, InvocationTarget, LoadError, Response};
 use kvasm_service::{
-    Actor, Deadline, LogRecord, LogSource, OpenSpan, Refusal, ServiceError, SpanKind, SpanRecorder,
-    Stage, Timeout,
+    Actor, Deadline, OpenSpan, Refusal, ServiceError, SpanKind, SpanRecorder, Stage, Timeout,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -381,70 +379,6 @@ impl Host {
         digests.dedup();
         digests.retain(|digest| self.0.runtime.holds(digest));
         digests
-    }
-
-    /// Adds the log lines of an invocation, and the reason of its failure, to the app's log.
-    /// Lines of discarded runs come first, and are marked. The last line has the cost.
-    pub(super) fn keep_log(
-        &self,
-        app: AppId,
-        function: Arc<str>,
-        trace_id: Option<TraceId>,
-        result: &Result<Response, CallFailure>,
-    ) {
-        let (request_id, cost, log, thrown, error) = match result {
-            Ok(done) => (done.request_id, done.cost, &done.log, &done.discarded, None),
-            Err(failed) => (
-                failed.request_id,
-                failed.cost,
-                &failed.log,
-                &failed.discarded,
-                Some(&failed.error),
-            ),
-        };
-        let at = Timestamp::now();
-        let record = |level, source, message, discarded| LogRecord {
-            seq: 0,
-            at,
-            level,
-            source,
-            function: Arc::clone(&function),
-            request_id,
-            trace_id,
-            message,
-            discarded,
-            cost: None,
-        };
-        let lines = |log: &GuestLog, discarded| {
-            let own = log.lines().iter();
-            let own = own.map(|line| {
-                record(
-                    line.level,
-                    LogSource::Plugin,
-                    line.message.clone(),
-                    discarded,
-                )
-            });
-            let dropped = (log.dropped() > 0).then(|| {
-                let message = format!("{} more lines of this call were dropped", log.dropped());
-                record(Level::Warn, LogSource::Host, message, discarded)
-            });
-            own.chain(dropped).collect::<Vec<_>>()
-        };
-        let thrown = thrown.iter().flat_map(|log| lines(log, true));
-        let failed = error.map(|error| match error.retry_after_ms() {
-            Some(ms) => {
-                let message = format!("the handler asks to be run again in {ms} ms");
-                record(Level::Info, LogSource::Host, message, false)
-            }
-            None => record(Level::Error, LogSource::Host, error.to_string(), false),
-        });
-        let all = thrown.chain(lines(log, false)).chain(failed);
-        let mut all: Vec<_> = all.collect();
-        if let Some(last) = all.last_mut().filter(|_| cost.runs > 0) {
-            last.cost = Some(Box::new(cost));
-        }
-        self.logs().push(app, all);
     }
 
     /// Deletes an app, and its state in this host's memory.

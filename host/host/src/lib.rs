@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod admitted;
+mod app_log;
 mod builder;
 mod call;
 mod call_recording;

@@ -7,6 +7,7 @@ use crate::error::LoadError;
 use crate::inspect::{MemorySize, Omitted, SectionSizes, TableSize};
 use crate::manifest;
 use crate::module::{Signature, shown_type, wrong_type};
+use crate::precheck::COMPONENT;
 use kvasm_abi::FUNCTION_EXPORTS;
 use std::collections::{BTreeMap, BTreeSet};
 use wasmparser::{
@@ -107,7 +108,7 @@ impl<'w> ModuleParts<'w> {
                 ..
             } = payload
             {
-                return Err(not_wasm("it is a component; a plugin is a core module"));
+                return Err(not_wasm(COMPONENT));
             }
             parts.add(wasm, payload)?;
         }

@@ -3,8 +3,11 @@
 use super::error::LoadError;
 use crate::abi::printable_start;
 use kvasm_core::Limits;
-use wasmparser::{Parser, Payload};
+use wasmparser::{Encoding, Parser, Payload};
 
+/// Why a component is not a module that this host can run.
+pub(super) const COMPONENT: &str = "it is a component; a plugin is a core module: build for \
+     wasm32-wasip1 or wasm32-unknown-unknown, not for wasm32-wasip2";
 /// The modules that wasm-bindgen imports from begin with this. Its command replaces them by
 /// JavaScript, which this host does not have.
 const BROWSER_IMPORTS: &str = "__wbindgen_";
@@ -13,15 +16,19 @@ const SHOWN_BYTES_MAX: usize = 64;
 /// Default size of a memory page, as a power of two.
 const PAGE_BYTES_LOG2: u32 = 16;
 
-/// Returns an error if a module was built for browsers, or declares more tables or memories than an
+/// Returns an error if a module was built for browsers, is a component, or declares more tables or memories than an
 /// instance may have. Anything unreadable is left to the compiler, which reports the reason.
 ///
 /// # Errors
-/// [`LoadError::ForBrowsers`]; [`LoadError::TooMuch`], with the configuration key of the limit.
+/// [`LoadError::ForBrowsers`]; [`LoadError::NotWasm`]; [`LoadError::TooMuch`], with the configuration key of the limit.
 pub(super) fn check(wasm: &[u8], limits: &Limits) -> Result<(), LoadError> {
     let (mut tables, mut memories, mut bytes) = (0_u64, 0_u64, 0_u64);
     for payload in Parser::new(0).parse_all(wasm) {
         match payload {
+            Ok(Payload::Version {
+                encoding: Encoding::Component,
+                ..
+            }) => return Err(LoadError::NotWasm(COMPONENT.to_owned())),
             Ok(Payload::ImportSection(section)) => {
                 let mut imports = section.into_imports().map_while(Result::ok);
                 let of_browsers = imports.find(|import| is_of_browsers(import.module));

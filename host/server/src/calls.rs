@@ -211,7 +211,7 @@ pub(super) async fn handle(
     let call = Call::http().request_id(id).trace(ids.trace.clone());
     let call = call.recorder(ids.recorder.clone());
     let call = identify(call, actor.as_ref(), principal, key);
-    let admitted = shared.host.admit(app, call).await;
+    let admitted = shared.host.admit(Arc::clone(&app), call).await;
     let entered = admitted.map_err(|error| Problem::of_handler(error, audience))?;
     let limit = shared.host.limits().input_bytes;
     let trace = ids.is_continued.then(|| ids.trace.parent());
@@ -248,8 +248,14 @@ pub(super) async fn handle(
             sandbox: shared.options.pages.sandbox,
         },
     };
-    let parse = move || {
-        parse_response(output, &origin).map_err(|why| Problem::of_invalid_response(why, audience))
+    let parse = {
+        let (host, trace_id) = (shared.host.clone(), ids.trace.trace_id());
+        move || {
+            parse_response(output, &origin).map_err(|why| {
+                host.log_invalid_answer(&app, id, Some(trace_id), &why);
+                Problem::of_invalid_response(why, audience)
+            })
+        }
     };
     match shared.aside.by_size(id_of_app, head, parse).await {
         Ok(mut response) => {

@@ -13,11 +13,8 @@ use axum::http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use kvasm_abi::http::check_response_headers;
 use kvasm_core::AppName;
-
-/// Limits of the headers of a plugin's response: their number, and their total bytes.
-const HEADERS_MAX: usize = 100;
-const HEADER_BYTES_MAX: usize = 64 * 1024;
 
 /// The trace of a response, in a draft of the W3C. The host sends none.
 const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
@@ -138,16 +135,7 @@ pub(super) fn of_response(
     given: &[(String, String)],
     origin: &PageOrigin,
 ) -> Result<HeaderMap, String> {
-    let bytes: usize = given
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    if given.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
-        return Err(format!(
-            "{} headers of {bytes} bytes; the limits are {HEADERS_MAX} and {HEADER_BYTES_MAX}",
-            given.len()
-        ));
-    }
+    check_response_headers(given).map_err(|error| error.to_string())?;
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let name = HeaderName::try_from(name).map_err(|_| "invalid header name")?;

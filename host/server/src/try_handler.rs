@@ -29,6 +29,7 @@ use http_body_util::BodyExt as _;
 use kvasm_api::{HandlerRequest, HandlerResponse};
 use kvasm_core::{App, Capability, Pieces};
 use kvasm_host::Call;
+use std::sync::Arc;
 
 /// The methods of requests to a handler.
 pub(super) const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -67,18 +68,22 @@ pub(super) async fn request(
     let origin = origin(&shared, &app);
     let input = input(&app, &origin, &request)?;
     let is_head = request.method == "HEAD";
+    let trace_id = ids.trace.trace_id();
     let call = Call::http().request_id(ids.request).trace(ids.trace);
     let call = identify(call, Some(&actor), Some(principal), None);
-    let id_of_app = app.id;
-    let admitted = shared.host.admit(app, call).await;
+    let (id_of_app, app) = (app.id, Arc::new(app));
+    let admitted = shared.host.admit(Arc::clone(&app), call).await;
     let entered = admitted.map_err(|error| Problem::of_handler(error, audience))?;
     let left = client_disconnected(peer.map(|Extension(peer)| peer));
     let answer = entered.call_unless(input, left).await;
     let used = shows_cost.then(|| cost_of(&answer)).flatten();
     let answer = answer.map_err(|error| Problem::of_handler(error, audience).with_cost(used))?;
     let output = Bytes::from(answer.output);
-    let response = parse_response(output, &origin)
-        .map_err(|why| Problem::of_invalid_response(why, audience).with_cost(used))?;
+    let response = parse_response(output, &origin).map_err(|why| {
+        let host = &shared.host;
+        host.log_invalid_answer(&app, ids.request, Some(trace_id), &why);
+        Problem::of_invalid_response(why, audience).with_cost(used)
+    })?;
     let (parts, body) = response.into_parts();
     let body = body.collect().await;
     let body = body.map_err(|error| Problem::internal(&error))?;

@@ -3,8 +3,8 @@
 use super::{Actor, Admin, Keyring, ServiceError};
 use kvasm_core::store::StoreError;
 use kvasm_core::{
-    App, Capability, ConfigValue, Invalid, SETTING_BYTES_MAX, Setting, SettingKind, SettingName,
-    SettingValue, Subject, Timestamp,
+    App, AppId, Capability, ConfigValue, Invalid, SETTING_BYTES_MAX, Setting, SettingKind,
+    SettingName, SettingValue, Subject, Timestamp,
 };
 use serde_json::json;
 use std::sync::Arc;
@@ -38,8 +38,9 @@ impl Admin {
     /// Sets a configuration value.
     ///
     /// # Errors
-    /// [`ServiceError::Denied`] without `app:admin` of the app; [`ServiceError::Quota`] if the app
-    /// has too many settings; [`ServiceError::AppNotFound`].
+    /// [`ServiceError::Denied`] without `app:admin` of the app; [`ServiceError::Invalid`] if the
+    /// active plugin version declares another type for it; [`ServiceError::Quota`] if the app has
+    /// too many settings; [`ServiceError::AppNotFound`].
     pub async fn set_config(
         &self,
         actor: &Actor,
@@ -48,11 +49,34 @@ impl Admin {
         value: ConfigValue,
     ) -> Result<(), ServiceError> {
         actor.require(Capability::AppAdmin(app.id))?;
+        self.check_config(app.id, &name, &value).await?;
         // Not its value: an administrator may mistake a configuration value for a secret.
         let detail = json!({ "name": name });
         let audit = actor.audit("config.set", Some(app), Timestamp::now(), detail);
         let value = SettingValue::Config(value);
         Ok(self.store.set_setting(app.id, name, value, audit).await?)
+    }
+
+    /// Refuses a value that the active version cannot read. It is not in the transaction that sets
+    /// the value: a version that is activated meanwhile may declare another type. Then its reads of
+    /// the value fail, as they do for a value that no version declares.
+    async fn check_config(
+        &self,
+        app: AppId,
+        name: &SettingName,
+        value: &ConfigValue,
+    ) -> Result<(), ServiceError> {
+        // As of now: the caller's may be older.
+        let app = self.store.app_by_id(app).await?;
+        let app = app.ok_or(ServiceError::AppNotFound)?;
+        let Some(active) = app.active else {
+            return Ok(());
+        };
+        match self.store.plugin(app.id, active.version).await? {
+            Some(plugin) => Ok(plugin.exports.needs.check_config(name, value)?),
+            // It was replaced and deleted meanwhile.
+            None => Ok(()),
+        }
     }
 
     /// Seals a secret and sets it. No operation returns it.

@@ -381,3 +381,37 @@ fn missing_tools_are_named() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("cargo is not installed"), "{stderr}");
 }
+
+/// What a host would refuse is refused when the plugin is compiled, at the line of its author.
+#[test]
+fn impossible_declarations_do_not_compile() {
+    let user = User::new();
+    let folder = user.new_plugin("impossible-declarations");
+    let source = Path::new(&folder).join("src/lib.rs");
+    let handler = "#[kvasm_guest::http]\nfn NAME(_: kvasm_guest::http::Request) {}\n";
+    let (first, second) = (handler.replace("NAME", "a"), handler.replace("NAME", "b"));
+    let schedule = "#[kvasm_guest::cron(\"SCHEDULE\")]\nfn run(_: kvasm_guest::ScheduledRun) {}\n";
+    let of = |text: &str| schedule.replace("SCHEDULE", text);
+    for (declared, line, words) in [
+        (
+            first + &second,
+            3,
+            "symbol `kvasm_http_handler` is already defined",
+        ),
+        (of("0 0 31 2 *"), 1, "its months do not have its days"),
+        (of("*/0 * * * *"), 1, "the minute has a step of 0"),
+        (of("30-10 * * * *"), 1, "the range 30-10, which ends before"),
+    ] {
+        std::fs::write(&source, declared).unwrap();
+        let built = user.build(&[&folder]);
+        assert_eq!(built.code, 2, "{words}: {}", built.stderr);
+        let place = format!("src/lib.rs:{line}:");
+        for expected in [words, &place] {
+            assert!(
+                built.stderr.contains(expected),
+                "{expected}: {}",
+                built.stderr
+            );
+        }
+    }
+}

@@ -108,6 +108,7 @@ fn changes_are_built_and_swapped_in() {
     let arguments = [&folder, "--release", "--call", "add_tag", "--input", input];
     let mut dev = Dev::start(&user, &arguments);
     dev.prints("Serving the app my-dev on http://127.0.0.1:");
+    dev.prints("/a/my-dev/, with its data in ");
     dev.prints("Version 1 is active");
     dev.prints("add_tag: [\"kind\"]");
     // The plugin's log.

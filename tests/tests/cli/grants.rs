@@ -65,6 +65,18 @@ fn refused_deploy_uploads_the_version_and_says_what_to_do() {
     assert_eq!(set.code, 0, "{}", set.stderr);
     user.ok(&activate);
     assert_eq!(user.active(), 2);
+    // The active version may lack something later.
+    user.ok(&["revoke", "demo", "timers"]);
+    let again = user.run(&["deploy", "demo", &needy]);
+    assert_eq!(again.code, 2, "{}", again.stderr);
+    for expected in [
+        "version 2 of demo is this module and stays active",
+        "the grant timers",
+    ] {
+        assert!(again.stderr.contains(expected), "{}", again.stderr);
+    }
+    assert!(!again.stderr.contains("not active"), "{}", again.stderr);
+    assert_eq!(user.active(), 2);
 }
 
 #[test]

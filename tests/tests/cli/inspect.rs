@@ -162,6 +162,9 @@ fn file_that_is_no_module_is_one_clear_error() {
         assert!(answer.stderr.contains(words), "{words}: {}", answer.stderr);
         assert_eq!(answer.stderr.lines().count(), 1, "{}", answer.stderr);
     }
+    let file = user.file("component.wasm", &component);
+    let words = "it is a component; a plugin is a core module: build for wasm32-wasip1";
+    User::with_app().fails(&["deploy", "demo", &file], 3, words);
     user.fails(&["inspect", "/nonexistent.wasm"], 2, "/nonexistent.wasm");
     // Larger than a module may be, and still read.
     let mut huge = module("", "i32.const 0");

@@ -37,10 +37,14 @@ async fn revoke(api: &ApiClient, grants: Value) -> ApiResponse {
     api.json("POST", "/v1/apps/shop/grants/revoke", body).await
 }
 
-async fn put(api: &ApiClient, path: &str, text: &str) {
+async fn try_put(api: &ApiClient, path: &str, text: &str) -> ApiResponse {
     let request = api.request("PUT", &format!("/v1/apps/shop/{path}"));
     let request = request.header("content-type", "text/plain");
-    answer(request.body(text.to_owned())).await.expect(204);
+    answer(request.body(text.to_owned())).await
+}
+
+async fn put(api: &ApiClient, path: &str, text: &str) {
+    try_put(api, path, text).await.expect(204);
 }
 
 fn all() -> Value {
@@ -112,6 +116,45 @@ async fn version_is_refused_with_what_it_lacks_until_it_has_that() {
     let unmet = json!([{ "missing": "grant", "grant": { "kind": "timers" } }]);
     assert_eq!(rollback.json()["unmet"], unmet);
     api.call("shop", "run", "").await.expect(200);
+}
+
+#[tokio::test]
+async fn config_value_is_of_the_type_that_the_active_version_declares() {
+    let (server, _) = shop().await;
+    let api = &server.root;
+    let run = r#"{"kind":"function","name":"run"}"#;
+    let typed = |kind: &str| {
+        let need = format!(r#"{{"kind":"config","name":"retries","type":"{kind}"}}"#);
+        plugin(&format!("{run} {need}"))
+    };
+    // Nothing is active yet, and a version that is not active does not count.
+    put(api, "config/retries", "often").await;
+    upload(api, typed("integer"), false).await.expect(201);
+    put(api, "config/retries", "true").await;
+    for (kind, good, bad) in [
+        ("boolean", "true", "yes"),
+        ("json", "[3]", "{"),
+        ("string", "often", ""),
+    ] {
+        upload(api, typed(kind), true).await.expect(201);
+        put(api, "config/retries", good).await;
+        put(api, "config/undeclared", "often").await;
+        if bad.is_empty() {
+            continue;
+        }
+        let refused = try_put(api, "config/retries", bad).await;
+        refused.expect_problem(400, "invalid-argument");
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        let declared = format!("value retries with the type {kind}; set ");
+        assert!(detail.contains(&declared), "{detail}");
+    }
+    // The version stays one that can be activated.
+    put(api, "config/retries", "5").await;
+    upload(api, typed("integer"), true).await.expect(201);
+    let refused = try_put(api, "config/retries", "abc").await;
+    refused.expect_problem(400, "invalid-argument");
+    let again = "/v1/apps/shop/plugins/5/activate";
+    api.send("POST", again).await.expect(200);
 }
 
 #[tokio::test]

@@ -216,6 +216,34 @@ async fn invalid_requests_to_the_handler_are_refused() {
     by_form.await.expect(415);
 }
 
+/// The app's log says why a handler's output is not a response, as a line of the host.
+async fn assert_reason_is_logged(server: &Server, answer: &ApiResponse, why: &str) {
+    let request = answer.header("x-request-id");
+    let path = format!("/v1/apps/shop/logs?level=error&request={request}");
+    let text = server.root.get(&path).await.expect(200).text();
+    let lines: Vec<Value> = text
+        .lines()
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    assert_eq!(lines[0]["source"], "host");
+    let message = lines[0]["message"].as_str().unwrap();
+    assert!(message.contains(why), "{message}");
+}
+
+#[tokio::test]
+async fn unusable_response_is_explained_in_the_log() {
+    let server = Server::start().await;
+    let header = r#"["a","1"]"#;
+    let headers = vec![header; 101].join(",");
+    let head = format!(r#"{{"status":200,"headers":[{headers}]}}"#);
+    server.deployed("shop", echo(&head)).await;
+    let answer = server.anonymous().get("/a/shop/").await;
+    answer.expect_problem(502, "plugin-answer");
+    assert_reason_is_logged(&server, &answer, "has 101, of 202 bytes").await;
+}
+
 #[tokio::test]
 async fn failures_of_the_handler_are_problems() {
     let server = Server::start().await;
@@ -236,6 +264,7 @@ async fn failures_of_the_handler_are_problems() {
         .expect(201);
     let answer: ApiResponse = ask().await;
     assert_eq!(answer.problem(), "plugin-answer", "{}", answer.text());
+    assert_reason_is_logged(&server, &answer, "the head is invalid").await;
     // It costs what a request costs, and is counted.
     server.root.upload("shop", wasm("web")).await.expect(201);
     let asked = json!({"method": "PUT", "path": "/notes/a", "text": "n"});

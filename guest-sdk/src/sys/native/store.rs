@@ -81,9 +81,7 @@ impl Store {
             return Err(Error::NotFound("there is no such entry".to_owned()));
         };
         if format == FORMAT_JSON && row.format == FORMAT_BYTES {
-            return Err(Error::Type(
-                "the entry holds bytes, not JSON; read it with format 1".to_owned(),
-            ));
+            return Err(Error::Type(kvasm_abi::HOLDS_BYTES.to_owned()));
         }
         let mut answer = Vec::new();
         if flags & GET_WITH_HEADER != 0 {

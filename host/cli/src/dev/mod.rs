@@ -67,6 +67,8 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
         }
     };
     config.cache_dir = CacheDir::None;
+    // The address that is printed.
+    config.server.pages.paths = true;
     let metrics = Metrics::default();
     // On all cores, as the author waits for it, and trusts the module.
     let host = serve::host(
@@ -110,7 +112,7 @@ pub(super) async fn run(global: &Global, args: DevArgs) -> Result<CommandOutcome
     let dispatcher = Dispatcher::new(host.clone(), dispatch);
     let dispatching = tokio::spawn(dispatcher.run(stop.clone().cancelled_owned()));
     say(&format!(
-        "Serving the app {app} on http://{address}, with its data in {}.",
+        "Serving the app {app} on http://{address}/a/{app}/, with its data in {}.",
         store.shown()
     ))?;
 

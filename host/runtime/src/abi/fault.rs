@@ -60,6 +60,7 @@ fn invalid_status(invalid: &Invalid) -> Status {
         | Invalid::Character { .. }
         | Invalid::OutOfRange { .. }
         | Invalid::Malformed { .. }
+        | Invalid::ConfigType { .. }
         | Invalid::Schedule { .. }
         | Invalid::Origin { .. }
         | Invalid::Url { .. }

@@ -188,7 +188,7 @@ async fn get<T: GuestView>(
         (Format::Json, Value::Bytes(_)) => {
             return Err(Fault::Status(
                 Status::Type,
-                "the entry holds bytes, not JSON; read it with format 1".to_owned(),
+                kvasm_abi::HOLDS_BYTES.to_owned(),
             ));
         }
     };
