@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Responses without an end, watched changes and followed logs, occupy at most half of an address's
-/// connections: whoever may read an app could otherwise keep operators and health checks out.
+/// connections: a reader of one app could otherwise keep operators and health checks out.
 pub(super) struct EndlessResponses {
     permits: Arc<Semaphore>,
     max: usize,

@@ -92,7 +92,7 @@ fn number_of_watchers_is_configured() {
     server.stop();
 }
 
-/// Whoever may read an app must not occupy all connections of the address of operators.
+/// A reader of one app must not occupy all connections of the address of operators.
 #[test]
 fn endless_responses_leave_connections_to_operators() {
     let home = Home::new();
