@@ -4,6 +4,7 @@ use super::try_handler::METHODS;
 use kvasm_core::{Level, Scope};
 use kvasm_service::{CALL_OUTCOMES, OnTriggerDelete};
 use serde_json::{Value, json};
+
 const APP: &str = "^[a-z0-9_-]+$";
 const TRIGGER: &str = "^[A-Za-z0-9_.-]+$";
 const TOKEN: &str = "^[0-9a-f]{32}$";
