@@ -370,11 +370,15 @@ impl Kv for Transaction {
         let cut = entries.len() > query.limit as usize;
         entries.truncate(query.limit as usize);
         // Only now: an addition that fails concerns a list that has its entry.
-        for (key, entry) in entries.iter_mut().filter(|_| list.with_values) {
-            let at = (list.collection.clone(), key.clone());
-            if let Some(addition) = view.added.get(&at) {
+        let added = view.added.iter().filter(|(at, _)| in_list(at));
+        for (at, addition) in added.filter(|_| list.with_values) {
+            let place = entries.binary_search_by(|(key, _)| match list.reverse {
+                true => at.1.cmp(key),
+                false => key.cmp(&at.1),
+            });
+            if let Some((_, entry)) = place.ok().and_then(|place| entries.get_mut(place)) {
                 let sum = addition.apply(entry.as_ref(), now);
-                *entry = Some(sum.map_err(|why| ServiceError::of_increment(why, &at))?);
+                *entry = Some(sum.map_err(|why| ServiceError::of_increment(why, at))?);
             }
         }
         drop(view);
