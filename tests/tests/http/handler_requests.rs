@@ -345,6 +345,22 @@ async fn becomes_idle(server: &Server) {
     .await;
 }
 
+/// Sends a request whose handler ends only at a limit. Meanwhile a neighbour's is answered.
+async fn ends_late_beside_a_neighbour(server: &Server, runs: impl AsyncFnMut() -> bool) {
+    server.deployed("neighbour", wasm("web")).await;
+    let get = json!({"method": "GET", "path": "/notes/a"});
+    let running = {
+        let (client, get) = (server.root.clone(), get.clone());
+        tokio::spawn(async move { client.json("POST", PATH, get).await })
+    };
+    eventually("it runs", runs).await;
+    let other = "/v1/apps/neighbour/request";
+    server.root.json("POST", other, get).await.expect(200);
+    let ended = running.await.unwrap();
+    ended.expect_problem(504, "plugin-timeout");
+    becomes_idle(server).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handler_that_computes_for_ever_ends_at_its_limit() {
     let server = Server::with(|builder| {
@@ -358,38 +374,17 @@ async fn handler_that_computes_for_ever_ends_at_its_limit() {
     let http = manifest(&[r#"{"kind":"http","name":"run"}"#]);
     let endless = module_with("", &http, "(loop $l (br $l)) (i32.const 0)");
     server.deployed("shop", endless).await;
-    server.deployed("neighbour", wasm("web")).await;
-    let get = json!({"method": "GET", "path": "/notes/a"});
-    let looping = {
-        let (client, get) = (server.root.clone(), get.clone());
-        tokio::spawn(async move { client.json("POST", PATH, get).await })
-    };
-    eventually("it runs", async || {
+    ends_late_beside_a_neighbour(&server, async || {
         server.host.metrics().encode().contains("kvasm_instances 1")
     })
     .await;
-    let other = "/v1/apps/neighbour/request";
-    server.root.json("POST", other, get).await.expect(200);
-    let ended = looping.await.unwrap();
-    ended.expect_problem(504, "plugin-timeout");
-    becomes_idle(&server).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handler_that_waits_for_ever_ends_at_its_deadline() {
     let (server, _gate, runs) = gated(Duration::from_secs(3)).await;
-    server.deployed("neighbour", wasm("web")).await;
-    let get = json!({"method": "GET", "path": "/notes/a"});
-    let waiting = {
-        let (client, get) = (server.root.clone(), get.clone());
-        tokio::spawn(async move { client.json("POST", PATH, get).await })
-    };
-    eventually("it runs", async || runs.load(Ordering::SeqCst) == 1).await;
-    let other = "/v1/apps/neighbour/request";
-    server.root.json("POST", other, get).await.expect(200);
-    let ended = waiting.await.unwrap();
-    ended.expect_problem(504, "plugin-timeout");
-    becomes_idle(&server).await;
+    let is_waiting = async || runs.load(Ordering::SeqCst) == 1;
+    ends_late_beside_a_neighbour(&server, is_waiting).await;
 }
 
 /// Of clients that leave, the one whose handler runs has its effect, and the one that waits has none.
