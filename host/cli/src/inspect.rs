@@ -46,7 +46,9 @@ pub(super) async fn run(global: &Global, args: InspectArgs) -> Result<CommandOut
 /// The plugin's fault: it is not a module, or truncated.
 pub(super) async fn read(global: &Global, wasm: Vec<u8>) -> Result<Inspection, Failure> {
     let config = open::config(global)?;
-    let host = open::limited(&config).instances(1).build()?;
+    let host = open::limited(&config, open::compiler())
+        .instances(1)
+        .build()?;
     Ok(host.inspect(wasm).await?)
 }
 

@@ -299,7 +299,7 @@ pub(super) async fn builder(global: &Global, config: &Config) -> Result<HostBuil
 pub(super) async fn on_store(spec: &StoreSpec, config: &Config) -> Result<HostBuilder, Failure> {
     let metrics = Metrics::default();
     let store = store(spec, metrics.clone(), Migrate::Alone, config).await?;
-    let builder = limited(config)
+    let builder = limited(config, compiler())
         .shared_store(store)
         .metrics(metrics.clone())
         .secrets(keyring(spec, config)?);
@@ -307,12 +307,12 @@ pub(super) async fn on_store(spec: &StoreSpec, config: &Config) -> Result<HostBu
 }
 
 /// A host builder with the configuration's limits and an empty store in memory.
-pub(super) fn limited(config: &Config) -> HostBuilder {
+pub(super) fn limited(config: &Config, compiler: Compiler) -> HostBuilder {
     Host::builder()
         .limits(config.limits.clone())
         .memory(config.memory)
         .modules_bytes(config.modules_bytes)
-        .compiler(compiler())
+        .compiler(compiler)
         .compile_time(config.compile_time)
         .compile_memory(config.compile_memory as u64)
         .new_apps(config.new_apps)

@@ -133,14 +133,13 @@ pub(super) async fn host(
     spans: Spans,
 ) -> Result<Host, Failure> {
     let opened = open::store(store, metrics.clone(), config.migrate, config).await?;
-    let host = open::limited(config)
+    let host = open::limited(config, compiler)
         .shared_store(opened)
         .metrics(metrics.clone())
         .spans(spans)
         .secrets(open::keyring(store, config)?)
         .instances(config.instances)
         .modules(config.modules)
-        .compiler(compiler)
         .cache_limits(config.cache)
         .queue(config.queue)
         .health(config.health)

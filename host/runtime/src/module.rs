@@ -203,9 +203,10 @@ pub(super) fn import_error(error: wasmtime::Error) -> LoadError {
 fn offer(module: &Module, section: Option<&[u8]>) -> Result<CallableExports, LoadError> {
     let mut offer = CallableExports::default();
     let Some(section) = section else {
-        let all = module
-            .exports()
-            .filter_map(|export| function(module, export.name()));
+        let all = module.exports().filter_map(|export| {
+            let function = function(module, export.name())?;
+            Some((export.name().to_owned(), function))
+        });
         offer.functions = all.collect();
         check_names(offer.functions.keys().map(String::as_str))?;
         return Ok(offer);
@@ -245,25 +246,20 @@ fn declared_function(module: &Module, name: &str) -> Result<Function, LoadError>
         Some(_) => prefixed.as_str(),
         None => name,
     };
-    match function(module, export) {
-        Some((_, function)) => Ok(function),
-        None => Err(not_callable(module, name, export)),
-    }
+    function(module, export).ok_or_else(|| not_callable(module, name, export))
 }
 
-fn function(module: &Module, name: &str) -> Option<(String, Function)> {
+fn function(module: &Module, name: &str) -> Option<Function> {
     let signature = signature(module, name)?;
     if !signature.is_callable(name) {
         return None;
     }
-    let export = module.get_export_index(name)?;
-    let function = Function {
-        export,
+    Some(Function {
+        export: module.get_export_index(name)?,
         signature,
         transaction: false,
         computes_long: AtomicBool::new(false),
-    };
-    Some((name.to_owned(), function))
+    })
 }
 
 /// Returns why a function that is declared under a name cannot be called.
